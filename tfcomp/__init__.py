@@ -1,0 +1,1 @@
+"""tfcomp: learned data compression with Keras 3 and TensorFlow."""

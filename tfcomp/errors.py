@@ -1,0 +1,17 @@
+"""The errors that tfcomp raises on purpose. Each message says what was expected and what was found."""
+
+
+class TfcompError(Exception):
+    """Base of every error that the user's input, not a defect, is the cause of."""
+
+
+class InputError(TfcompError, ValueError):
+    """Something given by the user cannot be used: a wrong shape, dtype, range, path or option."""
+
+
+class BitstreamError(TfcompError, ValueError):
+    """Bytes that are not what they should be: truncated, extended, changed, or made by another codec."""
+
+
+class MissingDependencyError(TfcompError, ImportError):
+    """An optional package is needed; the message names the extra that installs it."""

@@ -1,0 +1,202 @@
+"""Integer frequency tables: the one place where probabilities cross from float to integer.
+
+A table gives every integer value of its support, ``lower <= value < lower + size``, a frequency:
+
+    1 <= frequency,    sum(frequency) == 2**precision,    size <= 2**precision
+
+so that ``-log2(frequency / 2**precision)`` bits is the exact ideal cost of the value, on every machine. In the coding
+order, the values ascend and the most probable one (the lowest of equals) is moved to the end:
+
+    starts[value] = sum of the frequencies of all values before it in that order
+
+    0                                                              2**precision
+    |-- value 0 --|-- value 1 --|-- value 3 --|-- value 2, the most probable --|
+
+The range coder gives the last interval the remainder of its division, so that a table of one value costs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfcomp.errors import BitstreamError, InputError
+
+MAX_PRECISION = 14
+
+Int32 = NDArray[np.int32]
+
+
+def allot(probabilities: NDArray[np.floating], precision: int) -> Int32:
+    """Integer frequencies for one table that minimise the expected code length.
+
+    Args:
+        probabilities: float [size], non-negative, with a positive sum; need not be normalised.
+        precision: the frequencies sum to ``2**precision``.
+
+    Returns:
+        int32 [size], each at least 1. Of all such tables it has the least ``-sum(p * log2(frequency))``: the objective
+        is separable and convex, so that single steps from any start, best first, end in the optimum.
+
+    Raises:
+        InputError: on an empty, negative or non-finite distribution, or one with more values than ``2**precision``.
+    """
+    p = np.asarray(probabilities, np.float64)
+    total = 1 << precision
+    if p.ndim != 1 or not 1 <= p.size <= total:
+        raise InputError(f"expected 1 to {total} probabilities for one table, found an array of shape {p.shape}")
+    if not np.all(np.isfinite(p)) or np.any(p < 0) or p.sum() <= 0:
+        raise InputError("expected finite, non-negative probabilities with a positive sum")
+    p = p / p.sum()
+    frequency = np.maximum(1, np.floor(p * total)).astype(np.int64)
+    missing = total - int(frequency.sum())
+    if missing > 0:
+        heap = [(-q * np.log2((f + 1) / f), i) for i, (q, f) in enumerate(zip(p, frequency, strict=True))]
+        heapq.heapify(heap)
+        for _ in range(missing):
+            i = heap[0][1]
+            frequency[i] += 1
+            f = frequency[i]
+            heapq.heapreplace(heap, (-p[i] * np.log2((f + 1) / f), i))
+    elif missing < 0:
+        heap = [(q * np.log2(f / (f - 1)), i) for i, (q, f) in enumerate(zip(p, frequency, strict=True)) if f > 1]
+        heapq.heapify(heap)
+        for _ in range(-missing):
+            i = heap[0][1]
+            frequency[i] -= 1
+            f = frequency[i]
+            heapq.heapreplace(heap, (p[i] * np.log2(f / (f - 1)) if f > 1 else np.inf, i))
+    return frequency.astype(np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class FrequencyTables:
+    """``T`` tables of one precision, stored end to end.
+
+    Attributes:
+        precision: ``1 <= precision <= 14``; every table sums to ``2**precision``.
+        lower: int32 [T], the smallest latent value of each table.
+        sizes: int32 [T], how many consecutive values each table holds.
+        frequencies: int32 [sum(sizes)], table by table, values ascending.
+
+    Raises:
+        BitstreamError: if the arrays break an invariant of the module's docstring. A ``FrequencyTables`` that exists is
+            valid, so no coder checks it again.
+    """
+
+    precision: int
+    lower: Int32
+    sizes: Int32
+    frequencies: Int32
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.precision <= MAX_PRECISION:
+            raise BitstreamError(f"expected a table precision of 1 to {MAX_PRECISION} bits, found {self.precision}")
+        for name in ("lower", "sizes", "frequencies"):
+            array = np.asarray(getattr(self, name))
+            if array.ndim != 1 or array.dtype != np.int32:
+                raise BitstreamError(f"expected {name} as int32 of rank 1, found {array.dtype} of shape {array.shape}")
+        total = 1 << self.precision
+        if not 0 < self.sizes.size == self.lower.size:
+            raise BitstreamError(f"expected one size for each of {self.lower.size} tables, found {self.sizes.size}")
+        if self.sizes.min() < 1 or self.sizes.max() > total or int(self.sizes.sum(dtype=np.int64)) != self.frequencies.size:
+            raise BitstreamError("expected table sizes of 1 to 2**precision that add up to the number of frequencies")
+        if np.any(self.lower.astype(np.int64) + self.sizes > 2**31 - 1):
+            raise BitstreamError("expected every table's support to lie within int32")
+        sums = np.add.reduceat(self.frequencies.astype(np.int64), self.first)
+        if self.frequencies.min() < 1 or np.any(sums != total):
+            raise BitstreamError(f"expected positive frequencies that sum to {total} in every table")
+
+    @classmethod
+    def from_probabilities(
+        cls, probabilities: Sequence[NDArray[np.floating]], lower: Sequence[int] | Int32, precision: int = 12
+    ) -> FrequencyTables:
+        """Tables with the least expected code length under the given distributions.
+
+        Args:
+            probabilities: ``T`` float arrays; entry ``j`` of array ``t`` belongs to the latent value ``lower[t] + j``.
+            lower: [T] integers, the smallest value of each support.
+            precision: bits of every frequency's denominator.
+        """
+        frequencies = [allot(p, precision) for p in probabilities]
+        sizes = np.array([len(f) for f in frequencies], np.int32)
+        return cls(precision, np.asarray(lower, np.int32), sizes, np.concatenate(frequencies))
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> FrequencyTables:
+        """The inverse of `arrays`; raises `BitstreamError` on anything that is not a valid set of tables."""
+        missing = {"precision", "lower", "sizes", "frequencies"} - set(arrays)
+        if missing:
+            raise BitstreamError(f"expected the arrays of frequency tables, found none named {sorted(missing)}")
+        return cls(int(arrays["precision"]), arrays["lower"], arrays["sizes"], arrays["frequencies"])
+
+    def arrays(self) -> dict[str, NDArray]:
+        """Everything that defines the tables, as named arrays for an ``.npz``."""
+        return {
+            "precision": np.int32(self.precision).reshape(()),
+            "lower": self.lower,
+            "sizes": self.sizes,
+            "frequencies": self.frequencies,
+        }
+
+    def digest(self) -> bytes:
+        """SHA-256 (32 bytes) of the tables; equal tables, and only they, have equal digests."""
+        header = np.array([self.precision, self.sizes.size], "<i4")
+        parts = [header, *(np.asarray(a, "<i4") for a in (self.lower, self.sizes, self.frequencies))]
+        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
+
+    def __len__(self) -> int:
+        return int(self.sizes.size)
+
+    @cached_property
+    def first(self) -> NDArray[np.int64]:
+        """int64 [T]: where each table's values begin in `frequencies` and `starts`."""
+        return np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)[:-1]]).astype(np.int64)
+
+    @cached_property
+    def most_probable(self) -> NDArray[np.int64]:
+        """int64 [T]: the flat position, in `frequencies`, of each table's most probable value."""
+        return np.array(
+            [f + np.argmax(self.frequencies[f : f + n]) for f, n in zip(self.first, self.sizes, strict=True)], np.int64
+        )
+
+    @cached_property
+    def starts(self) -> Int32:
+        """int32 [sum(sizes)]: where each value's interval begins in the coding order, table by table."""
+        before = np.cumsum(self.frequencies, dtype=np.int64) - self.frequencies
+        before -= np.repeat(before[self.first], self.sizes)
+        top = np.repeat(self.most_probable, self.sizes)
+        frequency_of_top = self.frequencies[top]
+        before[np.arange(before.size) > top] -= frequency_of_top[np.arange(before.size) > top]
+        before[self.most_probable] = (1 << self.precision) - self.frequencies[self.most_probable]
+        return before.astype(np.int32)
+
+    def clip(self, latents: NDArray[np.integer], index: Int32) -> Int32:
+        """int32, the latents' shape: the nearest value inside the support of each one's table.
+
+        Args:
+            latents: integers [..., S].
+            index: int32, broadcastable to ``latents``: which table codes each latent.
+        """
+        return np.clip(latents, self.lower[index], self.lower[index] + self.sizes[index] - 1).astype(np.int32)
+
+    def positions(self, latents: Int32, index: Int32) -> NDArray[np.int64]:
+        """int64, the latents' shape: where each latent's value lies in `frequencies` and `starts`.
+
+        Raises:
+            InputError: if a latent lies outside its table's support; clip first.
+        """
+        symbols = np.asarray(latents, np.int64) - self.lower[index]
+        if symbols.size and (symbols.min() < 0 or np.any(symbols >= self.sizes[index])):
+            raise InputError("expected latents inside the support of their tables; FrequencyTables.clip puts them there")
+        return symbols + self.first[index]
+
+    def ideal_bits(self, latents: Int32, index: Int32) -> NDArray[np.float64]:
+        """float64, the latents' shape: the ideal code length of each latent, ``precision - log2(frequency)`` bits."""
+        return self.precision - np.log2(self.frequencies[self.positions(latents, index)])
