@@ -22,6 +22,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +106,8 @@ class FrequencyTables:
         total = 1 << self.precision
         if not 0 < self.sizes.size == self.lower.size:
             raise BitstreamError(f"expected one size for each of {self.lower.size} tables, found {self.sizes.size}")
-        if self.sizes.min() < 1 or self.sizes.max() > total or int(self.sizes.sum(dtype=np.int64)) != self.frequencies.size:
+        values = int(self.sizes.sum(dtype=np.int64))
+        if self.sizes.min() < 1 or self.sizes.max() > total or values != self.frequencies.size:
             raise BitstreamError("expected table sizes of 1 to 2**precision that add up to the number of frequencies")
         if np.any(self.lower.astype(np.int64) + self.sizes > 2**31 - 1):
             raise BitstreamError("expected every table's support to lie within int32")
@@ -129,17 +131,17 @@ class FrequencyTables:
         return cls(precision, np.asarray(lower, np.int32), sizes, np.concatenate(frequencies))
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> FrequencyTables:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> FrequencyTables:
         """The inverse of `arrays`; raises `BitstreamError` on anything that is not a valid set of tables."""
         missing = {"precision", "lower", "sizes", "frequencies"} - set(arrays)
         if missing:
             raise BitstreamError(f"expected the arrays of frequency tables, found none named {sorted(missing)}")
         return cls(int(arrays["precision"]), arrays["lower"], arrays["sizes"], arrays["frequencies"])
 
-    def arrays(self) -> dict[str, NDArray]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything that defines the tables, as named arrays for an ``.npz``."""
         return {
-            "precision": np.int32(self.precision).reshape(()),
+            "precision": np.array(self.precision, np.int32),
             "lower": self.lower,
             "sizes": self.sizes,
             "frequencies": self.frequencies,
@@ -194,7 +196,7 @@ class FrequencyTables:
         """
         symbols = np.asarray(latents, np.int64) - self.lower[index]
         if symbols.size and (symbols.min() < 0 or np.any(symbols >= self.sizes[index])):
-            raise InputError("expected latents inside the support of their tables; FrequencyTables.clip puts them there")
+            raise InputError("expected latents inside their tables' support; FrequencyTables.clip puts them there")
         return symbols + self.first[index]
 
     def ideal_bits(self, latents: Int32, index: Int32) -> NDArray[np.float64]:

@@ -1,0 +1,47 @@
+# Every target installs what it needs into .venv, from Python 3.11 alone; pip runs again when pyproject.toml changes.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+BENCHMARKS ?= $(wildcard benchmarks/[a-z]*.py)
+
+.PHONY: demo test lint format slow golden benchmark clean
+
+demo: .venv/installed
+	$(BIN)/tfcomp demo --out demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
+
+# Rewrites tests/golden/: only after a deliberate change of a format, with its version number raised.
+golden: .venv/installed
+	$(BIN)/python -m pytest -k golden --rewrite-golden
+
+benchmark: .venv/installed-benchmark
+	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build demo dist
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml | $(BIN)/python
+	@echo "installing tfcomp[train,dev] into .venv: some minutes the first time"
+	$(PIP) install --editable '.[train,dev]'
+	@touch $@
+
+.venv/installed-benchmark: .venv/installed
+	$(PIP) install --editable '.[benchmark]'
+	@touch $@

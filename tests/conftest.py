@@ -1,0 +1,45 @@
+"""Fixtures shared by all tests: data that may or may not be present, and the switch that rewrites golden files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Registers ``--rewrite-golden``."""
+    parser.addoption("--rewrite-golden", action="store_true", help="write tests/golden/ anew instead of comparing")
+
+
+@pytest.fixture
+def rewrite_golden(request: pytest.FixtureRequest) -> bool:
+    """Whether a golden test should write its file instead of comparing with it."""
+    return bool(request.config.getoption("--rewrite-golden"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of ``tensorflow_datasets/`` and ``bsds500/``: ``data`` in ``TFCOMP_SHARED``, or beside the clone."""
+    data = Path(os.environ.get("TFCOMP_SHARED", ROOT.parent / "shared")) / "data"
+    if not data.is_dir():
+        pytest.skip(f"no shared data in {data}; set TFCOMP_SHARED to the folder that holds data/")
+    return data
+
+
+@pytest.fixture(scope="session")
+def mnist(shared_data: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """All of MNIST in its original order: uint8 [60000, 28, 28, 1] and [10000, 28, 28, 1]."""
+    folder = shared_data / "tensorflow_datasets"
+    if not (folder / "mnist").is_dir():
+        pytest.skip(f"no prepared MNIST in {folder}")
+    from tfcomp import datasets
+
+    return datasets.load_arrays("mnist", data_dir=folder)
