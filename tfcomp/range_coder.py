@@ -64,7 +64,7 @@ Cost
 
         bytes <= (ideal bits + symbols * -log2(1 - 2**(P - 22))) / 8 + 1
 
-Example
+Example:
     ``P = 5``; the values -1, 0, 1 have the frequencies 3, 28, 1. Zero is coded last, so their starts are 0, 4, 3. The
     latents -1, 0, 1, 1, 1 take the coder through
 
@@ -97,6 +97,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -160,11 +161,12 @@ def encode(latents: Int32, tables: FrequencyTables, index: Int32, segments: int 
     if not isinstance(latents, np.ndarray) or latents.dtype != np.int32 or latents.ndim != 2:
         raise InputError(f"expected latents as int32 [N, S], found {_kind(latents)}")
     index = _checked_index(tables, index, segments, latents.shape)
-    coding, fill = _Coding.of(tables), tables.frequencies.size
+    coding = _Coding.of(tables)
     payloads: list[bytes] = []
     for block in _blocks(len(latents), segments):
-        positions = tables.positions(latents[block], index if index.ndim == 1 else index[block])
-        payloads += _encode_lanes(_lanes(coding.intervals[positions], segments, coding.intervals[fill]), coding.precision, segments)
+        intervals = coding.intervals.take(tables.positions(latents[block], _rows(index, block)))
+        records, counts = _encode_lanes(_lanes(intervals, segments, fill=coding.intervals[-1]), coding.precision)
+        payloads += _join(_segment_bytes(records, counts), segments)
     return payloads
 
 
@@ -184,19 +186,21 @@ def decode(payloads: Sequence[bytes], tables: FrequencyTables, index: Int32, seg
         InputError: if the index or segments are not as above.
         BitstreamError: if a payload is not bytes or not one that `encode` can make, as far as its length can tell.
     """
-    index = _checked_index(tables, index, segments, (len(payloads), np.shape(index)[-1] if np.ndim(index) else 0))
+    index = _checked_index(tables, index, segments)
+    messages, symbols = len(payloads), index.shape[-1]
+    if index.ndim == 2 and len(index) != messages:
+        raise InputError(f"expected an index for {messages} payloads, found one of shape {list(index.shape)}")
     coding = _Coding.of(tables)
-    latents = np.empty((len(payloads), index.shape[-1]), np.int32)
+    latents = np.empty((messages, symbols), np.int32)
     offset = (tables.first - tables.lower)[index]
-    for block in _blocks(len(payloads), segments):
-        rows = range(block.start, block.stop)
-        pieces = [piece for i in rows for piece in _split(payloads[i], segments, i)]
-        table = index if index.ndim == 1 else index[block]
+    for block in _blocks(messages, segments):
+        pieces = [piece for i in range(block.start, block.stop) for piece in _split(payloads[i], segments, i)]
+        table = np.atleast_2d(_rows(index, block))
+        rows = block.stop - block.start
         if segments > 1:
-            table = np.broadcast_to(table, (len(rows), index.shape[-1]))
-        positions = _decode_lanes(pieces, _lanes(np.atleast_2d(table), segments, len(tables)), coding, segments, block.start)
-        unpadded = positions.T.reshape(len(rows), -1)[:, : index.shape[-1]]
-        latents[block] = unpadded - (offset if index.ndim == 1 else offset[block])
+            table = np.broadcast_to(table, (rows, symbols))
+        positions = _decode_lanes(pieces, _lanes(table, segments, fill=len(tables)), coding, segments, block.start)
+        latents[block] = positions.T.reshape(rows, -1)[:, :symbols] - _rows(offset, block)
     return latents
 
 
@@ -206,8 +210,8 @@ class _Coding:
 
     Attributes:
         precision: ``P``.
-        intervals: uint32 [V + 1], ``start | frequency << 16 | is_last << 31`` of each of the tables' ``V`` values. One more
-            entry pads: the whole range.
+        intervals: uint32 [V + 1], ``start | frequency << 16 | is_last << 31`` of each of the tables' ``V`` values. One
+            more entry pads: the whole range.
         keys: int64 [V + 1], ascending, ``(table << P) + start``; the padding is a table of its own, after the others.
         order: int32 [V + 1], the position in `intervals` of each key.
         lookup: int32 [(T + 1) << P], the position in `intervals` for each ``(table << P) + slot``; None where that
@@ -243,7 +247,7 @@ class _Coding:
             np.repeat(order, frequencies[order]) if fits else None,
         )
 
-    def find(self, keys: Intp) -> Intp:
+    def find(self, keys: Intp) -> Int32:
         """The positions in `intervals` of ``(table << P) + slot``."""
         if self.lookup is not None:
             return self.lookup.take(keys)
@@ -253,33 +257,37 @@ class _Coding:
 _CODINGS: WeakKeyDictionary[FrequencyTables, _Coding] = WeakKeyDictionary()
 
 
-def _encode_lanes(intervals: UInt32, precision: int, segments: int) -> list[bytes]:
-    """The payloads of lanes coded side by side; intervals: uint32 [steps, lanes], packed as in `_Coding`."""
+def _encode_lanes(intervals: UInt32, precision: int) -> tuple[UInt32, NDArray[np.uint8]]:
+    """Codes lanes side by side.
+
+    Args:
+        intervals: uint32 [steps, lanes], packed as in `_Coding`.
+        precision: ``P``.
+
+    Returns:
+        For each step, and one more for the end: uint32 [steps + 1, lanes], ``low`` before its digits leave it; and
+        uint8 [steps + 1, lanes], how many digits (0, 1, 2) leave, from bit 22 down.
+    """
     steps, lanes = intervals.shape
-    low = np.zeros(lanes, np.uint32)
-    range_ = np.full(lanes, 1 << RANGE_BITS, np.uint32)
-    # One record for each step: two digits' bits of low, and how many of them (0, 1, 2) are emitted. The end adds one.
-    records = np.empty((steps + 1, lanes), np.uint32)
-    counts = np.empty((steps + 1, lanes), np.uint8)
-    for interval, record, count in zip(intervals, records, counts, strict=False):
+    lows, counts = np.empty((steps + 1, lanes), np.uint32), np.empty((steps + 1, lanes), np.uint8)
+    low, range_ = np.zeros(lanes, np.uint32), np.full(lanes, 1 << RANGE_BITS, np.uint32)
+    starts, frequencies, leftovers = _unpack(intervals, precision)
+    for step in range(steps):
         unit = range_ >> precision
-        remainder = range_ & (interval >> 31) * ((1 << precision) - 1)
-        low += unit * (interval & 0xFFFF)
-        range_ = unit * (interval >> 16 & 0x7FFF) + remainder
-        _count_digits(range_, count)
-        np.right_shift(low, LEAST_BITS - DIGIT_BITS, out=record)
-        shift = count * np.uint32(DIGIT_BITS)
+        low += unit * starts[step]
+        range_ = unit * frequencies[step] + (range_ & leftovers[step])
+        lows[step] = low
+        count, shift = _digits_due(range_)
+        counts[step] = count
         range_ <<= shift
+        # Where digits leave, bits from 30 up go with them; elsewhere bit 30 may hold a carry and stays.
         low <<= shift
-        # What was emitted leaves low; where nothing was, low keeps the carry in bit 30.
-        low &= np.uint32(2**31 - 1) >> (count > 0)
-    end = low
+        low &= np.right_shift(np.uint32(2**31 - 1), count > 0, dtype=np.uint32)
     for bits in range(LEAST_BITS, RANGE_BITS + 1):
         multiple = (low + range_ - 1) >> bits << bits
-        end = np.where(multiple >= low, multiple, end)
-    records[-1] = end >> (LEAST_BITS - DIGIT_BITS)
+        lows[-1] = np.where(multiple >= low, multiple, lows[-1] if bits > LEAST_BITS else multiple)
     counts[-1] = 1
-    return _join(_segment_bytes(records, counts), segments)
+    return lows, counts
 
 
 def _decode_lanes(pieces: list[bytes], table: Intp, coding: _Coding, segments: int, first_message: int) -> Int32:
@@ -299,7 +307,7 @@ def _decode_lanes(pieces: list[bytes], table: Intp, coding: _Coding, segments: i
     _refuse((sizes > 0) & (data[end - 1] == 0), segments, first_message, "a last byte other than zero, found zero")
 
     # Each lane is read through two zero bits put before it; they push its last two bits into the padding.
-    data = data >> 2 | np.roll(data, 1) << 6
+    data = data >> np.uint8(2) | np.roll(data, 1) << np.uint8(6)
     pairs = data[:-1].astype(np.uint32) << 8 | data[1:]
     code = pairs[begin] << 16 | pairs[begin + 2]
     range_ = np.full(lanes, 1 << RANGE_BITS, np.uint32)
@@ -307,46 +315,48 @@ def _decode_lanes(pieces: list[bytes], table: Intp, coding: _Coding, segments: i
     zeros = end + 1
 
     positions = np.empty((len(table), lanes), np.int32)
-    count = np.empty(lanes, np.uint8)
-    for key, position in zip(table << precision, positions, strict=True):
+    for step, keys in enumerate(table.astype(np.intp) << precision):
         unit = range_ >> precision
         slot = np.minimum(code // unit, (1 << precision) - 1)
-        position[:] = coding.find(slot + key)
-        interval = coding.intervals.take(position)
-        code -= unit * (interval & 0xFFFF)
-        range_ = unit * (interval >> 16 & 0x7FFF) + (range_ & (interval >> 31) * ((1 << precision) - 1))
-        _count_digits(range_, count)
-        shift = count * np.uint32(DIGIT_BITS)
+        positions[step] = position = coding.find(keys + slot)
+        start, frequency, leftover = _unpack(coding.intervals.take(position), precision)
+        code -= unit * start
+        range_ = unit * frequency + (range_ & leftover)
+        count, shift = _digits_due(range_)
         range_ <<= shift
-        code = code << shift | pairs.take(np.minimum(read, zeros)) >> (2 * DIGIT_BITS - shift)
+        code <<= shift
+        code |= pairs.take(np.minimum(read, zeros)) >> (2 * DIGIT_BITS - shift)
         read += count
     longest = read - begin - 4 + 1
     _refuse(sizes > longest, segments, first_message, "at most {} bytes, found {}", longest, sizes)
     return positions
 
 
-def _count_digits(range_: UInt32, out: NDArray[np.uint8]) -> None:
-    """How many times, 0 to 2, a range is to be multiplied by 256 before it is at least ``2**22``."""
-    np.less(range_, 1 << LEAST_BITS, out=out.view(bool))
-    out += range_ < 1 << LEAST_BITS - DIGIT_BITS
+def _unpack(intervals: UInt32, precision: int) -> tuple[UInt32, UInt32, UInt32]:
+    """Starts, frequencies, and a mask of the part of the range that the interval adds to ``u * frequency``."""
+    frequency = intervals >> np.uint32(16) & np.uint32(0x7FFF)
+    leftover = (intervals >> np.uint32(31)) * np.uint32((1 << precision) - 1)
+    return intervals & np.uint32(0xFFFF), frequency, leftover
 
 
-def _segment_bytes(records: UInt32, counts: NDArray[np.uint8]) -> list[bytes]:
-    """The bytes of each lane.
+def _digits_due(range_: UInt32) -> tuple[NDArray[np.uint8], UInt32]:
+    """How many digits, 0 to 2, bring a range back to ``2**22`` or more; and how many bits they are."""
+    count = (range_ < 1 << LEAST_BITS).view(np.uint8)
+    count += range_ < 1 << LEAST_BITS - DIGIT_BITS
+    return count, np.multiply(count, DIGIT_BITS, dtype=np.uint32)
 
-    Args:
-        records: uint32 [steps + 1, lanes], ``first digit << 8 | second digit``; the first can have a ninth bit.
-        counts: uint8 [steps + 1, lanes], how many of the two are emitted; 1 at the end.
-    """
+
+def _segment_bytes(lows: UInt32, counts: NDArray[np.uint8]) -> list[bytes]:
+    """The bytes of each lane, from what `_encode_lanes` returns."""
     totals = counts.sum(axis=0, dtype=np.intp)
     counts = counts.T.ravel()
-    emits = counts > 0
-    records, counts = records.T.ravel()[emits], counts[emits]
+    emitting = np.flatnonzero(counts > 0)
+    lows, counts = lows.T.ravel().take(emitting), counts.take(emitting)
     first = np.cumsum(counts, dtype=np.intp) - counts
     second = counts == 2
     digits = np.empty(totals.sum(), np.uint16)
-    digits[first] = records >> DIGIT_BITS
-    digits[first[second] + 1] = records[second] & 255
+    digits[first] = lows >> LEAST_BITS
+    digits[first[second] + 1] = lows[second] >> (LEAST_BITS - DIGIT_BITS) & 255
 
     # A ninth bit carries through all digits 255 before it, to the last that is not 255, which is in the same lane.
     stops = np.flatnonzero(digits != 255)
@@ -407,7 +417,12 @@ def _blocks(messages: int, segments: int) -> Iterator[slice]:
     return (slice(i, min(i + step, messages)) for i in range(0, messages, step))
 
 
-def _lanes(values: NDArray, segments: int, fill: int) -> NDArray:
+def _rows(values: NDArray[Any], block: slice) -> NDArray[Any]:
+    """What belongs to a block of messages: rows of [N, S], or the [S] that all messages share."""
+    return values if values.ndim == 1 else values[block]
+
+
+def _lanes(values: NDArray[Any], segments: int, fill: float) -> NDArray[Any]:
     """[N, S] -> [L, N * K]: a column for each segment of each message, the last ones filled up."""
     messages, symbols = values.shape
     steps = -(-symbols // segments)
@@ -417,7 +432,7 @@ def _lanes(values: NDArray, segments: int, fill: int) -> NDArray:
 
 
 def _segment_bounds(tables: FrequencyTables, index: Int32, segments: int) -> Intp:
-    """intp [N, K]: a length in bytes that no segment exceeds; index: int32 [N, S]."""
+    """A length in bytes that no segment exceeds: intp [N, K]; index: int32 [N, S]."""
     least = np.minimum.reduceat(tables.frequencies, tables.first)
     rounding = -np.log2(1 - 2.0 ** (tables.precision - LEAST_BITS))
     bits = np.where(tables.sizes > 1, tables.precision - np.log2(least) + rounding, 0)
@@ -438,8 +453,8 @@ def _checked_index(tables: FrequencyTables, index: Int32, segments: int, shape: 
     if not isinstance(index, np.ndarray) or index.dtype != np.int32 or index.ndim not in (1, 2):
         raise InputError(f"expected an index as int32 [S] or [N, S], found {_kind(index)}")
     if shape is not None and index.shape != shape[2 - index.ndim :]:
-        raise InputError(f"expected an index of shape {shape[1:]} or {shape}, found {index.shape}")
-    if index.size and not (0 <= index.min() and index.max() < len(tables)):
+        raise InputError(f"expected an index of shape {[*shape[1:]]} or {[*shape]}, found {[*index.shape]}")
+    if index.size and (index.min() < 0 or index.max() >= len(tables)):
         raise InputError(f"expected an index of 0 to {len(tables) - 1}, found {index.min()} to {index.max()}")
     if not isinstance(segments, int) or segments < 1:
         raise InputError(f"expected 1 segment or more, found {segments}")
