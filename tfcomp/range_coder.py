@@ -458,7 +458,7 @@ def _checked_index(tables: FrequencyTables, index: Int32, segments: int, shape: 
         raise InputError(f"expected an index of 0 to {len(tables) - 1}, found {index.min()} to {index.max()}")
     if not isinstance(segments, int) or segments < 1:
         raise InputError(f"expected 1 segment or more, found {segments}")
-    if shape is not None and segments > 1:
+    if segments > 1:
         _segment_bounds(tables, np.atleast_2d(index), segments)
     return index
 

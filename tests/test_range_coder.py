@@ -1,0 +1,481 @@
+"""The payload format against a model of it in unbounded integers; its bounds, golden payloads, and corrupt bytes."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfcomp import range_coder
+from tfcomp.errors import BitstreamError, InputError
+from tfcomp.range_coder import decode, encode, max_payload_bytes, segment_count
+from tfcomp.tables import FrequencyTables, Int32
+
+GOLDEN = Path(__file__).parent / "golden" / "payloads.json"
+
+# === The format, once more: no digits and no carries, only one ever longer integer ===
+
+
+class Model:
+    """The interval ``[low, low + range) / 2**(30 + 8 * digits)`` of a message, exact."""
+
+    def __init__(self, tables: FrequencyTables) -> None:
+        self.tables = tables
+        self.low, self.range, self.digits = 0, 1 << 30, 0
+        self.ranges: list[int] = []  # after each symbol, before it grows again
+
+    def narrow(self, position: int) -> None:
+        start, frequency = int(self.tables.starts[position]), int(self.tables.frequencies[position])
+        unit = self.range >> self.tables.precision
+        self.low += unit * start
+        is_last = start + frequency == 1 << self.tables.precision
+        self.range = self.range - unit * start if is_last else unit * frequency
+        self.ranges.append(self.range)
+        while self.range < 1 << 22:
+            self.low, self.range, self.digits = self.low << 8, self.range << 8, self.digits + 1
+        assert 1 << 22 <= self.range <= 1 << 30
+
+    def digits_of(self, value: int) -> bytes:
+        return (value << 2).to_bytes(self.digits + 4, "big")
+
+    def payload(self) -> bytes:
+        zeros = next(k for k in range(30, -1, -1) if -(-self.low >> k) << k < self.low + self.range)
+        return self.digits_of(-(-self.low >> zeros) << zeros).rstrip(b"\0")
+
+
+def model_of(latents: Int32, tables: FrequencyTables, index: Int32) -> Model:
+    model = Model(tables)
+    for position in tables.positions(latents, index).tolist():
+        model.narrow(position)
+    return model
+
+
+def model_encode(latents: Int32, tables: FrequencyTables, index: Int32, segments: int) -> bytes:
+    length = math.ceil(len(latents) / segments)
+    cuts = [slice(k * length, (k + 1) * length) for k in range(segments)]
+    pieces = [model_of(latents[cut], tables, index[cut]).payload() for cut in cuts]
+    header = b"".join(bytes([len(piece) & 255, len(piece) >> 8]) for piece in pieces[:-1])
+    return (header + b"".join(pieces)).rstrip(b"\0")
+
+
+def model_decode(payload: bytes, tables: FrequencyTables, index: Int32) -> list[int]:
+    model, latents = Model(tables), []
+    for table in index.tolist():
+        bits = 30 + 8 * model.digits
+        code = (int.from_bytes(payload, "big") << bits >> 8 * len(payload)) - model.low
+        slot = min(code // (model.range >> tables.precision), (1 << tables.precision) - 1)
+        first, size = int(tables.first[table]), int(tables.sizes[table])
+        position = next(
+            p for p in range(first, first + size) if tables.starts[p] <= slot < tables.starts[p] + tables.frequencies[p]
+        )
+        model.narrow(position)
+        latents.append(position - first + int(tables.lower[table]))
+    return latents
+
+
+# === Contracts ===
+
+
+def worst_bits(tables: FrequencyTables, latents: Int32, index: Int32) -> float:
+    """The docstring's bound on the cost of a message, without the byte that ends it."""
+    rounding = -math.log2(1 - 2.0 ** (tables.precision - 22))
+    return float(tables.ideal_bits(latents, index).sum()) + rounding * latents.size
+
+
+def check_coder(tables: FrequencyTables, latents: Int32, index: Int32, segments: int = 1) -> list[bytes]:
+    """All that the format promises of any messages that can be coded at all."""
+    payloads = encode(latents, tables, index, segments)
+    rows = np.broadcast_to(index, latents.shape)
+    assert payloads == [model_encode(x, tables, i, segments) for x, i in zip(latents, rows, strict=True)]
+    restored = decode(payloads, tables, index, segments)
+    assert restored.dtype == np.int32
+    np.testing.assert_array_equal(restored, latents)
+    for payload, x, i in zip(payloads, latents, rows, strict=True):
+        assert len(payload) <= max_payload_bytes(tables, np.ascontiguousarray(i), segments)
+        assert len(payload) <= worst_bits(tables, x, i) / 8 + segments + 2 * (segments - 1) + 1e-6
+    return payloads
+
+
+@st.composite
+def frequency_tables(draw: st.DrawFn, max_tables: int = 4) -> FrequencyTables:
+    precision = draw(st.integers(1, 14))
+    probabilities = []
+    for _ in range(draw(st.integers(1, max_tables))):
+        size = draw(st.integers(1, min(1 << precision, 40)) | st.just(1) | st.just(min(1 << precision, 300)))
+        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        skew = draw(st.sampled_from([0.0, 1.0, 10.0, 200.0]))
+        probabilities.append(rng.random(size) ** skew + 1e-300)
+    lower = draw(st.lists(st.integers(-400, 400), min_size=len(probabilities), max_size=len(probabilities)))
+    return FrequencyTables.from_probabilities(probabilities, lower, precision)
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> tuple[FrequencyTables, Int32, Int32, int]:
+    tables = draw(frequency_tables())
+    count, symbols = draw(st.integers(0, 4)), draw(st.integers(0, 70))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    index = rng.integers(0, len(tables), (count, symbols) if draw(st.booleans()) else symbols, np.int32)
+    rows = np.broadcast_to(index, (count, symbols))
+    kind = draw(st.sampled_from(["uniform", "least", "most", "likely"]))
+    if kind == "likely":
+        slots = rng.integers(0, 1 << tables.precision, rows.shape)
+        order = range_coder._Coding.of(tables)
+        position = order.order[
+            np.searchsorted(order.keys, (rows.astype(np.int64) << tables.precision) + slots, "right") - 1
+        ]
+        latents = position - (tables.first - tables.lower)[rows]
+    elif kind == "most":
+        latents = (tables.most_probable - tables.first + tables.lower)[rows]
+    elif kind == "least":
+        parts = np.split(tables.frequencies, tables.first[1:])
+        latents = (np.array([part.argmin() for part in parts]) + tables.lower)[rows]
+    else:
+        latents = tables.lower[rows] + (rng.random(rows.shape) * tables.sizes[rows]).astype(np.int32)
+    return tables, latents.astype(np.int32), index, draw(st.integers(1, 6))
+
+
+@settings(max_examples=400)
+@given(messages())
+def test_any_messages_round_trip_as_the_model_says(drawn: tuple[FrequencyTables, Int32, Int32, int]) -> None:
+    tables, latents, index, segments = drawn
+    check_coder(tables, latents, index, segments)
+
+
+@given(messages(), st.lists(st.binary(max_size=80), min_size=1, max_size=4))
+def test_any_bytes_decode_into_the_support_or_are_refused(
+    drawn: tuple[FrequencyTables, Int32, Int32, int], payloads: list[bytes]
+) -> None:
+    tables, _, index, segments = drawn
+    index = index if index.ndim == 1 else index[:1].reshape(-1)
+    for payload in payloads:
+        try:
+            latents = decode([payload], tables, index, segments)
+        except BitstreamError:
+            continue
+        (shortest,) = encode(latents, tables, index, segments)  # raises if a latent is outside its support
+        assert len(shortest) <= len(payload)
+        if segments == 1:
+            assert latents[0].tolist() == model_decode(payload, tables, index)
+
+
+@given(messages(), st.data())
+def test_changed_payloads_decode_into_the_support_or_are_refused(
+    drawn: tuple[FrequencyTables, Int32, Int32, int], data: st.DataObject
+) -> None:
+    tables, latents, index, segments = drawn
+    for payload, row in zip(
+        encode(latents, tables, index, segments), np.broadcast_to(index, latents.shape), strict=True
+    ):
+        changed = bytearray(payload)
+        for _ in range(data.draw(st.integers(1, 3))):
+            at = data.draw(st.integers(0, len(changed)))
+            changed[at : at + data.draw(st.integers(0, 1))] = data.draw(st.binary(max_size=2))
+        try:
+            restored = decode([bytes(changed)], tables, np.ascontiguousarray(row), segments)
+        except BitstreamError:
+            continue
+        assert np.isfinite(tables.ideal_bits(restored, row)).all()
+
+
+# === Named cases ===
+
+
+def skewed(precision: int = 12, size: int = 9) -> FrequencyTables:
+    return FrequencyTables.from_probabilities([0.4 ** np.abs(np.arange(size) - size // 2)], [-(size // 2)], precision)
+
+
+@pytest.mark.parametrize("boundary", ["05", "01", "0100ff", "ff"])
+def test_carry_chains(boundary: str) -> None:
+    # The symbols whose interval holds the boundary: low stays just under it, at digits 04 ff ff ff ..., until the end.
+    tables, index = skewed(), np.zeros(900, np.int32)
+    payload = bytes.fromhex(boundary)
+    latents = decode([payload], tables, index)
+    model = model_of(latents[0], tables, index)
+    below = int.from_bytes(payload, "big") - 1
+    chain = below.to_bytes(len(payload), "big") + b"\xff" * 50
+    assert model.digits_of(model.low).startswith(chain)
+    # Between other messages, so that a carry that left its message would be seen.
+    neighbours = np.concatenate([latents, decode([b"\xff" * 90], tables, index), latents])
+    assert check_coder(tables, neighbours, index)[0] == payload
+
+
+def test_carry_in_the_middle() -> None:
+    tables, index = skewed(), np.zeros(400, np.int32)
+    latents = decode([b"\x05"], tables, index)
+    for at in range(50, 400, 7):
+        latents[0, at:] = tables.lower[0] + np.arange(400 - at) % 9
+        check_coder(tables, latents, index)
+
+
+def two_values(precision: int, frequency: int) -> FrequencyTables:
+    """The value 0 has the frequency, the value 1 the rest, and is coded last."""
+    return FrequencyTables(precision, np.int32([0]), np.int32([2]), np.int32([frequency, (1 << precision) - frequency]))
+
+
+@pytest.mark.parametrize(
+    ("frequencies", "last_range", "digits"),
+    [
+        ([1024, 1024], 1 << 22, 0),
+        ([1025, 1023], (1 << 22) - 4, 1),
+        ([1024, 1024, 64], 1 << 14, 1),
+        ([1024, 1024, 63], 63 << 8, 2),
+        ([1024, 1024, 1], 1 << 8, 2),
+    ],
+)
+def test_ranges_that_just_touch_their_bounds(frequencies: list[int], last_range: int, digits: int) -> None:
+    probabilities = [np.array([f, (1 << 14) - f]) for f in frequencies]
+    tables = FrequencyTables.from_probabilities([*probabilities, np.ones(2)], [0] * (len(frequencies) + 1), 14)
+    index = np.arange(len(frequencies), dtype=np.int32)
+    latents = np.zeros((1, len(frequencies)), np.int32)
+    model = model_of(latents[0], tables, index)
+    assert (model.ranges[-1], model.digits) == (last_range, digits)
+    check_coder(tables, latents, index)
+    for more in range(16):  # and what follows is read at the right place
+        tail = np.int32([[more >> k & 1 for k in range(4)]])
+        index_and_tail = np.append(index, np.full(4, len(frequencies), np.int32))
+        check_coder(tables, np.concatenate([latents, tail], axis=1), index_and_tail)
+
+
+def test_one_symbol_tables_cost_nothing() -> None:
+    tables = FrequencyTables.from_probabilities([np.ones(1), np.ones(5)], [7, -2], 10)
+    sevens = np.full((3, 40), 7, np.int32)
+    assert check_coder(tables, sevens, np.zeros(40, np.int32)) == [b""] * 3
+    assert check_coder(tables, sevens, np.zeros(40, np.int32), segments=4) == [b""] * 3
+    assert max_payload_bytes(tables, np.zeros(40, np.int32)) == 0
+    alone = np.int32([[-2, 0, 2, 1, 1, -1] * 5])
+    among = np.full((1, 60), 7, np.int32)
+    among[:, 1::2] = alone
+    assert encode(among, tables, np.int32([0, 1] * 30)) == encode(alone, tables, np.ones(30, np.int32))
+
+
+@pytest.mark.parametrize("segments", [1, 3])
+def test_empty_messages(segments: int) -> None:
+    tables, index = skewed(), np.zeros(0, np.int32)
+    assert encode(np.zeros((2, 0), np.int32), tables, index, segments) == [b"", b""]
+    assert decode([b"", b""], tables, index, segments).shape == (2, 0)
+    assert encode(np.zeros((0, 5), np.int32), tables, np.zeros(5, np.int32), segments) == []
+    assert decode([], tables, np.zeros(5, np.int32), segments).shape == (0, 5)
+    assert decode([], tables, np.zeros((0, 5), np.int32), segments).shape == (0, 5)
+
+
+def test_all_most_probable() -> None:
+    tables = two_values(14, 1)
+    (payload,) = check_coder(tables, np.ones((1, 5000), np.int32), np.zeros(5000, np.int32))
+    assert len(payload) <= 1
+
+
+def test_more_segments_than_symbols() -> None:
+    check_coder(skewed(), np.int32([[1, -4, 2]]), np.zeros(3, np.int32), segments=8)
+
+
+@pytest.mark.parametrize(("symbols", "expected"), [(0, 1), (1, 1), (600, 1), (601, 2), (1200, 2), (1201, 3)])
+def test_segment_count(symbols: int, expected: int) -> None:
+    assert segment_count(symbols, 600) == expected
+
+
+def test_blocks_of_lanes_and_searched_tables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    arrays = FrequencyTables.from_probabilities([rng.random(n) ** 9 for n in (3, 1, 50)], [0, 5, -9], 11).arrays()
+    index = rng.integers(0, 3, (23, 31), np.int32)
+    tables = FrequencyTables.from_arrays(arrays)
+    latents = tables.clip(rng.integers(-20, 60, index.shape), index)
+    expected = [encode(latents, tables, index, segments) for segments in (1, 4)]
+    monkeypatch.setattr(range_coder, "_LANES_AT_ONCE", 10)
+    monkeypatch.setattr(range_coder, "_LOOKUP_ENTRIES", 0)
+    tables = FrequencyTables.from_arrays(arrays)  # look-ups are kept with the tables that they were made for
+    assert range_coder._Coding.of(tables).lookup is None
+    assert [check_coder(tables, latents, index, segments) for segments in (1, 4)] == expected
+
+
+# === Bounds ===
+
+
+@pytest.mark.parametrize("precision", [8, 12, 14])
+def test_mean_bytes_are_within_half_a_byte_of_the_ideal(precision: int) -> None:
+    # A single message may be shorter than its ideal: the zero bytes it ends in are dropped.
+    rng = np.random.default_rng(precision)
+    values = np.arange(-20, 21)
+    tables = FrequencyTables.from_probabilities(
+        [np.exp(-np.abs(values) / scale) for scale in np.geomspace(0.3, 5, 16)], [-20] * 16, precision
+    )
+    index = np.arange(48, dtype=np.int32) % 16
+    latents = np.empty((4000, 48), np.int32)
+    for column, table in enumerate(index):
+        frequencies = tables.frequencies[tables.first[table] :][: tables.sizes[table]]
+        latents[:, column] = rng.choice(values, len(latents), p=frequencies / (1 << precision))
+    ideal_bytes = tables.ideal_bits(latents, index).sum(axis=1) / 8
+    payload_bytes = np.array([len(payload) for payload in encode(latents, tables, index)])
+    assert ideal_bytes.mean() <= payload_bytes.mean() <= ideal_bytes.mean() + 0.5
+    worst = np.array([worst_bits(tables, x, index) for x in latents]) / 8 + 1
+    assert np.all(payload_bytes <= worst)
+
+
+@pytest.mark.parametrize("segments", [1, 4])
+def test_max_payload_bytes_is_nearly_reached(segments: int) -> None:
+    tables = two_values(12, 5)
+    index = np.zeros(400, np.int32)
+    bound = max_payload_bytes(tables, index, segments)
+    (payload,) = check_coder(tables, np.zeros((1, 400), np.int32), index, segments)
+    assert bound == 2 * (segments - 1) + segments * (math.floor(400 / segments * (12 - math.log2(5)) / 8) + 1)
+    # The least value is coded first: low stays 0, and all digits are dropped. With the other value at the end none are.
+    assert payload == b""
+    latents = np.zeros((1, 400), np.int32)
+    latents[:, 400 // segments - 1 :: 400 // segments] = 1
+    (payload,) = check_coder(tables, latents, index, segments)
+    assert bound - 3 * segments <= len(payload) <= bound
+
+
+# === Refusals ===
+
+
+@pytest.mark.parametrize(
+    ("payloads", "segments", "message"),
+    [
+        ([b"\1", b"\1\0"], 1, r"message 1: expected a last byte other than zero, found zero"),
+        ([b"", b"", b"\1" * 20], 1, r"message 2: expected at most \d+ bytes, found 20"),
+        ([b"", "text"], 1, r"message 1: expected bytes, found str"),
+        ([bytearray(b"\1")], 1, r"message 0: expected bytes, found bytearray"),
+        ([b"", b"\x02\0\1\0\1"], 2, r"message 1, segment 0: expected a last byte other than zero, found zero"),
+        ([b"\1\0\1\0"], 2, r"message 0: expected a last byte other than zero, found zero"),
+        ([b"", b"\x05\0\1"], 2, r"message 1: expected 7 bytes or more for 2 segments, found 3"),
+        ([b"\x05"], 2, r"message 0: expected 7 bytes or more for 2 segments, found 1"),
+        ([b"\0\0" + b"\1" * 20], 2, r"message 0, segment 1: expected at most \d+ bytes, found 20"),
+        ([b"\x14\0" + b"\1" * 20], 2, r"message 0, segment 0: expected at most \d+ bytes, found 20"),
+    ],
+)
+def test_bytes_that_encode_cannot_make(payloads: list[bytes], segments: int, message: str) -> None:
+    with pytest.raises(BitstreamError, match=message):
+        decode(payloads, skewed(), np.zeros(10, np.int32), segments)
+
+
+def test_the_longest_message_is_refused_with_one_byte_more() -> None:
+    tables, index = skewed(), np.zeros(30, np.int32)
+    latents = np.int32([[4, -4, 3] * 10])
+    (payload,) = encode(latents, tables, index)
+    longest = model_of(latents[0], tables, index).digits + 1
+    filled = payload.ljust(longest, b"\0")[:-1] + bytes([payload[-1] if len(payload) == longest else 1])
+    np.testing.assert_array_equal(decode([filled], tables, index), latents)
+    with pytest.raises(BitstreamError, match=f"message 0: expected at most {longest} bytes, found {longest + 1}"):
+        decode([filled + b"\1"], tables, index)
+
+
+@pytest.mark.parametrize(
+    ("latents", "index", "segments", "message"),
+    [
+        (np.zeros((2, 5), np.int64), np.zeros(5, np.int32), 1, r"latents as int32 \[N, S\], found int64 \[2, 5\]"),
+        (np.zeros(5, np.int32), np.zeros(5, np.int32), 1, r"latents as int32 \[N, S\], found int32 \[5\]"),
+        ([[0]], np.zeros(1, np.int32), 1, r"latents as int32 \[N, S\], found list"),
+        (np.full((2, 5), 5, np.int32), np.zeros(5, np.int32), 1, "support"),
+        (np.full((2, 5), -5, np.int32), np.zeros(5, np.int32), 1, "support"),
+        (np.zeros((2, 5), np.int32), np.zeros(5), 1, r"index as int32 .* found float64 \[5\]"),
+        (np.zeros((2, 5), np.int32), np.int32(0), 1, "index as int32"),
+        (np.zeros((2, 5), np.int32), np.zeros(4, np.int32), 1, r"index of shape \[5\] or \[2, 5\], found \[4\]"),
+        (np.zeros((2, 5), np.int32), np.zeros((1, 5), np.int32), 1, r"found \[1, 5\]"),
+        (np.zeros((2, 5), np.int32), np.full(5, 1, np.int32), 1, "index of 0 to 0, found 1 to 1"),
+        (np.zeros((2, 5), np.int32), np.full(5, -1, np.int32), 1, "index of 0 to 0, found -1 to -1"),
+        (np.zeros((2, 5), np.int32), np.zeros(5, np.int32), 0, "1 segment or more, found 0"),
+        (np.zeros((2, 5), np.int32), np.zeros(5, np.int32), 1.5, "1 segment or more, found 1.5"),
+    ],
+)
+def test_input_that_cannot_be_encoded(latents: Int32, index: Int32, segments: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        encode(latents, skewed(), index, segments)
+
+
+def test_input_that_cannot_be_decoded() -> None:
+    with pytest.raises(InputError, match=r"2 payloads, found one of shape \[3, 5\]"):
+        decode([b"", b""], skewed(), np.zeros((3, 5), np.int32))
+    with pytest.raises(InputError, match="index of 0 to 0, found 3 to 3"):
+        decode([b"", b""], skewed(), np.full(5, 3, np.int32))
+    with pytest.raises(InputError, match="segments of 1 symbol or more"):
+        segment_count(10, 0)
+
+
+def test_segments_that_could_outgrow_their_length_are_refused() -> None:
+    tables, index = two_values(14, 1), np.zeros(2 * 37446, np.int32)
+    latents = np.ones((1, index.size), np.int32)
+    for call in (
+        lambda: encode(latents, tables, index, 2),
+        lambda: decode([b""], tables, index, 2),
+        lambda: max_payload_bytes(tables, index, 2),
+    ):
+        with pytest.raises(InputError, match="cannot exceed 65535 bytes, found 2 of up to 65557 bytes"):
+            call()
+    assert max_payload_bytes(tables, index[:-100], 2) > 2 * 65000
+    assert encode(latents, tables, index, 1) == [model_encode(latents[0], tables, index, 1)]
+
+
+# === The docstring and the golden payloads ===
+
+
+def test_the_docstring_is_true() -> None:
+    result = doctest.testmod(range_coder)
+    assert result.attempted > 4
+    assert result.failed == 0
+
+
+def golden_cases() -> list[dict[str, object]]:
+    """Messages made by integer arithmetic alone, so that they are the same everywhere."""
+    tables = FrequencyTables.from_arrays(
+        {
+            "precision": np.int32(8),
+            "lower": np.int32([-2, 9, 0, -1]),
+            "sizes": np.int32([5, 1, 2, 3]),
+            "frequencies": np.int32([5, 60, 130, 60, 1, 256, 255, 1, 64, 128, 64]),
+        }
+    )
+    draw = [pow(48271, k + 1, 2**31 - 1) >> 9 for k in range(400)]
+    mixed = np.int32([k % 7 % 4 for k in range(400)])
+    cases = []
+    for name, index, segments in [
+        ("one message of few symbols", mixed[:9], 1),
+        ("one message of 400 symbols", mixed, 1),
+        ("seven segments", mixed, 7),
+        ("more segments than symbols", mixed[:5], 8),
+        ("one-symbol tables alone", np.full(20, 1, np.int32), 3),
+        ("no symbols", mixed[:0], 1),
+    ]:
+        latents = tables.lower[index] + np.int32(draw[: index.size]) % tables.sizes[index]
+        cases.append((name, tables, index, segments, latents))
+    cases.append(("a carry through 50 digits", skewed(), *_carried(skewed())))
+    return [
+        {
+            "name": name,
+            "precision": used.precision,
+            **{key: getattr(used, key).tolist() for key in ("lower", "sizes", "frequencies")},
+            "index": index.tolist(),
+            "segments": segments,
+            "latents": latents.tolist(),
+            "payload": encode(latents[np.newaxis], used, index, segments)[0].hex(),
+        }
+        for name, used, index, segments, latents in cases
+    ]
+
+
+def _carried(tables: FrequencyTables) -> tuple[Int32, int, Int32]:
+    index = np.zeros(250, np.int32)
+    latents = decode([b"\x05"], tables, index)[0]
+    latents[-8:] = 4
+    return index, 1, latents
+
+
+def test_golden_payloads(rewrite_golden: bool) -> None:
+    if rewrite_golden:
+        lines = ",\n".join(json.dumps(case) for case in golden_cases())
+        GOLDEN.write_text(f'{{"format_version": {range_coder.FORMAT_VERSION}, "cases": [\n{lines}\n]}}\n')
+    golden = json.loads(GOLDEN.read_text())
+    assert golden["format_version"] == range_coder.FORMAT_VERSION
+    assert len(golden["cases"]) == 7
+    for case in golden["cases"]:
+        arrays = {key: np.array(case[key], np.int32) for key in ("precision", "lower", "sizes", "frequencies")}
+        tables, index = FrequencyTables.from_arrays(arrays), np.array(case["index"], np.int32)
+        latents = np.array([case["latents"]], np.int32).reshape(1, -1)
+        payloads = [bytes.fromhex(case["payload"])]
+        np.testing.assert_array_equal(decode(payloads, tables, index, case["segments"]), latents, case["name"])
+        assert check_coder(tables, latents, index, case["segments"]) == payloads, case["name"]
