@@ -1,0 +1,352 @@
+r"""The payload format of `tfcomp.range_coder` in stock TensorFlow operators: the same bytes, in int32 alone.
+
+`GraphCoder.encode` and `GraphCoder.decode` are plain functions of tensors. They trace into a SavedModel with any batch
+size, compile under XLA, and convert to LiteRT with ``TFLITE_BUILTINS`` alone. The ``N * K`` segments of a batch are the
+lanes of one loop; no value leaves int32, no shape depends on a value, and no output is a loop's output.
+
+What is sequential is the range, and only that::
+
+    range[t + 1] = shift(u[t] * slope[t] + last[t] * range[t]),    u[t] = range[t] >> P
+
+    slope = frequency, last = 0     of a symbol that is not its table's last
+    slope = -start,    last = 1     of one that is: range - u * start
+
+so the encoder's loop does nothing else. All the rest follows from the ranges for all symbols at once: a symbol adds
+``u[t] * start[t]`` to ``low`` after ``n[t]`` digits, ``n`` being the running sum of the shifts. With ``B[n]`` the sum of
+what is added after ``n`` digits (``B < 2**30``, since it stays inside one range), ``low`` is
+
+    low[n] = B[n] + ((low[n - 1] & (2**22 - 1)) << 8)
+           = B[n] + 2**8 * ((B[n - 1] + 2**8 * ((B[n - 2] + 2**8 * (B[n - 3] & 63)) & (2**14 - 1))) & (2**22 - 1))
+
+because only 6 bits of ``B[n - 3]`` get that far. Carries take no loop either. After each digit's ninth bit is added to
+the digit before, a digit is at most 256; one carries out exactly if the first digit from it on that is not 255 is 256,
+and that one is found by counting the digits from the end that are not 255.
+
+The decoder's search runs over ``keys``: for each table the starts in coding order, then one end that no slot reaches,
+``END = 2**P + max(1, 2**(2 * P - 22))``, all raised by ``table * (END + 1)`` so that they ascend throughout. As
+``u >= 2**(22 - P)``, ``u * END >= range``, and the last symbol's upper bound is ``min(u * END, range)``, its remainder
+included. Any bytes decode to symbols, whose shifts a bound on the digits of a segment covers: no read leaves the buffer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfcomp.errors import InputError
+from tfcomp.range_coder import DIGIT_BITS, LEAST_BITS, LENGTH_BYTES, RANGE_BITS, max_payload_bytes
+from tfcomp.tables import FrequencyTables, Int32
+
+Tensor = Any  # tf.Tensor; TensorFlow ships no types
+
+DIGIT = 1 << DIGIT_BITS
+LEAST = 1 << LEAST_BITS
+UNROLLED = 8  # symbols per turn of a loop: a turn costs LiteRT as much as five operators
+FLAT = 32  # turns of one loop; with more, two are nested, since each turn copies all that its loop has gathered
+
+
+class GraphCoder:
+    """Encodes and decodes messages of ``S`` latents each, in the graph.
+
+    Attributes:
+        symbols: ``S``.
+        segments: ``K``.
+        capacity: ``MAX``, bytes of a payload buffer: what no payload exceeds, and at least 1.
+    """
+
+    def __init__(self, tables: FrequencyTables, index: Int32, segments: int = 1) -> None:
+        """Prepares the constants.
+
+        Args:
+            tables: the frequency tables.
+            index: int32 [S], the table of each latent; ``S >= 1``.
+            segments: ``K``, in how many segments each message is coded.
+
+        Raises:
+            InputError: if the index or the segments do not fit the tables or int32, or a segment its length's two bytes.
+        """
+        index = np.asarray(index)
+        if index.ndim != 1 or index.size < 1:
+            raise InputError(f"expected the index as int32 [S] of one latent or more, found shape {index.shape}")
+        self.symbols, self.segments = index.size, segments
+        self.capacity = max(1, max_payload_bytes(tables, index, segments))
+        self._precision = tables.precision
+        self._per_segment = -(-self.symbols // segments)
+        self._nesting = _nesting(self._per_segment)
+        pieces = [index[k : k + self._per_segment] for k in range(0, self.symbols, self._per_segment)]
+        self._digits = max(1, *(max_payload_bytes(tables, piece) for piece in pieces))
+        end = (1 << tables.precision) + (1 << max(0, 2 * tables.precision - LEAST_BITS))
+        if max((len(tables) + 1) * (end + 1), segments * (self._digits + 4), self.capacity) > 2**30:
+            raise InputError(
+                f"expected fewer tables or latents, found {len(tables)} and {self.symbols}: int32 is too small"
+            )
+
+        self._lower, self._upper = tables.lower[index], tables.lower[index] + (tables.sizes[index] - 1)
+        self._offset = (tables.first[index] - tables.lower[index]).astype(np.int32)
+        # One entry more, the only symbol of its table, pads the segments to equal length at no cost.
+        self._starts = np.append(tables.starts, 0).astype(np.int32)
+        is_last = tables.starts + tables.frequencies == 1 << tables.precision
+        self._slopes = np.append(np.where(is_last, -tables.starts, tables.frequencies), 0).astype(np.int32)
+
+        owner = np.concatenate(
+            [np.repeat(np.arange(len(tables)), tables.sizes), [len(tables)], np.arange(len(tables) + 1)]
+        )
+        bounds = np.append(self._starts, np.full(len(tables) + 1, end))
+        values = np.arange(tables.frequencies.size) - np.repeat(tables.first - tables.lower, tables.sizes)
+        order = np.argsort(owner * (end + 1) + bounds)
+        self._widths = [1 << bit for bit in reversed(range((int(tables.sizes.max()) - 1).bit_length()))]
+        self._bounds = bounds[order].astype(np.int32)
+        self._keys = np.append((owner * (end + 1) + bounds)[order], np.full(sum(self._widths), 2**31 - 1)).astype(
+            np.int32
+        )
+        self._values = np.append(values, np.zeros(len(tables) + 2))[order].astype(np.int32)
+        table = np.append(index, len(tables))[self._layout()]
+        self._raised = (table * (end + 1)).astype(np.int32)
+        self._first_key = (np.append(tables.first, tables.frequencies.size)[table] + table).astype(np.int32)
+
+    # === Encoding ===
+
+    def encode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Payload buffers and lengths.
+
+        Args:
+            latents: int32 [N, S]; each is clipped to its table's support.
+
+        Returns:
+            uint8 [N, MAX], zero after the payload, and the payload's length in bytes, int32 [N].
+        """
+        positions = tf.minimum(tf.maximum(latents, self._lower), self._upper) + self._offset
+        positions = self._to_steps(positions, self._starts.size - 1)
+        starts, slopes = tf.gather(self._starts, positions), tf.gather(self._slopes, positions)
+        is_last = tf.cast(slopes <= 0, tf.int32)
+
+        def step(state: tuple[Tensor, ...], slope: Tensor, is_last: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+            (range_,) = state
+            after = _shift_right(range_, self._precision) * slope + is_last * range_
+            return (after * tf.gather(_SHIFTS, _digits_due(after)),), range_
+
+        whole = tf.fill(tf.shape(positions)[1:], 1 << RANGE_BITS)
+        (last,), ranges = _scan(step, (whole,), (slopes, is_last), self._nesting)
+
+        units = _shift_right(ranges, self._precision)
+        due = _digits_due(units * slopes + is_last * ranges)
+        digits = self._resolve(tf.cumsum(due, axis=0, exclusive=True), units * starts, tf.reduce_sum(due, axis=0), last)
+        lengths = tf.reduce_max(tf.cast(digits > 0, tf.int32) * tf.range(1, self._digits + 1), axis=-1)
+        if self.segments == 1:
+            return tf.cast(digits[:, 0], tf.uint8), lengths[:, 0]
+        return self._join(digits, lengths)
+
+    def _resolve(self, emitted: Tensor, added: Tensor, total: Tensor, range_: Tensor) -> Tensor:
+        """The bytes of each segment, int32 [N, K, D], zeros after the last.
+
+        Args:
+            emitted: int32 [T, N, K], digits emitted before each symbol.
+            added: int32 [T, N, K], what each symbol adds to ``low``.
+            total: int32 [N, K], digits emitted in all.
+            range_: int32 [N, K], the range after the last symbol.
+        """
+        lanes = tf.reshape(tf.range(tf.size(total)), tf.shape(total))
+        lane = lanes * self._digits
+        shape = tf.concat([tf.shape(total), [self._digits]], axis=0)
+        added = tf.reshape(_scatter(lane + emitted, added, tf.size(total) * self._digits), shape)
+        low = added % (1 << 6)
+        for bits in (14, 22):
+            low = (added + _delayed(low) * DIGIT) % (1 << bits)
+        low = added + _delayed(low) * DIGIT
+
+        low_end = tf.gather(tf.reshape(low, [-1]), lane + total)
+        least, most = _shift_right(low_end + (LEAST - 1), LEAST_BITS), _shift_right(low_end + range_ - 1, LEAST_BITS)
+        closing = most
+        for bits in range(1, DIGIT_BITS + 1):
+            multiple = _shift_right(most, bits) * (1 << bits)
+            closing = tf.where(multiple >= least, multiple, closing)
+        place, total = tf.range(self._digits), total[..., None]
+        digits = tf.where(place < total, _shift_right(low, LEAST_BITS), tf.where(place > total, 0, closing[..., None]))
+
+        ninth = _shift_right(digits, DIGIT_BITS)
+        digits = digits - ninth * DIGIT + _ahead(ninth)
+        # A carry that enters a run of 255 leaves it: each place asks the first that is not 255 among those after it.
+        others = tf.cumsum(tf.cast(digits != DIGIT - 1, tf.int32), axis=-1, reverse=True)
+        lane = lanes[..., None] * (self._digits + 1)
+        carries = _scatter(lane + others, _shift_right(digits, DIGIT_BITS), tf.size(total) * (self._digits + 1))
+        return (digits + tf.gather(carries, lane + _ahead(others))) % DIGIT
+
+    def _join(self, digits: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The payload and its length, from the segments' bytes, int32 [N, K, D], and lengths, int32 [N, K]."""
+        header = LENGTH_BYTES * (self.segments - 1)
+        begin = header + tf.cumsum(lengths, axis=-1, exclusive=True)
+        size = self.capacity + 1
+        row = tf.range(tf.shape(lengths)[0])[:, None, None] * size
+        # What lies after a segment is zero, and adds nothing to the segments it falls on.
+        place = row + tf.minimum(begin[..., None] + tf.range(self._digits), self.capacity)
+        data = tf.reshape(_scatter(place, digits, tf.shape(lengths)[0] * size), [-1, size])
+        high = _shift_right(lengths, DIGIT_BITS)
+        pairs = tf.stack([lengths - high * DIGIT, high], axis=-1)[:, :-1]
+        payload = tf.concat([tf.reshape(pairs, [-1, header]), data[:, header : self.capacity]], axis=-1)
+        total = tf.reduce_sum(lengths, axis=-1)
+        return tf.cast(payload, tf.uint8), tf.where(total > 0, total + header, 0)
+
+    # === Decoding ===
+
+    def decode(self, buffer: Tensor, length: Tensor) -> Tensor:
+        """The latents of payloads.
+
+        Args:
+            buffer: uint8 [N, MAX].
+            length: int32 [N], bytes of each payload; what the buffer holds after it is not read.
+
+        Returns:
+            int32 [N, S], each inside its table's support, whatever the bytes and lengths.
+        """
+        data = tf.where(tf.range(self.capacity) < length[:, None], tf.cast(buffer, tf.int32), 0)
+        data = data[:, None] if self.segments == 1 else self._split(data)
+        # Two zero bits in front make the code's first 30 bits four bytes; then pairs of bytes.
+        data = tf.pad(data, [[0, 0], [0, 0], [1, 3]])
+        data = (data[..., :-1] % 4) * (DIGIT // 4) + _shift_right(data[..., 1:], 2)
+        pairs = data[..., :-1] * DIGIT + data[..., 1:]
+        code = pairs[..., 0] * DIGIT**2 + pairs[..., 2]
+        place = tf.reshape(tf.range(tf.size(code)), tf.shape(code)) * (self._digits + 2) + 2
+        pairs = tf.reshape(pairs, [-1])
+
+        def step(state: tuple[Tensor, ...], raised: Tensor, key: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+            code, range_, place = state
+            unit = _shift_right(range_, self._precision)
+            slot = code // unit + raised
+            for width in self._widths:
+                probe = key + width
+                key = tf.where(tf.gather(self._keys, probe) <= slot, probe, key)
+            low = unit * tf.gather(self._bounds, key)
+            after = tf.minimum(unit * tf.gather(self._bounds, key + 1), range_) - low
+            due = _digits_due(after)
+            shift, place = tf.gather(_SHIFTS, due), place + due
+            return ((code - low) * shift + tf.gather(pairs, place) % shift, after * shift, place), key
+
+        whole = tf.fill(tf.shape(code), 1 << RANGE_BITS)
+        _, keys = _scan(step, (code, whole, place), (self._raised, self._first_key), self._nesting)
+        values = tf.transpose(tf.gather(self._values, keys[: self._per_segment]), [1, 2, 0])
+        return tf.reshape(values, [-1, self.segments * self._per_segment])[:, : self.symbols]
+
+    def _split(self, data: Tensor) -> Tensor:
+        """The bytes of each segment, int32 [N, K, D], zeros after its end, of payloads, int32 [N, MAX]."""
+        header = LENGTH_BYTES * (self.segments - 1)
+        pairs = tf.reshape(data[:, :header], [-1, self.segments - 1, LENGTH_BYTES])
+        lengths = tf.pad(pairs[..., 0] + pairs[..., 1] * DIGIT, [[0, 0], [0, 1]], constant_values=self.capacity)
+        begin = header + tf.cumsum(lengths, axis=-1, exclusive=True)
+        place = tf.range(self._digits)
+        source = tf.where(
+            place < lengths[..., None], tf.minimum(begin[..., None] + place, self.capacity), self.capacity
+        )
+        row = tf.range(tf.shape(data)[0])[:, None, None] * (self.capacity + 1)
+        return tf.gather(tf.reshape(tf.pad(data, [[0, 0], [0, 1]]), [-1]), row + source)
+
+    # === Payloads as strings ===
+
+    def to_bytes(self, buffer: Tensor, length: Tensor) -> Tensor:
+        """Payloads, string [N], from their buffers, uint8 [N, MAX], and lengths, int32 [N]."""
+        characters = tf.gather([bytes([value]) for value in range(DIGIT)], tf.cast(buffer, tf.int32))
+        return tf.strings.substr(tf.strings.reduce_join(characters, axis=-1), tf.zeros_like(length), length)
+
+    def from_bytes(self, payloads: Tensor) -> tuple[Tensor, Tensor]:
+        """Buffers, uint8 [N, MAX], and lengths, int32 [N], from payloads, string [N]; no byte after ``MAX`` is kept."""
+        return tf.io.decode_raw(payloads, tf.uint8, fixed_length=self.capacity), tf.strings.length(payloads)
+
+    # === From latents in order to one row for each step, and one lane for each segment ===
+
+    def _layout(self) -> Int32:
+        """int32 [T, 1, K]: which latent each step of each segment codes; ``S`` where it codes none."""
+        per_segment, steps = self._per_segment, math.prod(self._nesting)
+        places = np.minimum(np.arange(self.segments * per_segment), self.symbols).reshape(self.segments, per_segment)
+        return (
+            np.pad(places, ((0, 0), (0, steps - per_segment)), constant_values=self.symbols).T[:, None].astype(np.int32)
+        )
+
+    def _to_steps(self, positions: Tensor, padding: int) -> Tensor:
+        """int32 [T, N, K] of int32 [N, S]."""
+        missing = self.segments * self._per_segment - self.symbols
+        if missing:
+            positions = tf.pad(positions, [[0, 0], [0, missing]], constant_values=padding)
+        steps = tf.transpose(tf.reshape(positions, [-1, self.segments, self._per_segment]), [2, 0, 1])
+        missing = math.prod(self._nesting) - self._per_segment
+        return tf.pad(steps, [[0, missing], [0, 0], [0, 0]], constant_values=padding) if missing else steps
+
+
+_SHIFTS = np.int32([1, DIGIT, DIGIT * DIGIT])
+
+Step = Callable[..., tuple[tuple[Tensor, ...], Tensor]]
+
+
+def _digits_due(range_: Tensor) -> Tensor:
+    """How many digits, 0 to 2, bring a range back to ``2**22`` or more."""
+    return tf.cast(range_ < LEAST, tf.int32) + tf.cast(range_ < LEAST // DIGIT, tf.int32)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    return tf.bitwise.right_shift(x, bits)
+
+
+def _delayed(x: Tensor) -> Tensor:
+    """The last axis moved one place on, a zero in front."""
+    return tf.pad(x[..., :-1], [[0, 0], [0, 0], [1, 0]])
+
+
+def _ahead(x: Tensor) -> Tensor:
+    """The last axis moved one place back, a zero at the end."""
+    return tf.pad(x[..., 1:], [[0, 0], [0, 0], [0, 1]])
+
+
+def _scatter(places: Tensor, values: Tensor, size: Tensor) -> Tensor:
+    """int32 [size], the sums of the values that fall on each place."""
+    return tf.scatter_nd(tf.reshape(places, [-1, 1]), tf.reshape(values, [-1]), tf.reshape(size, [1]))
+
+
+def _tail(x: Tensor) -> list[Any]:
+    """The dimensions after the first, each as a number where it is known."""
+    return [tf.shape(x)[i] if n is None else n for i, n in enumerate(x.shape) if i > 0]
+
+
+def _nesting(steps: int) -> tuple[int, ...]:
+    """Turns of the outer loop, of the inner one, and unrolled steps, whose product is ``steps`` or a little more."""
+    unrolled = min(steps, UNROLLED)
+    turns = -(-steps // unrolled)
+    inner = turns if turns <= FLAT else math.isqrt(turns - 1) + 1
+    return -(-turns // inner), inner, unrolled
+
+
+def _scan(
+    step: Step, state: tuple[Tensor, ...], inputs: Sequence[Tensor], nesting: tuple[int, ...]
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Runs ``state, output = step(state, *inputs[t])`` for all steps in turn.
+
+    Args:
+        step: the function.
+        state: its first state.
+        inputs: each [T, ...], ``T = prod(nesting)``.
+        nesting: how many turns each loop has, the outermost first; the last are unrolled.
+
+    Returns:
+        The last state, and the outputs, [T, ...].
+    """
+    turns, rest = nesting[0], nesting[1:]
+    if not rest:
+        outputs = []
+        for row in zip(*(tf.unstack(x, num=turns) for x in inputs), strict=True):
+            state, output = step(state, *row)
+            outputs.append(output)
+        return state, tf.stack(outputs)
+    if turns == 1:
+        return _scan(step, state, inputs, rest)
+    size = math.prod(rest)
+    inputs = [tf.reshape(x, [turns, size, *_tail(x)]) for x in inputs]
+
+    def body(turn: Tensor, state: tuple[Tensor, ...], gathered: tf.TensorArray) -> tuple[Any, ...]:
+        state, output = _scan(step, state, [tf.gather(x, turn) for x in inputs], rest)
+        return turn + 1, state, gathered.write(turn, output)
+
+    gathered = tf.TensorArray(tf.int32, size=turns, element_shape=[size, *state[0].shape])
+    _, state, gathered = tf.while_loop(lambda turn, *_: turn < turns, body, (0, state, gathered), parallel_iterations=1)
+    outputs = gathered.stack()
+    return state, tf.reshape(outputs, [turns * size, *_tail(outputs)[1:]])
