@@ -18,7 +18,6 @@ The range coder gives the last interval the remainder of its division, so that a
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,8 +41,9 @@ def allot(probabilities: NDArray[np.floating], precision: int) -> Int32:
         precision: the frequencies sum to ``2**precision``.
 
     Returns:
-        int32 [size], each at least 1. Of all such tables it has the least ``-sum(p * log2(frequency))``: the objective
-        is separable and convex, so that single steps from any start, best first, end in the optimum.
+        int32 [size], each at least 1. Of all such tables it has the least ``-sum(p * log2(frequency))``. Raising a
+        frequency ``f`` by one gains ``p * log((f + 1) / f)``, less each time, so the best table is the one that has
+        taken all gains above some threshold ``1 / c``; those are the ``f < 1 / (exp(1 / (c * p)) - 1)``.
 
     Raises:
         InputError: on an empty, negative or non-finite distribution, or one with more values than ``2**precision``.
@@ -52,27 +52,23 @@ def allot(probabilities: NDArray[np.floating], precision: int) -> Int32:
     total = 1 << precision
     if p.ndim != 1 or not 1 <= p.size <= total:
         raise InputError(f"expected 1 to {total} probabilities for one table, found an array of shape {p.shape}")
-    if not np.all(np.isfinite(p)) or np.any(p < 0) or p.sum() <= 0:
+    if not np.all(np.isfinite(p)) or np.any(p < 0) or p.max() <= 0:
         raise InputError("expected finite, non-negative probabilities with a positive sum")
-    p = p / p.sum()
-    frequency = np.maximum(1, np.floor(p * total)).astype(np.int64)
-    missing = total - int(frequency.sum())
-    if missing > 0:
-        heap = [(-q * np.log2((f + 1) / f), i) for i, (q, f) in enumerate(zip(p, frequency, strict=True))]
-        heapq.heapify(heap)
-        for _ in range(missing):
-            i = heap[0][1]
-            frequency[i] += 1
-            f = frequency[i]
-            heapq.heapreplace(heap, (-p[i] * np.log2((f + 1) / f), i))
-    elif missing < 0:
-        heap = [(q * np.log2(f / (f - 1)), i) for i, (q, f) in enumerate(zip(p, frequency, strict=True)) if f > 1]
-        heapq.heapify(heap)
-        for _ in range(-missing):
-            i = heap[0][1]
-            frequency[i] -= 1
-            f = frequency[i]
-            heapq.heapreplace(heap, (p[i] * np.log2(f / (f - 1)) if f > 1 else np.inf, i))
+    p = p / p.max()  # first, as the sum of large numbers could overflow
+    p /= p.sum()
+
+    def above_threshold(c: float) -> NDArray[np.float64]:
+        with np.errstate(divide="ignore", over="ignore"):
+            return np.maximum(1, np.ceil(1 / np.expm1(1 / (c * p))))
+
+    enough, too_much = 0.0, 2.0 * total  # an entry gets c * p - 1/2 or more, so 2 * total hands out too much
+    for _ in range(64):
+        c = (enough + too_much) / 2
+        enough, too_much = (c, too_much) if above_threshold(c).sum() <= total else (enough, c)
+    frequency = above_threshold(enough)
+    # What is left are equal gains, at most one for each entry.
+    left = total - int(frequency.sum())
+    frequency[np.argsort(-p * np.log1p(1 / frequency), kind="stable")[:left]] += 1
     return frequency.astype(np.int32)
 
 
