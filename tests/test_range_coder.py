@@ -236,6 +236,9 @@ def test_ranges_that_just_touch_their_bounds(frequencies: list[int], last_range:
     model = model_of(latents[0], tables, index)
     assert (model.ranges[-1], model.digits) == (last_range, digits)
     check_coder(tables, latents, index)
+    # All start at 0, so low is 0, and these bytes decode to the same latents. There are too many by one.
+    with pytest.raises(BitstreamError, match=f"at most {digits + 1} bytes, found {digits + 2}"):
+        decode([bytes(digits + 1) + b"\1"], tables, index)
     for more in range(16):  # and what follows is read at the right place
         tail = np.int32([[more >> k & 1 for k in range(4)]])
         index_and_tail = np.append(index, np.full(4, len(frequencies), np.int32))
@@ -354,6 +357,12 @@ def test_bytes_that_encode_cannot_make(payloads: list[bytes], segments: int, mes
         decode(payloads, skewed(), np.zeros(10, np.int32), segments)
 
 
+def test_an_error_names_its_message_in_any_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(range_coder, "_LANES_AT_ONCE", 4)
+    with pytest.raises(BitstreamError, match="message 7, segment 1: expected at most"):
+        decode([b"\1\0\1\1"] * 7 + [b"\1\0\1" + b"\1" * 20], skewed(), np.zeros(10, np.int32), segments=2)
+
+
 def test_the_longest_message_is_refused_with_one_byte_more() -> None:
     tables, index = skewed(), np.zeros(30, np.int32)
     latents = np.int32([[4, -4, 3] * 10])
@@ -408,6 +417,11 @@ def test_segments_that_could_outgrow_their_length_are_refused() -> None:
         with pytest.raises(InputError, match="cannot exceed 65535 bytes, found 2 of up to 65557 bytes"):
             call()
     assert max_payload_bytes(tables, index[:-100], 2) > 2 * 65000
+    # The last segment may be of any length.
+    tables = FrequencyTables.from_probabilities([np.ones(1), np.array([0.0, 1.0])], [0, 0], 14)
+    index = np.repeat(np.int32([0, 1]), 40000)
+    assert max_payload_bytes(tables, index, 2) > 70000
+    latents = index[np.newaxis]
     assert encode(latents, tables, index, 1) == [model_encode(latents[0], tables, index, 1)]
 
 

@@ -365,11 +365,11 @@ def _segment_bytes(lows: UInt32, counts: NDArray[np.uint8]) -> list[bytes]:
     data = digits.astype(np.uint8)
 
     ends = np.cumsum(totals)
-    begins = ends - totals
     nonzero = np.flatnonzero(data)
     last_nonzero = np.append(-1, nonzero)[np.searchsorted(nonzero, ends)]
     joined = data.tobytes()
-    return [joined[a:b] for a, b in zip(begins.tolist(), np.maximum(begins, last_nonzero + 1).tolist(), strict=True)]
+    # Where a lane has no byte but zero, the last that is none lies before its begin, and the slice is empty.
+    return [joined[a:b] for a, b in zip((ends - totals).tolist(), (last_nonzero + 1).tolist(), strict=True)]
 
 
 def _join(pieces: list[bytes], segments: int) -> list[bytes]:
