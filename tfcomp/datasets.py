@@ -220,7 +220,7 @@ def _load_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Imag
         raise InputError(f"expected images of one size in the data set {name!r}, found {feature or 'no images'}")
     if not builder.is_prepared():
         missing = f"the data set {name!r} is not prepared in {builder.data_path.parent} and cannot be downloaded"
-        _require_network(builder.url_infos, missing)
+        _require_network(builder.url_infos or (), missing)
         try:
             builder.download_and_prepare()
         except Exception as error:
@@ -249,11 +249,9 @@ def _read_split(builder: Any, split: str) -> Images:
     images = np.empty((builder.info.splits[split].num_examples, *builder.info.features["image"].shape), np.uint8)
     # One file after another, so that the order is that of the source.
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    data: tf.data.Dataset = builder.as_dataset(
-        split=split, read_config=config, decoders=tfds.decode.PartialDecoding({"image": True})
-    )
-    start = 0
+    data: tf.data.Dataset = builder.as_dataset(split=split, read_config=config)
     batches = data.map(lambda example: example["image"]).batch(1000)
+    start = 0
     for batch in _progress(batches.as_numpy_iterator(), f"read {builder.name}", total=-(-len(images) // 1000)):
         images[start : start + len(batch)] = batch
         start += len(batch)
