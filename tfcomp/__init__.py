@@ -1,1 +1,54 @@
-"""tfcomp: learned data compression with Keras 3 and TensorFlow."""
+"""tfcomp: learned data compression with Keras 3 and TensorFlow.
+
+The names below load what they need when they are first touched: ``import tfcomp`` itself imports no TensorFlow.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, TfcompError
+
+if TYPE_CHECKING:
+    from tfcomp import datasets, plots
+    from tfcomp.codec import Codec
+    from tfcomp.models import VAE, AutoEncoder, load_model
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VAE",
+    "AutoEncoder",
+    "BitstreamError",
+    "Codec",
+    "InputError",
+    "MissingDependencyError",
+    "TfcompError",
+    "__version__",
+    "load_model",
+    "datasets",
+    "plots",
+]
+
+_HOME = {"AutoEncoder": "tfcomp.models", "VAE": "tfcomp.models", "load_model": "tfcomp.models", "Codec": "tfcomp.codec"}
+_MODULES = {"datasets", "plots"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"tfcomp.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'tfcomp' has no attribute {name!r}")
+    try:
+        return getattr(import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name in {"keras", "tensorflow"}:
+            raise MissingDependencyError(
+                f'tfcomp.{name} needs {error.name}, which is not installed: pip install "tfcomp[train]"'
+            ) from error
+        raise
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

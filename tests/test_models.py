@@ -1,0 +1,290 @@
+"""Contracts of the models: one objective in fit and evaluate, and everything that Keras promises of a model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcomp.errors import InputError
+from tfcomp.models import LN2, VAE, AutoEncoder, LatentModel, binary_cross_entropy, squared_error
+
+SHAPE = (8, 6, 1)
+
+
+def images(count: int = 32, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
+
+
+def small(kind: str) -> LatentModel:
+    keras.utils.set_random_seed(1)
+    match kind:
+        case "autoencoder":
+            return AutoEncoder.dense(SHAPE, 3, hidden=(16,))
+        case "rate":
+            return AutoEncoder.conv(SHAPE, 3, beta=0.5, filters=(4,), hidden=8)
+        case "vae":
+            return VAE.dense(SHAPE, 3, beta=0.7, hidden=(16,))
+    raise AssertionError(kind)
+
+
+def loss_of(model: LatentModel, *data: np.ndarray) -> float:
+    return float(model.evaluate(*data, verbose=0, return_dict=True)["loss"])
+
+
+KINDS = ("autoencoder", "rate", "vae")
+
+
+def run_script(script: str, tmp_path: Path) -> str:
+    """Run Python in a new process and return what it prints; a failure shows its traceback."""
+    path = tmp_path / "script.py"
+    path.write_text(textwrap.dedent(script))
+    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_is_distortion_plus_beta_times_rate_in_fit_and_in_evaluate(kind: str) -> None:
+    model = small(kind)
+    model.compile(optimizer="adam")
+    history = model.fit(images(), validation_data=images(7), batch_size=8, epochs=2, verbose=0).history
+    logs = {name: values[-1] for name, values in history.items()}
+    for prefix in ("", "val_"):
+        rate = logs[prefix + "rate_bits"] * LN2
+        assert logs[prefix + "loss"] == pytest.approx(logs[prefix + "distortion"] + model.beta * rate, rel=1e-5)
+    assert (logs["rate_bits"] > 0) == (kind != "autoencoder")
+    assert set(model.evaluate(images(), verbose=0, return_dict=True)) == {"loss", "distortion", "rate_bits", "psnr_db"}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop"])
+def test_any_keras_optimizer_lowers_the_loss(name: str) -> None:
+    model = small("autoencoder")
+    optimizer = keras.optimizers.get({"class_name": name, "config": {"learning_rate": 1e-3}})
+    model.compile(optimizer=optimizer)
+    losses = model.fit(images(), batch_size=8, epochs=4, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_a_gradient_step_is_that_of_the_stated_objective() -> None:
+    model = small("autoencoder")
+    model.compile(optimizer=keras.optimizers.SGD(0.01))
+    batch = images(8)
+    before = [v.numpy() for v in model.trainable_variables]
+    with tf.GradientTape() as tape:
+        target = tf.cast(batch, tf.float32) / 255
+        loss = tf.reduce_mean(tf.reduce_sum(tf.square(model(batch) - target), axis=(1, 2, 3)))
+    gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
+    model.train_on_batch(batch)
+    for old, gradient, new in zip(before, gradients, model.trainable_variables, strict=True):
+        np.testing.assert_allclose(new.numpy(), old - 0.01 * gradient.numpy(), atol=1e-6)
+
+
+def test_psnr_pools_the_squared_error_over_unequal_batches() -> None:
+    model = small("autoencoder")
+    model.compile(optimizer="sgd")
+    x = images(21)
+    pixels = np.asarray(model(x), np.float64)
+    expected = -10 * np.log10(np.mean(np.square(pixels - x / 255.0)))
+    assert model.evaluate(x, batch_size=8, verbose=0, return_dict=True)["psnr_db"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_distortions_are_sums_over_the_elements_of_each_example() -> None:
+    x, y = np.random.default_rng(3).random((2, 5, 4, 4, 1))
+    expected = np.sum(np.square(x - y), axis=(1, 2, 3))
+    np.testing.assert_allclose(squared_error(np.float32(x), np.float32(y)), expected, rtol=1e-5)
+    expected = -np.sum(x * np.log(y) + (1 - x) * np.log(1 - y), axis=(1, 2, 3))
+    np.testing.assert_allclose(binary_cross_entropy(np.float32(x), np.float32(y)), expected, rtol=1e-5)
+
+
+def test_the_rate_of_a_vae_is_the_divergence_that_numerical_integration_gives() -> None:
+    model = small("vae")
+    x = images(2)
+    mean, log_variance = (np.asarray(head, np.float64) for head in model.posterior(x))
+    grid = np.linspace(-12, 12, 200_001)
+    total = np.zeros(2)
+    for i in range(2):
+        for m, variance in zip(mean[i], np.exp(log_variance[i]), strict=True):
+            q = np.exp(-((grid - m) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+            log_ratio = -((grid - m) ** 2) / (2 * variance) - np.log(variance) / 2 + grid**2 / 2
+            total[i] += np.trapezoid(q * log_ratio, grid)
+    target = tf.cast(x, tf.float32) / 255
+    np.testing.assert_allclose(model.objective(x, target, training=False).rate, total, rtol=1e-4)
+
+
+def test_extreme_log_variances_keep_the_loss_finite() -> None:
+    model = small("vae")
+    head = model.encoder.get_layer("log_variance")
+    for bias in (-1e4, 1e4):
+        head.bias.assign(np.full(3, bias, np.float32))
+        terms = model.objective(images(4), tf.zeros((4, *SHAPE)), training=True)
+        assert np.all(np.isfinite(terms.rate))
+        assert np.all(np.isfinite(terms.distortion))
+
+
+def test_beta_can_change_between_steps_that_are_already_traced() -> None:
+    model = small("rate")
+    model.compile(optimizer=keras.optimizers.SGD(0.0))
+    for beta in (0.5, 2.0):
+        model.beta = beta
+        logs = model.evaluate(images(), verbose=0, return_dict=True)
+        assert logs["loss"] == pytest.approx(logs["distortion"] + beta * LN2 * logs["rate_bits"], rel=1e-5)
+
+
+def test_regularisation_losses_are_part_of_the_loss() -> None:
+    image = keras.Input(SHAPE, dtype="uint8")
+    penalised = keras.layers.Dense(3, kernel_regularizer=keras.regularizers.L2(1.0))
+    encoder = keras.Model(image, penalised(keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(image))))
+    model = AutoEncoder(encoder, small("autoencoder").decoder)
+    model.compile(optimizer="sgd")
+    logs = model.evaluate(images(), verbose=0, return_dict=True)
+    penalty = float(np.sum(np.square(penalised.kernel.numpy())))
+    assert logs["loss"] == pytest.approx(logs["distortion"] + penalty, rel=1e-5)
+
+
+def test_callbacks_of_keras_work(tmp_path: Path) -> None:
+    model = small("rate")
+    model.compile(optimizer="adam")
+    callbacks = [
+        keras.callbacks.EarlyStopping("val_loss", patience=0, min_delta=1e6),
+        keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True),
+        keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+        keras.callbacks.TensorBoard(tmp_path / "logs"),
+    ]
+    history = model.fit(images(), validation_data=images(8), epochs=5, verbose=0, callbacks=callbacks).history
+    assert len(history["loss"]) == 2, "EarlyStopping must see val_loss"
+    assert list((tmp_path / "logs").rglob("events*"))
+    best = keras.saving.load_model(tmp_path / "best.keras")
+    assert loss_of(best, images(8)) == pytest.approx(min(history["val_loss"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["rate", "vae"])
+def test_mixed_precision_and_xla(kind: str) -> None:
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = small(kind)
+        assert {output.dtype for output in (*model.encoder.outputs, *model.decoder.outputs)} == {"float32"}
+        model.compile(optimizer="adam", jit_compile=True)
+        history = model.fit(images(), validation_data=images(8), batch_size=8, epochs=4, verbose=0).history
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert np.isfinite(history["loss"]).all()
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_two_replicas_take_the_step_of_one_device(tmp_path: Path) -> None:
+    script = """
+        import keras, numpy as np, tensorflow as tf
+        from tfcomp.models import AutoEncoder
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        x = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1), np.uint8)
+        def weights(strategy):
+            with strategy.scope():
+                keras.utils.set_random_seed(0)
+                model = AutoEncoder.dense((4, 4, 1), 2, hidden=(8,))
+                model.compile(optimizer=keras.optimizers.SGD(0.1))
+                logs = model.fit(x, validation_data=x, batch_size=8, epochs=2, shuffle=False, verbose=0).history
+            return np.concatenate([v.numpy().ravel() for v in model.trainable_variables]), logs["val_loss"][-1]
+        two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        assert two.num_replicas_in_sync == 2
+        (a, loss_a), (b, loss_b) = weights(two), weights(tf.distribute.get_strategy())
+        np.testing.assert_allclose(a, b, atol=2e-6)
+        np.testing.assert_allclose(loss_a, loss_b, rtol=1e-5)
+        print("same")
+    """
+    assert run_script(script, tmp_path).strip().endswith("same")
+
+
+def test_saved_models_load_in_a_new_process_in_safe_mode_and_freeze(tmp_path: Path) -> None:
+    x = images()
+    np.save(tmp_path / "x.npy", x)
+    for kind in KINDS:
+        model = small(kind)
+        model.compile(optimizer="adam")
+        model.fit(x, batch_size=8, epochs=1, verbose=0)
+        model.save(tmp_path / f"{kind}.keras")
+        np.save(tmp_path / f"{kind}.npy", model.predict(x, verbose=0))
+    script = f"""
+        import numpy as np, tfcomp
+        x = np.load("x.npy")
+        for kind in {KINDS}:
+            model = tfcomp.load_model(f"{{kind}}.keras")
+            np.testing.assert_allclose(model.predict(x, verbose=0), np.load(f"{{kind}}.npy"), atol=1e-6)
+            model.fit(x, epochs=1, verbose=0)
+            codec = tfcomp.Codec.freeze(model, x)
+            assert codec.decompress(codec.compress(x)).shape == x.shape
+        print("frozen")
+    """
+    assert run_script(script, tmp_path).strip().endswith("frozen")
+
+
+def test_networks_and_distortions_of_ones_own(tmp_path: Path) -> None:
+    encoder = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(2, 2, 2)])
+    decoder = keras.Sequential([keras.Input((2, 2, 2)), keras.layers.Conv2DTranspose(3, 2, 2, activation="sigmoid")])
+
+    @keras.saving.register_keras_serializable("tests")
+    def absolute_error(target: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.abs(target - pixels), axis=(1, 2, 3))
+
+    model = AutoEncoder(encoder, decoder, beta=0.1, distortion=absolute_error)
+    model.compile(optimizer="adam")
+    x = images(9, (4, 4, 3))
+    model.fit(tf.data.Dataset.from_tensor_slices(x).batch(4), epochs=1, verbose=0)
+    model.save(tmp_path / "own.keras")
+    again = keras.saving.load_model(tmp_path / "own.keras")
+    assert loss_of(again, x) == pytest.approx(loss_of(model, x), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 3), (28, 28, 1), (33, 17, 1)])
+@pytest.mark.parametrize("builder", ["dense", "conv"])
+def test_builders_take_any_image_shape(builder: str, shape: tuple[int, int, int]) -> None:
+    model = getattr(VAE, builder)(shape, 2, hidden=(4,) if builder == "dense" else 4)
+    assert model(images(2, shape)).shape == (2, *shape)
+
+
+def test_denoising_trains_towards_the_given_targets() -> None:
+    model = small("autoencoder")
+    model.compile(optimizer="sgd")
+    clean = np.zeros((16, *SHAPE), np.uint8)
+    noisy = images(16)
+    expected = np.sum(np.square(np.asarray(model(noisy), np.float64))) / 16
+    assert loss_of(model, noisy, clean) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (images().astype("float32") / 255, "images as uint8 with values 0 to 255, found float32"),
+        (images(4, (8, 6, 3)), r"images of shape \[N, \*\(8, 6, 1\)\], found \(.*, 8, 6, 3\)"),
+        (tf.data.Dataset.from_tensor_slices(images(4)), "must be batched"),
+        (tf.data.Dataset.from_tensors((images(4), np.zeros(4, np.uint8))), "hold no labels"),
+    ],
+)
+def test_wrong_data_gets_one_clear_error(data: object, message: str) -> None:
+    model = small("autoencoder")
+    model.compile(optimizer="sgd")
+    with pytest.raises(InputError, match=message):
+        model.fit(data, verbose=0)
+
+
+def test_wrong_parts_get_one_clear_error() -> None:
+    parts = small("autoencoder")
+    with pytest.raises(InputError, match="beta >= 0, found -1"):
+        AutoEncoder(parts.encoder, parts.decoder, beta=-1)
+    with pytest.raises(InputError, match="binary_cross_entropy"):
+        AutoEncoder(parts.encoder, parts.decoder, distortion="mse")
+    with pytest.raises(InputError, match=r"outputs \[\(3,\), \(3,\)\]"):
+        VAE(parts.encoder, parts.decoder)
+    with pytest.raises(InputError, match="input shape"):
+        AutoEncoder(parts.encoder, AutoEncoder.dense((5, 5, 1), 3, hidden=(4,)).decoder)
+    with pytest.raises(InputError, match="built networks"):
+        AutoEncoder(keras.Sequential([keras.layers.Dense(3)]), parts.decoder)
+    with pytest.raises(InputError, match="height, width, channels"):
+        AutoEncoder.dense((784,), 3)

@@ -1,0 +1,269 @@
+"""The codec: encoder + integer tables + decoder. It turns arrays into payloads and back.
+
+    uint8 images [N, H, W, C] --networks.encode--> int32 latents [N, *latent_shape] --EntropyModel--> N payloads
+
+A codec has nothing trainable left. It does not know where its networks run: in Keras after `Codec.freeze`, in LiteRT
+or TensorFlow after `Codec.load`. The latents are what must be exact, and they are: integers on both sides of the bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from tfcomp import range_coder
+from tfcomp.errors import BitstreamError, InputError
+from tfcomp.tables import FrequencyTables, Int32
+
+if TYPE_CHECKING:
+    from tfcomp.models import LatentModel
+
+Images = NDArray[np.uint8]
+
+FINGERPRINT_BYTES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class EntropyModel:
+    """Integer latents <-> payloads: which table codes each position, and in how many segments.
+
+    Attributes:
+        tables: one table per channel of the latent.
+        latent_shape: shape of one item's latent; its last axis is the channel.
+        step, offset: float32 [C]; the latent value that integer ``q`` of channel ``c`` stands for is
+            ``q * step[c] + offset[c]``. The networks apply them; they are here because the meaning of a payload
+            depends on them, so that the fingerprint must.
+        symbols_per_segment: a message of more symbols than this is coded in parallel segments.
+    """
+
+    tables: FrequencyTables
+    latent_shape: tuple[int, ...]
+    step: NDArray[np.float32]
+    offset: NDArray[np.float32]
+    symbols_per_segment: int = 4096
+
+    def __post_init__(self) -> None:
+        channels = self.latent_shape[-1] if self.latent_shape else 0
+        if min(self.latent_shape, default=0) < 1 or len(self.tables) != channels:
+            found = f"{len(self.tables)} tables"
+            raise BitstreamError(f"expected one table per channel of the latent {self.latent_shape}, found {found}")
+        for name, array in (("step", self.step), ("offset", self.offset)):
+            if array.shape != (channels,) or array.dtype != np.float32 or not np.all(np.isfinite(array)):
+                raise BitstreamError(
+                    f"expected {name} as finite float32 [{channels}], found {array.dtype} {array.shape}"
+                )
+        if self.symbols_per_segment < 1:
+            raise BitstreamError(f"expected at least one symbol per segment, found {self.symbols_per_segment}")
+
+    @property
+    def symbols(self) -> int:
+        """Symbols in one message."""
+        return math.prod(self.latent_shape)
+
+    @property
+    def segments(self) -> int:
+        return range_coder.segment_count(self.symbols, self.symbols_per_segment)
+
+    @cached_property
+    def index(self) -> Int32:
+        """int32 [symbols]: the table of each position of a message, in C order of the latent."""
+        channels = self.latent_shape[-1]
+        return np.tile(np.arange(channels, dtype=np.int32), self.symbols // channels)
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """16 bytes that name everything a payload's meaning depends on, short of the decoder's weights."""
+        layout = [range_coder.FORMAT_VERSION, self.segments, *self.latent_shape]
+        parts = [self.tables.digest(), np.array(layout, "<i4").tobytes()]
+        parts += [a.astype("<f4").tobytes() for a in (self.step, self.offset)]
+        return hashlib.sha256(b"".join(parts)).digest()[:FINGERPRINT_BYTES]
+
+    def flat(self, latents: NDArray[np.integer]) -> NDArray[np.integer]:
+        """[N, *latent_shape] -> [N, symbols]."""
+        if latents.shape[1:] != self.latent_shape or not np.issubdtype(latents.dtype, np.integer):
+            raise InputError(
+                f"expected integer latents [N, *{self.latent_shape}], found {latents.dtype} {latents.shape}"
+            )
+        return latents.reshape(len(latents), self.symbols)
+
+    def clip(self, latents: Int32) -> Int32:
+        """int32 [N, *latent_shape], each value moved to the nearest one that its table holds."""
+        return self.tables.clip(self.flat(latents), self.index).reshape(latents.shape)
+
+    def encode(self, latents: Int32) -> list[bytes]:
+        """int32 [N, *latent_shape], inside the tables' supports -> N payloads."""
+        return range_coder.encode(self.flat(latents).astype(np.int32), self.tables, self.index, self.segments)
+
+    def decode(self, payloads: Sequence[bytes]) -> Int32:
+        """N payloads -> int32 [N, *latent_shape]. Raises `BitstreamError` on what cannot be a payload of this model."""
+        latents = range_coder.decode(payloads, self.tables, self.index, self.segments)
+        return latents.reshape(len(latents), *self.latent_shape)
+
+    def ideal_bits(self, latents: Int32) -> NDArray[np.float64]:
+        """float64 [N]: the ideal code length of each item under the integer tables, in bits."""
+        return self.tables.ideal_bits(self.flat(latents).astype(np.int32), self.index).sum(axis=1)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything above as named arrays, for ``tables.npz``."""
+        return {
+            **self.tables.arrays(),
+            "latent_shape": np.array(self.latent_shape, np.int32),
+            "step": self.step,
+            "offset": self.offset,
+            "symbols_per_segment": np.array(self.symbols_per_segment, np.int32),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> EntropyModel:
+        """The inverse of `arrays`; raises `BitstreamError` on anything that is not a valid model."""
+        missing = {"latent_shape", "step", "offset", "symbols_per_segment"} - set(arrays)
+        if missing:
+            raise BitstreamError(f"expected the arrays of an entropy model, found none named {sorted(missing)}")
+        tables = FrequencyTables.from_arrays(arrays)
+        shape = tuple(int(n) for n in arrays["latent_shape"])
+        return cls(tables, shape, arrays["step"], arrays["offset"], int(arrays["symbols_per_segment"]))
+
+
+class Networks(Protocol):
+    """The two float networks with quantization at their inner edge, wherever they run. Both are deterministic."""
+
+    def encode(self, images: Images) -> Int32:
+        """uint8 [N, *image_shape] -> int32 latents [N, *latent_shape], rounded, not yet clipped."""
+        ...
+
+    def decode(self, latents: Int32) -> Images:
+        """int32 [N, *latent_shape] -> uint8 [N, *image_shape]."""
+        ...
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """What `Codec.compress` did.
+
+    Attributes:
+        images: how many images.
+        payload_bytes: total length of the payloads.
+        ideal_bits: what an ideal entropy coder would have needed under the same tables.
+        clipped: latents outside their table's support, coded as the nearest value inside.
+        latents: how many latents there were in all.
+    """
+
+    images: int
+    payload_bytes: int
+    ideal_bits: float
+    clipped: int
+    latents: int
+
+
+class Codec:
+    """Images to payloads and back. Make one with `Codec.freeze` or `Codec.load`.
+
+    Attributes:
+        networks: the two networks; see `Networks`.
+        entropy_model: the latents' integer tables.
+        image_shape: (height, width, channels) of the uint8 images.
+    """
+
+    BATCH = 256
+
+    def __init__(self, networks: Networks, entropy_model: EntropyModel, image_shape: tuple[int, ...]) -> None:
+        self.networks = networks
+        self.entropy_model = entropy_model
+        self.image_shape = tuple(image_shape)
+
+    @classmethod
+    def freeze(cls, model: LatentModel, calibration: Any, **options: Any) -> Codec:
+        """Fix quantization steps and tables of a trained model; see `tfcomp.freezing.freeze` for the options."""
+        from tfcomp import freezing
+
+        return freezing.freeze(model, calibration, **options)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, runtime: str = "litert") -> Codec:
+        """Read an artifact that `export` wrote; see `tfcomp.artifacts.load`."""
+        from tfcomp import artifacts
+
+        return artifacts.load(folder, runtime=runtime)
+
+    def export(self, folder: str | Path, **options: Any) -> dict[str, Any]:
+        """Write the artifact folder; see `tfcomp.exporting.export`. Returns its manifest."""
+        from tfcomp import exporting
+
+        return exporting.export(self, folder, **options)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal name of the payload format and tables; equal for every runtime of one artifact."""
+        return self.entropy_model.fingerprint.hex()
+
+    # === Latent level ===
+
+    def encode(self, images: Any) -> Int32:
+        """uint8 [N, *image_shape] -> the int32 latents [N, *latent_shape] that `compress` codes."""
+        return self.entropy_model.clip(self._run(self.networks.encode, self._images(images), "encode"))
+
+    def decode(self, latents: Int32) -> Images:
+        """int32 latents [N, *latent_shape] -> uint8 [N, *image_shape]."""
+        self.entropy_model.flat(latents)
+        return self._run(self.networks.decode, latents, "decode")
+
+    # === Payload level ===
+
+    def compress(self, images: Any) -> list[bytes]:
+        """uint8 images [N, *image_shape] -> N payloads.
+
+        Args:
+            images: an array or a data set; integers and floats are accepted where every value is a whole number in
+                0..255, so that nothing is rounded away unseen.
+        """
+        return self.compress_with_report(images)[0]
+
+    def compress_with_report(self, images: Any) -> tuple[list[bytes], CompressionReport]:
+        """`compress`, and what it cost and clipped."""
+        found = self._run(self.networks.encode, self._images(images), "encode")
+        latents = self.entropy_model.clip(found)
+        payloads = self.entropy_model.encode(latents)
+        report = CompressionReport(
+            images=len(payloads),
+            payload_bytes=sum(map(len, payloads)),
+            ideal_bits=float(self.entropy_model.ideal_bits(latents).sum()),
+            clipped=int(np.count_nonzero(found != latents)),
+            latents=int(latents.size),
+        )
+        return payloads, report
+
+    def decompress(self, payloads: Sequence[bytes]) -> Images:
+        """N payloads -> uint8 [N, *image_shape].
+
+        Raises:
+            BitstreamError: if a payload cannot have been made by this codec. A bare payload carries no checksum: bytes
+                of the right kind but of another model decode to some image; a ``.tfz`` file can tell.
+        """
+        if isinstance(payloads, (bytes, bytearray, memoryview)):
+            raise InputError("expected a list of payloads, found one bytes object; wrap it in a list")
+        return self._run(self.networks.decode, self.entropy_model.decode(payloads), "decode")
+
+    # === Inside ===
+
+    def _images(self, images: Any) -> Images:
+        from tfcomp.datasets import as_images
+
+        found = as_images(images)
+        if found.shape[1:] != self.image_shape:
+            raise InputError(f"expected images of shape [N, *{self.image_shape}], found {found.shape}")
+        return found
+
+    def _run(self, network: Any, items: NDArray[Any], label: str) -> NDArray[Any]:
+        starts = range(0, len(items), self.BATCH)
+        bar = tqdm(starts, desc=label, unit="batch", delay=1.0, leave=False, disable=None)
+        parts = [network(items[i : i + self.BATCH]) for i in bar]
+        return np.concatenate(parts) if parts else network(items)

@@ -1,0 +1,249 @@
+"""Freezing: from a trained model to a codec. Quantization steps and tables are fitted here, on calibration images.
+
+Steps. A model trained for rate already has its unit: the width 1 of its training noise. Any other latent gets its unit
+from the decoder: the distance by which one latent must move for the reconstruction to move by 1,
+
+    unit_c = 1 / sqrt(g_c),      g_c = mean over examples of sum_pixels (d pixel / d latent_c)^2
+
+because, for small steps, distortion is ``sum_c g_c * step_c^2 / 12`` and a rate of ``-log2(step_c)`` bits per latent is
+best spent when all ``g_c * step_c^2`` are equal (reverse water-filling; Cover and Thomas, section 10.3). A dimension
+that the decoder ignores, such as a collapsed one of a VAE, gets so wide a step that it always rounds to 0, at no cost.
+
+Tables. Counts of the calibration latents, plus ``PSEUDO_COUNT`` drawn from a smooth density (the model's prior, or a
+logistic fitted to the mean and deviation), so that few calibration images suffice and none is trusted too far. The
+support is what calibration saw and ``MARGIN`` values more on each side; a channel with one value has no margin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from tfcomp.codec import Codec, EntropyModel, Images
+from tfcomp.datasets import as_images
+from tfcomp.errors import InputError
+from tfcomp.models import LatentModel
+from tfcomp.tables import FrequencyTables, Int32
+
+PSEUDO_COUNT = 32.0
+MARGIN = 1
+# Half a decibel below the unquantized model: quantization adds 12 % to the squared error.
+DEFAULT_LOSS_DB = 0.5
+BATCH = 256
+# Bisection looks at this many calibration images; the tables see all of them.
+SEARCH_IMAGES = 1000
+
+Float32 = NDArray[np.float32]
+
+
+def freeze(
+    model: LatentModel,
+    calibration: Any,
+    *,
+    step: float | None = None,
+    target_psnr_db: float | None = None,
+    target_bytes: float | None = None,
+    precision: int = 12,
+) -> Codec:
+    """Turn a trained model into a codec.
+
+    Args:
+        model: an `AutoEncoder` or a `VAE` (of which the posterior's mean is coded).
+        calibration: uint8 images like those to be compressed (an array, or a data set, batched or not). Use training
+            images: steps and tables are fitted to them.
+        step: multiple of each latent's unit (see the module's docstring). Default: 1 for a model trained with
+            ``beta > 0`` as an `AutoEncoder`; otherwise what costs 0.5 dB against no quantization.
+        target_psnr_db: choose ``step`` so that the calibration images have this PSNR.
+        target_bytes: choose ``step`` so that the mean payload of the calibration images has this many bytes.
+        precision: bits of the tables' frequencies, 1 to 14.
+
+    Returns:
+        A codec that runs on the Keras networks of ``model``.
+
+    Raises:
+        InputError: on two of ``step`` and the targets at once, a target out of reach, too few or wrong images, or
+            latents that are not finite.
+    """
+    if sum(option is not None for option in (step, target_psnr_db, target_bytes)) > 1:
+        raise InputError("expected at most one of step, target_psnr_db and target_bytes")
+    if step is not None and not (math.isfinite(step) and step > 0):
+        raise InputError(f"expected a positive step, found {step}")
+    images = as_images(calibration)
+    if len(images) == 0 or images.shape[1:] != model.image_shape:
+        raise InputError(f"expected calibration images of shape [N, *{model.image_shape}], N > 0, found {images.shape}")
+    fit = _Fit(model, images, precision)
+    if target_bytes is not None:
+        step = fit.solve(fit.mean_bytes, target_bytes, "target_bytes")
+    elif target_psnr_db is not None:
+        step = fit.solve(fit.psnr_db, target_psnr_db, "target_psnr_db", limit=fit.unquantized_psnr_db())
+    elif step is None and fit.trained_for_rate:
+        step = 1.0
+    elif step is None:
+        limit = fit.unquantized_psnr_db()
+        step = fit.solve(fit.psnr_db, limit - DEFAULT_LOSS_DB, "target_psnr_db", limit=limit)
+    return fit.codec(step)
+
+
+class _Fit:
+    """Calibration latents of one model, and the codec that each step gives."""
+
+    def __init__(self, model: LatentModel, images: Images, precision: int) -> None:
+        self.model, self.images, self.precision = model, images, precision
+        self.prior = getattr(model, "prior", None)
+        self.trained_for_rate = self.prior is not None
+        self.latents = _batched(lambda x: model.latent_network(x, training=False), images).astype(np.float32)
+        if not np.all(np.isfinite(self.latents)):
+            raise InputError("expected finite latents, found NaN or infinity: the model's weights or training diverged")
+        channels = self.latents.shape[-1]
+        if self.trained_for_rate:
+            self.unit, self.offset = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+        else:
+            flat = self.latents.reshape(-1, channels)
+            self.offset = np.median(flat, axis=0).astype(np.float32)
+            # A million deviations round to zero as surely as infinity would, and stay finite in float32.
+            widest = 1e6 * np.maximum(flat.std(axis=0), 1e-6)
+            self.unit = np.minimum(1 / np.sqrt(np.maximum(self._sensitivity(), 1e-30)), widest).astype(np.float32)
+
+    def _sensitivity(self, examples: int = 512, probes: int = 8) -> NDArray[np.float64]:
+        """float64 [C]: mean of ``sum_pixels (d pixel / d latent)^2``, by random projections of the Jacobian's rows.
+
+        For a probe ``v`` of independent random signs, ``E[(v^T J)_i^2] = sum_p J_pi^2``: one backward pass each.
+        """
+        chosen = tf.constant(self.latents[:: max(1, len(self.latents) // examples)][:examples])
+        signs = np.random.default_rng(0)
+        total = np.zeros(self.latents.shape[-1])
+        for _ in range(probes):
+            with tf.GradientTape() as tape:
+                tape.watch(chosen)
+                pixels = tf.cast(self.model.decoder(chosen, training=False), tf.float32)
+                projection = tf.reduce_sum(pixels * signs.choice([-1.0, 1.0], size=pixels.shape).astype(np.float32))
+            gradient = np.asarray(tape.gradient(projection, chosen), np.float64)
+            total += np.square(gradient).reshape(-1, gradient.shape[-1]).mean(axis=0)
+        return total / probes
+
+    def quantize(self, step: float) -> Int32:
+        """int32 [N, *latent_shape]: the calibration latents as integers."""
+        return np.clip(np.rint((self.latents - self.offset) / (self.unit * np.float32(step))), -(2**30), 2**30).astype(
+            np.int32
+        )
+
+    def entropy_model(self, step: float) -> EntropyModel:
+        integers = self.quantize(step).reshape(-1, self.latents.shape[-1])
+        lower, probabilities = [], []
+        for channel, values in enumerate(integers.T):
+            low, high = int(values.min()), int(values.max())
+            if high > low:
+                low, high = low - MARGIN, high + MARGIN
+            if high - low >= 1 << self.precision:
+                raise InputError(
+                    f"expected at most {1 << self.precision} quantization values in latent channel {channel}, found "
+                    f"{high - low + 1}; take a larger step or precision"
+                )
+            counts = np.bincount(values - low, minlength=high - low + 1).astype(np.float64)
+            lower.append(low)
+            probabilities.append(counts + PSEUDO_COUNT * self._density(channel, low, high, step, values))
+        tables = FrequencyTables.from_probabilities(probabilities, lower, self.precision)
+        return EntropyModel(tables, tuple(self.latents.shape[1:]), self.unit * np.float32(step), self.offset)
+
+    def _density(self, channel: int, low: int, high: int, step: float, values: Int32) -> NDArray[np.float64]:
+        """float64 [high - low + 1]: a smooth distribution over the support that sums to 1."""
+        support = np.arange(low, high + 1)
+        if self.prior is not None:
+            centres = np.zeros((len(support), self.latents.shape[-1]), np.float32)
+            centres[:, channel] = support * step
+            mass = np.exp(np.asarray(self.prior.log_mass(centres, step), np.float64)[:, channel])
+        else:
+            # A logistic of standard deviation d has scale d * sqrt(3) / pi; 1/12 is the variance of the rounding.
+            scale = math.sqrt(3 * (float(values.var()) + 1 / 12)) / math.pi
+            edges = (np.arange(low, high + 2) - 0.5 - float(values.mean())) / scale
+            mass = np.diff(1 / (1 + np.exp(-np.clip(edges, -500, 500))))
+        mass = np.maximum(mass, 1e-12)
+        return np.asarray(mass / mass.sum())
+
+    def codec(self, step: float) -> Codec:
+        entropy_model = self.entropy_model(step)
+        networks = KerasNetworks(self.model, entropy_model.step, entropy_model.offset)
+        return Codec(networks, entropy_model, self.model.image_shape)
+
+    # === Choosing the step ===
+
+    def _restored_psnr_db(self, latents: NDArray[Any]) -> float:
+        pixels = _batched(lambda z: self.model.decoder(z, training=False), latents.astype(np.float32))
+        error = self.images[: len(latents)] - np.clip(np.rint(pixels * 255.0), 0, 255)
+        return float(10 * np.log10(255**2 / max(np.mean(np.square(error, dtype=np.float64)), 1e-10)))
+
+    def unquantized_psnr_db(self) -> float:
+        """PSNR of calibration images through the networks alone, rounded to 8 bits."""
+        return self._restored_psnr_db(self.latents[:SEARCH_IMAGES])
+
+    def psnr_db(self, step: float) -> float:
+        width = self.unit * np.float32(step)
+        return self._restored_psnr_db(self.quantize(step)[:SEARCH_IMAGES] * width + self.offset)
+
+    def mean_bytes(self, step: float) -> float:
+        payloads = self.entropy_model(step).encode(self.quantize(step)[:SEARCH_IMAGES])
+        return sum(map(len, payloads)) / len(payloads)
+
+    def solve(self, measure: Callable[[float], float], target: float, name: str, limit: float = math.inf) -> float:
+        """The step at which ``measure``, which falls as the step grows, equals ``target``."""
+        if not (math.isfinite(target) and 0 < target < limit):
+            raise InputError(
+                f"expected {name} between 0 and {limit:.4g}, the model's own without quantization, found {target}"
+            )
+        finest = coarsest = 1.0
+        while (reached := measure(finest)) < target:
+            finest /= 2
+            if finest < 2.0**-16:
+                raise InputError(f"expected {name} within reach, found {target}; the finest steps give {reached:.4g}")
+        while (reached := measure(coarsest)) >= target:
+            coarsest *= 2
+            if coarsest > 2.0**16:
+                raise InputError(f"expected {name} within reach, found {target}; the coarsest steps give {reached:.4g}")
+        while coarsest / finest > 1.001:
+            middle = math.sqrt(finest * coarsest)
+            finest, coarsest = (middle, coarsest) if measure(middle) >= target else (finest, middle)
+        return finest
+
+
+class KerasNetworks:
+    """The trained networks with quantization at their inner edge, as two TensorFlow functions.
+
+    Attributes:
+        encode_graph: tf.function, uint8 [N, *image_shape] -> int32 [N, *latent_shape].
+        decode_graph: tf.function, int32 [N, *latent_shape] -> uint8 [N, *image_shape].
+    """
+
+    def __init__(self, model: LatentModel, step: Float32, offset: Float32) -> None:
+        encoder, decoder = model.latent_network, model.decoder
+        self.model = model
+
+        @tf.function(input_signature=[tf.TensorSpec([None, *model.image_shape], tf.uint8, "image")])
+        def encode_graph(image: tf.Tensor) -> tf.Tensor:
+            latent = tf.cast(encoder(image, training=False), tf.float32)
+            # Beyond 2**30 the cast to int32 would be undefined; no table reaches that far.
+            return tf.cast(tf.clip_by_value(tf.round((latent - offset) / step), -(2.0**30), 2.0**30), tf.int32)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, *model.latent_shape], tf.int32, "latent")])
+        def decode_graph(latent: tf.Tensor) -> tf.Tensor:
+            pixels = decoder(tf.cast(latent, tf.float32) * step + offset, training=False)
+            return tf.cast(tf.clip_by_value(tf.round(tf.cast(pixels, tf.float32) * 255.0), 0.0, 255.0), tf.uint8)
+
+        self.encode_graph, self.decode_graph = encode_graph, decode_graph
+
+    def encode(self, images: Images) -> Int32:
+        return np.asarray(self.encode_graph(tf.constant(images)))
+
+    def decode(self, latents: Int32) -> Images:
+        return np.asarray(self.decode_graph(tf.constant(latents)))
+
+
+def _batched(network: Callable[[NDArray[Any]], Any], items: NDArray[Any]) -> NDArray[Any]:
+    bar = tqdm(range(0, len(items), BATCH), desc="calibrate", unit="batch", delay=1.0, leave=False, disable=None)
+    return np.concatenate([keras.ops.convert_to_numpy(network(items[i : i + BATCH])) for i in bar])

@@ -1,0 +1,139 @@
+"""Encoders and decoders from layers that every runtime has; the only place that knows what a network looks like.
+
+The contract of the two networks, which holds for networks of one's own as well:
+
+    encoder: uint8 pixels 0..255 [N, *input_shape]  ->  latent float32 [N, *latent_shape], or the two heads
+             [mean, log_variance] of the same shape for a VAE
+    decoder: latent float32 [N, *latent_shape]      ->  pixels float32 [N, *input_shape] on the scale [0, 1]
+
+Normalisation is the encoder's first layer, so that no caller can forget it. The first and last layers compute in
+float32 under any mixed precision policy; a uint8 input is exact in all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import keras
+
+from tfcomp.errors import InputError
+
+Shape = tuple[int, ...]
+
+
+def _checked(input_shape: Sequence[int], latent_dim: int, widths: Sequence[int]) -> Shape:
+    shape = tuple(int(n) for n in input_shape)
+    if len(shape) != 3 or min(shape) < 1:
+        raise InputError(
+            f"expected input_shape as (height, width, channels), all at least 1, found {tuple(input_shape)}"
+        )
+    if latent_dim < 1 or any(w < 1 for w in widths):
+        raise InputError(f"expected a positive latent_dim and layer widths, found {latent_dim} and {tuple(widths)}")
+    return shape
+
+
+def _heads(features: keras.KerasTensor, latent_dim: int, heads: Sequence[str]) -> list[keras.KerasTensor]:
+    # A VAE that starts with unit variance needs hundreds of steps to recover; small weights start it near the prior.
+    outputs = []
+    for name in heads:
+        initializer = keras.initializers.RandomNormal(stddev=0.01) if name == "log_variance" else "glorot_uniform"
+        outputs.append(
+            keras.layers.Dense(latent_dim, kernel_initializer=initializer, dtype="float32", name=name)(features)
+        )
+    return outputs
+
+
+def _pixels(shape: Shape) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    inputs = keras.Input(shape, dtype="uint8", name="image")
+    return inputs, keras.layers.Rescaling(1 / 255, dtype="float32", name="scale_to_unit")(inputs)
+
+
+# === Dense ===
+
+
+def dense_encoder(
+    input_shape: Sequence[int],
+    latent_dim: int,
+    *,
+    hidden: Sequence[int] = (512, 256),
+    heads: Sequence[str] = ("latent",),
+) -> keras.Model:
+    """Multilayer perceptron, e.g. 784 -> 512 -> 256 -> 64.
+
+    Args:
+        input_shape: (height, width, channels).
+        latent_dim: length of each head.
+        hidden: widths of the hidden layers, from the image inwards.
+        heads: names of the outputs: ``("latent",)``, or ``("mean", "log_variance")`` for a VAE.
+    """
+    shape = _checked(input_shape, latent_dim, hidden)
+    inputs, x = _pixels(shape)
+    x = keras.layers.Flatten()(x)
+    for width in hidden:
+        x = keras.layers.Dense(width, activation="relu", kernel_initializer="he_normal")(x)
+    outputs = _heads(x, latent_dim, heads)
+    return keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name="encoder")
+
+
+def dense_decoder(input_shape: Sequence[int], latent_dim: int, *, hidden: Sequence[int] = (512, 256)) -> keras.Model:
+    """The mirror image of `dense_encoder`; ``hidden`` is given from the image inwards here too."""
+    shape = _checked(input_shape, latent_dim, hidden)
+    inputs = x = keras.Input((latent_dim,), name="latent")
+    for width in reversed(hidden):
+        x = keras.layers.Dense(width, activation="relu", kernel_initializer="he_normal")(x)
+    x = keras.layers.Dense(math.prod(shape), activation="sigmoid", dtype="float32", name="pixels")(x)
+    return keras.Model(inputs, keras.layers.Reshape(shape, dtype="float32")(x), name="decoder")
+
+
+# === Convolutional ===
+
+
+def conv_encoder(
+    input_shape: Sequence[int],
+    latent_dim: int,
+    *,
+    filters: Sequence[int] = (32, 64),
+    hidden: int = 500,
+    heads: Sequence[str] = ("latent",),
+) -> keras.Model:
+    """Strided 5x5 convolutions, one per entry of ``filters``, then a dense layer and the heads.
+
+    The layout (two strided convolutions, a dense layer of 500) follows the small-image codec of TensorFlow's tutorial
+    "Learned data compression". Any height and width from 1x1 up: each stage takes ``ceil(size / 2)``.
+    """
+    shape = _checked(input_shape, latent_dim, (*filters, hidden))
+    inputs, x = _pixels(shape)
+    for width in filters:
+        x = keras.layers.Conv2D(width, 5, strides=2, padding="same", activation="leaky_relu")(x)
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.Dense(hidden, activation="leaky_relu")(x)
+    outputs = _heads(x, latent_dim, heads)
+    return keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name="encoder")
+
+
+def conv_decoder(
+    input_shape: Sequence[int], latent_dim: int, *, filters: Sequence[int] = (32, 64), hidden: int = 500
+) -> keras.Model:
+    """The mirror image of `conv_encoder`: dense layers, then transposed convolutions, cropped to the input's size."""
+    shape = _checked(input_shape, latent_dim, (*filters, hidden))
+    height, width, channels = shape
+    stride = 2 ** len(filters)
+    rows, columns = -(-height // stride), -(-width // stride)
+    inputs = x = keras.Input((latent_dim,), name="latent")
+    x = keras.layers.Dense(hidden, activation="leaky_relu")(x)
+    if filters:
+        x = keras.layers.Dense(rows * columns * filters[-1], activation="leaky_relu")(x)
+        x = keras.layers.Reshape((rows, columns, filters[-1]))(x)
+        for narrower in reversed(filters[:-1]):
+            x = keras.layers.Conv2DTranspose(narrower, 5, strides=2, padding="same", activation="leaky_relu")(x)
+        x = keras.layers.Conv2DTranspose(
+            channels, 5, strides=2, padding="same", activation="sigmoid", dtype="float32", name="pixels"
+        )(x)
+        if (rows * stride, columns * stride) != (height, width):
+            crop = ((0, rows * stride - height), (0, columns * stride - width))
+            x = keras.layers.Cropping2D(crop, dtype="float32")(x)
+    else:
+        x = keras.layers.Dense(math.prod(shape), activation="sigmoid", dtype="float32", name="pixels")(x)
+        x = keras.layers.Reshape(shape, dtype="float32")(x)
+    return keras.Model(inputs, x, name="decoder")
