@@ -112,7 +112,7 @@ LENGTH_BYTES = 2  # of a segment's length, little-endian
 RANGE_BITS, DIGIT_BITS = 30, 8
 LEAST_BITS = RANGE_BITS - DIGIT_BITS  # 2**22 <= range between two symbols
 
-_LANES_AT_ONCE = 8192  # a step's arrays of this many lanes stay in a core's second-level cache
+_LANES_AT_ONCE = 6144  # a step's arrays of this many lanes stay in a core's second-level cache
 _LOOKUP_ENTRIES = 1 << 24  # 64 MiB of int32; larger sets of tables are searched
 _PADDING = bytes(4)  # between messages: the zeros a reader that stops at its message's end may meet
 
@@ -274,14 +274,13 @@ def _encode_lanes(intervals: UInt32, precision: int) -> tuple[UInt32, NDArray[np
     starts, frequencies, leftovers = _unpack(intervals, precision)
     for step in range(steps):
         unit = range_ >> precision
-        low += unit * starts[step]
+        np.add(low, unit * starts[step], out=lows[step])
         range_ = unit * frequencies[step] + (range_ & leftovers[step])
-        lows[step] = low
         count, shift = _digits_due(range_)
         counts[step] = count
         range_ <<= shift
         # Where digits leave, bits from 30 up go with them; elsewhere bit 30 may hold a carry and stays.
-        low <<= shift
+        low = lows[step] << shift
         low &= np.right_shift(np.uint32(2**31 - 1), count > 0, dtype=np.uint32)
     for bits in range(LEAST_BITS, RANGE_BITS + 1):
         multiple = (low + range_ - 1) >> bits << bits
@@ -343,7 +342,7 @@ def _digits_due(range_: UInt32) -> tuple[NDArray[np.uint8], UInt32]:
     """How many digits, 0 to 2, bring a range back to ``2**22`` or more; and how many bits they are."""
     count = (range_ < 1 << LEAST_BITS).view(np.uint8)
     count += range_ < 1 << LEAST_BITS - DIGIT_BITS
-    return count, np.multiply(count, DIGIT_BITS, dtype=np.uint32)
+    return count, count.astype(np.uint32) * np.uint32(DIGIT_BITS)
 
 
 def _segment_bytes(lows: UInt32, counts: NDArray[np.uint8]) -> list[bytes]:
@@ -412,9 +411,9 @@ def _refuse(bad: NDArray[np.bool_], segments: int, first_message: int, expected:
 
 
 def _blocks(messages: int, segments: int) -> Iterator[slice]:
-    """Slices of the messages, each with about `_LANES_AT_ONCE` segments."""
-    step = max(1, _LANES_AT_ONCE // segments)
-    return (slice(i, min(i + step, messages)) for i in range(0, messages, step))
+    """Slices of the messages, about equal, each with at most `_LANES_AT_ONCE` segments or of one message."""
+    blocks = -(-messages // max(1, _LANES_AT_ONCE // segments))
+    return (slice(messages * i // blocks, messages * (i + 1) // blocks) for i in range(blocks))
 
 
 def _rows(values: NDArray[Any], block: slice) -> NDArray[Any]:
