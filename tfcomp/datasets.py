@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,19 +93,24 @@ def as_images(data: Any) -> Images:
     """
     if not hasattr(data, "element_spec"):
         return _checked(data, "images")
+    import tensorflow as tf
+
     spec = data.element_spec
     if isinstance(spec, tuple):
         data, spec = data.map(lambda first, *_: first), spec[0]
     rank = getattr(getattr(spec, "shape", None), "rank", None)
     if rank not in (3, 4):
         raise InputError(f"expected a dataset of images [H, W, C] or batches [N, H, W, C], found elements {spec}")
-    if int(data.cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
+    if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise InputError("expected a finite dataset, found one that repeats forever")
-    if rank == 3:
-        data = data.batch(256)
-    batches = [_checked(batch, "images") for batch in _progress(data.as_numpy_iterator(), "read", total=None)]
-    if not batches:
-        raise InputError("expected at least one image, found an empty dataset")
+    batched = data if rank == 4 else data.batch(256)
+    try:
+        batches = [_checked(batch, "images") for batch in _progress(batched.as_numpy_iterator(), "read", total=None)]
+    except tf.errors.InvalidArgumentError as error:
+        raise InputError(f"expected images of one size in the dataset, found: {error.message}") from error
+    shapes = sorted({batch.shape[1:] for batch in batches})
+    if len(shapes) != 1:
+        raise InputError(f"expected images of one size in the dataset, found {shapes or 'no images'}")
     return np.concatenate(batches)
 
 
@@ -182,10 +188,10 @@ def _load_folder(folder: Path) -> tuple[Images, Images]:
 
 def _load_numpy(path: Path) -> tuple[Images, Images]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return _split(_checked(loaded, str(path)), str(path))
-        with loaded:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return _split(_checked(loaded, str(path)), str(path))
             names = set(loaded.files)
             for pair in (("x_train", "x_test"), ("train", "test")):
                 if names.issuperset(pair):
@@ -195,7 +201,7 @@ def _load_numpy(path: Path) -> tuple[Images, Images]:
                     return train, test
             if len(names) == 1:
                 return _split(_checked(loaded[names.pop()], str(path)), str(path))
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"cannot read the arrays of {path}: {error}") from error
@@ -211,7 +217,7 @@ def _load_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Imag
     folder = data_dir or os.environ.get("TFDS_DATA_DIR")
     try:
         builder = tfds.builder(name, data_dir=folder)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"expected a data set known to tensorflow-datasets, found {name!r}: {first}") from error
     feature = dict(builder.info.features).get("image")

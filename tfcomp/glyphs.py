@@ -117,10 +117,9 @@ def render(count: int, seed: int) -> NDArray[np.uint8]:
     pens = _pens()
     most = max(len(pen.points) for pen in pens)
     columns = 12 + 2 * most
-    stream = np.random.PCG64(seed)
-    raw = np.asarray(stream.random_raw(count * columns), np.uint64).reshape(count, columns)
+    raw = np.asarray(np.random.PCG64(seed).random_raw(count * columns), np.uint64).reshape(count, columns)
     uniform = (raw >> np.uint64(11)).astype(np.float64) / 2.0**53
-    grain = np.asarray(stream.jumped().random_raw(count * SIZE * SIZE // 8), "<u8").view(np.uint8)
+    grain = np.asarray(np.random.PCG64(seed).jumped().random_raw(count * SIZE * SIZE // 8), "<u8").view(np.uint8)
     kind = (raw[:, 0] % np.uint64(len(pens))).astype(np.int64)
     images = np.empty((count, SIZE, SIZE), np.uint8)
     for k, pen in enumerate(pens):
@@ -133,7 +132,7 @@ def render(count: int, seed: int) -> NDArray[np.uint8]:
 def _draw(pen: Pen, uniform: NDArray[np.float64]) -> NDArray[np.uint8]:
     """uint8 [n, 28, 28]: one glyph in ``n`` hands, each defined by a row of ``uniform``, float64 [n, 11 + 2 * K]."""
     spread = 2 * uniform - 1
-    jitter = spread[:, 11:].reshape(len(uniform), -1, 2)[:, : len(pen.points)]
+    jitter = spread[:, 11 : 11 + pen.points.size].reshape(len(uniform), *pen.points.shape)
     control = pen.points + 0.42 * jitter
     four = control[:, pen.neighbours]
     x, y = (sum(four[..., j, axis] * pen.weights[:, j] for j in range(4)) for axis in range(2))
