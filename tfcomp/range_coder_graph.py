@@ -45,7 +45,8 @@ Tensor = Any  # tf.Tensor; TensorFlow ships no types
 
 DIGIT = 1 << DIGIT_BITS
 LEAST = 1 << LEAST_BITS
-UNROLLED = 8  # symbols per turn of a loop: a turn costs LiteRT as much as five operators
+UNROLLED = 4  # symbols per turn of a loop: a turn costs LiteRT as much as five operators
+ROWS = 1 << 14  # entries, 4 bytes each, of the starts that the symbols of a message are compared with at once
 FLAT = 32  # turns of one loop; with more, two are nested, since each turn copies all that its loop has gathered
 
 
@@ -97,16 +98,21 @@ class GraphCoder:
         )
         bounds = np.append(self._starts, np.full(len(tables) + 1, end))
         values = np.arange(tables.frequencies.size) - np.repeat(tables.first - tables.lower, tables.sizes)
-        order = np.argsort(owner * (end + 1) + bounds)
-        self._widths = [1 << bit for bit in reversed(range((int(tables.sizes.max()) - 1).bit_length()))]
-        self._bounds = bounds[order].astype(np.int32)
-        self._keys = np.append((owner * (end + 1) + bounds)[order], np.full(sum(self._widths), 2**31 - 1)).astype(
-            np.int32
-        )
+        keys = owner * (end + 1) + bounds
+        order = np.argsort(keys)
+        widest = int(tables.sizes.max())
+        self._widths = [1 << bit for bit in reversed(range((widest - 1).bit_length()))]
+        keys = np.append(keys[order], np.full(2 * widest, 2**31 - 1))
+        self._keys, self._bounds = keys.astype(np.int32), bounds[order].astype(np.int32)
         self._values = np.append(values, np.zeros(len(tables) + 2))[order].astype(np.int32)
         table = np.append(index, len(tables))[self._layout()]
-        self._raised = (table * (end + 1)).astype(np.int32)
-        self._first_key = (np.append(tables.first, tables.frequencies.size)[table] + table).astype(np.int32)
+        first_key = np.append(tables.first, tables.frequencies.size)[table] + table
+        raised = table * (end + 1)
+        # Few symbols: compare each slot with all starts of its table but the first. Many: search among the keys.
+        self._in_rows = segments == 1 and widest * first_key.size <= ROWS
+        if self._in_rows:
+            raised = np.minimum(keys[first_key + np.arange(1, widest + 1)] - raised, end)
+        self._first_key, self._compared = first_key.astype(np.int32), raised.astype(np.int32)
 
     # === Encoding ===
 
@@ -186,7 +192,7 @@ class GraphCoder:
         data = tf.reshape(_scatter(place, digits, tf.shape(lengths)[0] * size), [-1, size])
         high = _shift_right(lengths, DIGIT_BITS)
         pairs = tf.stack([lengths - high * DIGIT, high], axis=-1)[:, :-1]
-        payload = tf.concat([tf.reshape(pairs, [-1, header]), data[:, header : self.capacity]], axis=-1)
+        payload = tf.concat([tf.reshape(pairs, [-1, header]), _cut(data, -1, header, self.capacity)], axis=-1)
         total = tf.reduce_sum(lengths, axis=-1)
         return tf.cast(payload, tf.uint8), tf.where(total > 0, total + header, 0)
 
@@ -205,20 +211,24 @@ class GraphCoder:
         data = tf.where(tf.range(self.capacity) < length[:, None], tf.cast(buffer, tf.int32), 0)
         data = data[:, None] if self.segments == 1 else self._split(data)
         # Two zero bits in front make the code's first 30 bits four bytes; then pairs of bytes.
-        data = tf.pad(data, [[0, 0], [0, 0], [1, 3]])
-        data = (data[..., :-1] % 4) * (DIGIT // 4) + _shift_right(data[..., 1:], 2)
-        pairs = data[..., :-1] * DIGIT + data[..., 1:]
+        data = tf.pad(data, [[0, 0], [0, 0], [0, 3]])
+        data = (_delayed(data) % 4) * (DIGIT // 4) + _shift_right(data, 2)
+        pairs = data * DIGIT + _ahead(data)
         code = pairs[..., 0] * DIGIT**2 + pairs[..., 2]
-        place = tf.reshape(tf.range(tf.size(code)), tf.shape(code)) * (self._digits + 2) + 2
+        place = tf.reshape(tf.range(tf.size(code)), tf.shape(code)) * (self._digits + 3) + 2
         pairs = tf.reshape(pairs, [-1])
 
-        def step(state: tuple[Tensor, ...], raised: Tensor, key: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        def step(state: tuple[Tensor, ...], key: Tensor, compared: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
             code, range_, place = state
             unit = _shift_right(range_, self._precision)
-            slot = code // unit + raised
-            for width in self._widths:
-                probe = key + width
-                key = tf.where(tf.gather(self._keys, probe) <= slot, probe, key)
+            slot = code // unit
+            if self._in_rows:
+                key += tf.reduce_sum(tf.cast(compared <= slot, tf.int32), axis=-1, keepdims=True)
+            else:
+                slot += compared
+                for width in self._widths:
+                    probe = key + width
+                    key = tf.where(tf.gather(self._keys, probe) <= slot, probe, key)
             low = unit * tf.gather(self._bounds, key)
             after = tf.minimum(unit * tf.gather(self._bounds, key + 1), range_) - low
             due = _digits_due(after)
@@ -226,8 +236,8 @@ class GraphCoder:
             return ((code - low) * shift + tf.gather(pairs, place) % shift, after * shift, place), key
 
         whole = tf.fill(tf.shape(code), 1 << RANGE_BITS)
-        _, keys = _scan(step, (code, whole, place), (self._raised, self._first_key), self._nesting)
-        values = tf.transpose(tf.gather(self._values, keys[: self._per_segment]), [1, 2, 0])
+        _, keys = _scan(step, (code, whole, place), (self._first_key, self._compared), self._nesting)
+        values = tf.transpose(tf.gather(self._values, _cut(keys, 0, 0, self._per_segment)), [1, 2, 0])
         return tf.reshape(values, [-1, self.segments * self._per_segment])[:, : self.symbols]
 
     def _split(self, data: Tensor) -> Tensor:
@@ -288,14 +298,21 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
     return tf.bitwise.right_shift(x, bits)
 
 
+def _cut(x: Tensor, axis: int, begin: int, end: int) -> Tensor:
+    """``x[begin:end]`` along an axis: SLICE, which copies rows; LiteRT's STRIDED_SLICE is ten times slower."""
+    begins, sizes = [0] * x.shape.rank, [-1] * x.shape.rank
+    begins[axis], sizes[axis] = begin, end - begin
+    return tf.slice(x, begins, sizes)
+
+
 def _delayed(x: Tensor) -> Tensor:
     """The last axis moved one place on, a zero in front."""
-    return tf.pad(x[..., :-1], [[0, 0], [0, 0], [1, 0]])
+    return tf.pad(_cut(x, -1, 0, x.shape[-1] - 1), [[0, 0], [0, 0], [1, 0]])
 
 
 def _ahead(x: Tensor) -> Tensor:
     """The last axis moved one place back, a zero at the end."""
-    return tf.pad(x[..., 1:], [[0, 0], [0, 0], [0, 1]])
+    return tf.pad(_cut(x, -1, 1, x.shape[-1]), [[0, 0], [0, 0], [0, 1]])
 
 
 def _scatter(places: Tensor, values: Tensor, size: Tensor) -> Tensor:
@@ -303,9 +320,9 @@ def _scatter(places: Tensor, values: Tensor, size: Tensor) -> Tensor:
     return tf.scatter_nd(tf.reshape(places, [-1, 1]), tf.reshape(values, [-1]), tf.reshape(size, [1]))
 
 
-def _tail(x: Tensor) -> list[Any]:
-    """The dimensions after the first, each as a number where it is known."""
-    return [tf.shape(x)[i] if n is None else n for i, n in enumerate(x.shape) if i > 0]
+def _shape(x: Tensor) -> list[Any]:
+    """The dimensions, each as a number where it is known."""
+    return [tf.shape(x)[i] if n is None else n for i, n in enumerate(x.shape)]
 
 
 def _nesting(steps: int) -> tuple[int, ...]:
@@ -340,13 +357,15 @@ def _scan(
     if turns == 1:
         return _scan(step, state, inputs, rest)
     size = math.prod(rest)
-    inputs = [tf.reshape(x, [turns, size, *_tail(x)]) for x in inputs]
+    inputs = [tf.reshape(x, [turns, size, *_shape(x)[1:]]) for x in inputs]
 
-    def body(turn: Tensor, state: tuple[Tensor, ...], gathered: tf.TensorArray) -> tuple[Any, ...]:
+    def body(turn: Tensor, state: tuple[Tensor, ...], gathered: Tensor) -> tuple[Any, ...]:
         state, output = _scan(step, state, [tf.gather(x, turn) for x in inputs], rest)
-        return turn + 1, state, gathered.write(turn, output)
+        # Not a TensorArray: LiteRT gives its parts dynamic shapes, and plans the memory of the body anew in each turn.
+        return turn + 1, state, tf.concat([_cut(gathered, 0, 1, turns), tf.reshape(output, [1, -1])], axis=0)
 
-    gathered = tf.TensorArray(tf.int32, size=turns, element_shape=[size, *state[0].shape])
-    _, state, gathered = tf.while_loop(lambda turn, *_: turn < turns, body, (0, state, gathered), parallel_iterations=1)
-    outputs = gathered.stack()
-    return state, tf.reshape(outputs, [turns * size, *_tail(outputs)[1:]])
+    gathered = tf.zeros([turns, size * tf.size(state[0])], tf.int32)
+    _, state, gathered = tf.while_loop(
+        lambda turn, *_: turn < turns, body, (0, state, gathered), parallel_iterations=1
+    )
+    return state, tf.reshape(gathered, [turns * size, *_shape(state[0])])
