@@ -34,35 +34,42 @@ FINGERPRINT_BYTES = 16
 
 @dataclass(frozen=True, eq=False)
 class EntropyModel:
-    """Integer latents <-> payloads: which table codes each position, and in how many segments.
+    """Integer latents <-> payloads: which table codes each position, in how many segments, and what an integer means.
 
     Attributes:
-        tables: one table per channel of the latent.
-        latent_shape: shape of one item's latent; its last axis is the channel.
-        step, offset: float32 [C]; the latent value that integer ``q`` of channel ``c`` stands for is
-            ``q * step[c] + offset[c]``. The networks apply them; they are here because the meaning of a payload
-            depends on them, so that the fingerprint must.
+        tables: the integer tables, in any number.
+        index: int32 [symbols]: the table of each position of a message, in C order of the latent.
+        step, offset: float32 [*latent_shape]; integer ``q`` at a position stands for ``q * step + offset`` there. The
+            networks apply them; they are here because the meaning of a payload, hence the fingerprint, depends on them.
         symbols_per_segment: a message of more symbols than this is coded in parallel segments.
     """
 
     tables: FrequencyTables
-    latent_shape: tuple[int, ...]
+    index: Int32
     step: NDArray[np.float32]
     offset: NDArray[np.float32]
     symbols_per_segment: int = 4096
 
     def __post_init__(self) -> None:
-        channels = self.latent_shape[-1] if self.latent_shape else 0
-        if min(self.latent_shape, default=0) < 1 or len(self.tables) != channels:
-            found = f"{len(self.tables)} tables"
-            raise BitstreamError(f"expected one table per channel of the latent {self.latent_shape}, found {found}")
         for name, array in (("step", self.step), ("offset", self.offset)):
-            if array.shape != (channels,) or array.dtype != np.float32 or not np.all(np.isfinite(array)):
-                raise BitstreamError(
-                    f"expected {name} as finite float32 [{channels}], found {array.dtype} {array.shape}"
-                )
-        if self.symbols_per_segment < 1:
-            raise BitstreamError(f"expected at least one symbol per segment, found {self.symbols_per_segment}")
+            if array.dtype != np.float32 or array.shape != self.step.shape or not np.all(np.isfinite(array)):
+                found = f"{array.dtype} {array.shape}"
+                raise BitstreamError(f"expected a finite float32 {name} of the latent's shape, found {found}")
+        if self.step.ndim < 1 or self.step.size < 1 or self.symbols_per_segment < 1:
+            raise BitstreamError(
+                f"expected a latent of one position or more and at least one symbol per segment, "
+                f"found {self.step.shape} and {self.symbols_per_segment}"
+            )
+        if self.index.dtype != np.int32 or self.index.shape != (self.symbols,):
+            found = f"{self.index.dtype} {self.index.shape}"
+            raise BitstreamError(f"expected a table index as int32 ({self.symbols},), found {found}")
+        if self.index.min() < 0 or self.index.max() >= len(self.tables):
+            raise BitstreamError(f"expected table indices below {len(self.tables)}, found up to {self.index.max()}")
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one item's latent."""
+        return self.step.shape
 
     @property
     def symbols(self) -> int:
@@ -74,17 +81,11 @@ class EntropyModel:
         return range_coder.segment_count(self.symbols, self.symbols_per_segment)
 
     @cached_property
-    def index(self) -> Int32:
-        """int32 [symbols]: the table of each position of a message, in C order of the latent."""
-        channels = self.latent_shape[-1]
-        return np.tile(np.arange(channels, dtype=np.int32), self.symbols // channels)
-
-    @cached_property
     def fingerprint(self) -> bytes:
         """16 bytes that name everything a payload's meaning depends on, short of the decoder's weights."""
         layout = [range_coder.FORMAT_VERSION, self.segments, *self.latent_shape]
         parts = [self.tables.digest(), np.array(layout, "<i4").tobytes()]
-        parts += [a.astype("<f4").tobytes() for a in (self.step, self.offset)]
+        parts += [self.index.astype("<i4").tobytes(), *(a.astype("<f4").tobytes() for a in (self.step, self.offset))]
         return hashlib.sha256(b"".join(parts)).digest()[:FINGERPRINT_BYTES]
 
     def flat(self, latents: NDArray[np.integer]) -> NDArray[np.integer]:
@@ -116,7 +117,7 @@ class EntropyModel:
         """Everything above as named arrays, for ``tables.npz``."""
         return {
             **self.tables.arrays(),
-            "latent_shape": np.array(self.latent_shape, np.int32),
+            "index": self.index,
             "step": self.step,
             "offset": self.offset,
             "symbols_per_segment": np.array(self.symbols_per_segment, np.int32),
@@ -125,12 +126,12 @@ class EntropyModel:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> EntropyModel:
         """The inverse of `arrays`; raises `BitstreamError` on anything that is not a valid model."""
-        missing = {"latent_shape", "step", "offset", "symbols_per_segment"} - set(arrays)
+        missing = {"index", "step", "offset", "symbols_per_segment"} - set(arrays)
         if missing:
             raise BitstreamError(f"expected the arrays of an entropy model, found none named {sorted(missing)}")
         tables = FrequencyTables.from_arrays(arrays)
-        shape = tuple(int(n) for n in arrays["latent_shape"])
-        return cls(tables, shape, arrays["step"], arrays["offset"], int(arrays["symbols_per_segment"]))
+        segment = int(arrays["symbols_per_segment"])
+        return cls(tables, arrays["index"], arrays["step"], arrays["offset"], segment)
 
 
 class Networks(Protocol):

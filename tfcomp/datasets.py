@@ -174,6 +174,20 @@ def read_images(paths: Sequence[str | os.PathLike[str]]) -> Images:
     return np.stack([np.repeat(image, channels // image.shape[2], axis=2) for image in images])
 
 
+def read_array(path: str | os.PathLike[str]) -> Images:
+    """All images of one ``.npy`` file as uint8 [N, H, W, C].
+
+    Raises:
+        InputError: if the file cannot be read, or holds anything but images; see `as_images`.
+    """
+    try:
+        return _checked(np.load(path, allow_pickle=False), str(path))
+    except (OSError, EOFError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"cannot read the array of {path}: {error}") from error
+
+
 # === Sources ===
 
 

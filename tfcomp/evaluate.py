@@ -44,42 +44,51 @@ def measure(codec: Codec, images: Images, name: str = "tfcomp") -> Point:
     return Point(name, sum(map(len, payloads)) / len(payloads), psnr_db(images, codec.decompress(payloads)))
 
 
-def measure_pillow(images: Images, kind: str, name: str, **options: Any) -> Point:
-    """Bytes and PSNR of one of Pillow's formats, one file per image.
+def pillow_round_trip(images: Images, kind: str, **options: Any) -> tuple[list[int], Images]:
+    """Each image through a file of one of Pillow's formats.
 
     Args:
         images: uint8 [N, H, W, C], C of 1 or 3.
-        kind: as Pillow names it, e.g. ``"WEBP"``.
-        name: what to call the point.
+        kind: the format, as Pillow names it, e.g. ``"WEBP"``.
         options: for Pillow's ``save``, e.g. ``quality=20, method=6``.
+
+    Returns:
+        The N file sizes in bytes, and the restored images, uint8 [N, H, W, C].
     """
     sizes, restored = [], np.empty_like(images)
-    for i, image in enumerate(tqdm(images, desc=name, unit="image", delay=1.0, leave=False, disable=None)):
+    for i, image in enumerate(tqdm(images, desc=kind, unit="image", delay=1.0, leave=False, disable=None)):
         file = io.BytesIO()
         picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
         picture.save(file, kind, **options)
         sizes.append(file.tell())
         decoded = Image.open(file).convert("L" if image.shape[-1] == 1 else "RGB")
         restored[i] = np.asarray(decoded, np.uint8).reshape(image.shape)
-    return Point(name, float(np.mean(sizes)), psnr_db(images, restored))
+    return sizes, restored
 
 
-def classical_points(images: Images, target_psnr_db: float) -> list[Point]:
-    """PNG (lossless), and WebP and JPEG at their smallest setting that reaches ``target_psnr_db``.
+# What someone who wants small files would choose.
+SMALL_FILES: dict[str, dict[str, Any]] = {"PNG": {"optimize": True}, "WEBP": {"method": 6}, "JPEG": {"optimize": True}}
 
-    The settings are those that someone who wants small files would choose: WebP with ``method=6``, JPEG and PNG with
-    ``optimize=True``. Quality is chosen on all of ``images``, in the classical format's favour.
+
+def measure_pillow(images: Images, kind: str, **options: Any) -> Point:
+    """Bytes and PSNR of one of Pillow's formats at its options for small files, one file per image."""
+    sizes, restored = pillow_round_trip(images, kind, **SMALL_FILES.get(kind, {}), **options)
+    setting = f"{kind} q{options['quality']}" if "quality" in options else f"{kind}, lossless"
+    return Point(setting, float(np.mean(sizes)), psnr_db(images, restored))
+
+
+def lowest_quality(images: Images, kind: str, target_psnr_db: float) -> Point:
+    """The smallest quality of a lossy Pillow format, 0 to 95, whose PSNR on ``images`` reaches the target.
+
+    It is searched on the very images that are measured, in the classical format's favour; 95 if none reaches it.
     """
-    points = [measure_pillow(images, "PNG", "PNG, lossless", optimize=True)]
-    for kind, options in (("WEBP", {"method": 6}), ("JPEG", {"optimize": True})):
-        low, high = 0, 95
-        found = measure_pillow(images, kind, f"{kind} q{high}", quality=high, **options)
-        while low < high:
-            quality = (low + high) // 2
-            point = measure_pillow(images, kind, f"{kind} q{quality}", quality=quality, **options)
-            low, high, found = (low, quality, point) if point.psnr_db >= target_psnr_db else (quality + 1, high, found)
-        points.append(found)
-    return points
+    low, high = 0, 95
+    found = measure_pillow(images, kind, quality=high)
+    while low < high:
+        quality = (low + high) // 2
+        point = measure_pillow(images, kind, quality=quality)
+        low, high, found = (low, quality, point) if point.psnr_db >= target_psnr_db else (quality + 1, high, found)
+    return found
 
 
 def table(points: Sequence[Point]) -> str:

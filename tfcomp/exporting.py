@@ -32,7 +32,7 @@ def export(codec: Codec, folder: str | Path) -> dict[str, Any]:
     if not isinstance(networks, KerasNetworks):
         raise InputError("expected a codec from Codec.freeze; a loaded one has no trained networks to export")
     with replacing_folder(folder, marker=artifacts.MANIFEST) as partial:
-        np.savez(partial / artifacts.TABLES, allow_pickle=False, **codec.entropy_model.arrays())
+        np.savez_compressed(partial / artifacts.TABLES, allow_pickle=False, **codec.entropy_model.arrays())
         (partial / artifacts.ENCODER_LATENT).write_bytes(to_litert(networks.encode_graph))
         (partial / artifacts.DECODER_LATENT).write_bytes(to_litert(networks.decode_graph))
         files = {str(p.relative_to(partial)): artifacts.describe(p) for p in sorted(partial.rglob("*")) if p.is_file()}

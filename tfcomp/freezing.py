@@ -150,7 +150,10 @@ class _Fit:
             lower.append(low)
             probabilities.append(counts + PSEUDO_COUNT * self._density(channel, low, high, step, values))
         tables = FrequencyTables.from_probabilities(probabilities, lower, self.precision)
-        return EntropyModel(tables, tuple(self.latents.shape[1:]), self.unit * np.float32(step), self.offset)
+        shape = self.latents.shape[1:]
+        channel_of = np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape)
+        steps = np.broadcast_to(self.unit * np.float32(step), shape)
+        return EntropyModel(tables, channel_of.ravel(), steps.copy(), np.broadcast_to(self.offset, shape).copy())
 
     def _density(self, channel: int, low: int, high: int, step: float, values: Int32) -> NDArray[np.float64]:
         """float64 [high - low + 1]: a smooth distribution over the support that sums to 1."""

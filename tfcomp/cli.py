@@ -1,0 +1,303 @@
+"""The command line. Exit status: 0 done, 2 the user's input is wrong (one line on stderr), 1 a defect (a traceback)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import tfcomp
+from tfcomp.errors import BitstreamError, InputError, TfcompError
+
+if TYPE_CHECKING:
+    from tfcomp.codec import Images
+
+RUN = "run.json"
+MODEL = "model.keras"
+
+
+# === Commands ===
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Train on small images, compress held-out ones, compare and draw; needs no network."""
+    from tfcomp import demo
+
+    demo.run(Path(args.out), data=args.data, epochs=args.epochs)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train a model by gradient descent and keep it as a run."""
+    import keras
+
+    from tfcomp import datasets, models
+    from tfcomp.files import replacing_folder
+
+    images, held_out = datasets.load_arrays(args.data)
+    keras.utils.set_random_seed(args.seed)
+    build = getattr({"autoencoder": models.AutoEncoder, "vae": models.VAE}[args.model], args.network)
+    options = {name: getattr(args, name) for name in ("beta", "distortion") if getattr(args, name) is not None}
+    model = build(images.shape[1:], args.latent_dim, **options)
+    steps = args.epochs * -(-len(images) // args.batch_size)
+    model.compile(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(args.learning_rate, steps)))
+    with replacing_folder(args.out, marker=RUN) as folder:
+        history = model.fit(
+            images,
+            validation_data=held_out,
+            batch_size=args.batch_size,
+            epochs=args.epochs,
+            verbose="auto" if sys.stderr.isatty() else 2,
+        ).history
+        model.save(folder / MODEL)
+        settings = {name: value for name, value in vars(args).items() if name not in ("command", "out")}
+        log = {"tfcomp": tfcomp.__version__, "settings": settings, "history": history}
+        (folder / RUN).write_text(json.dumps(log, indent=2, default=float) + "\n")
+    final = ", ".join(f"{name.removeprefix('val_')} {history[name][-1]:.4g}" for name in history if "val_" in name)
+    print(f"{args.out}: on {len(held_out)} held-out images: {final}")
+
+
+def export(args: argparse.Namespace) -> None:
+    """Freeze a run and write it as an artifact."""
+    from tfcomp import datasets, models
+    from tfcomp.codec import Codec
+
+    run = _read_run(Path(args.run))
+    model = models.load_model(Path(args.run) / MODEL)
+    images, _ = datasets.load_arrays(args.data or run["settings"]["data"])
+    targets = {name: getattr(args, name) for name in ("step", "target_psnr_db", "target_bytes")}
+    codec = Codec.freeze(model, images, **targets)
+    manifest = codec.export(args.artifact)
+    size = sum(file["bytes"] for file in manifest["files"].values())
+    print(f"{args.artifact}: codec {codec.fingerprint}, {len(manifest['files'])} files, {size:,} bytes")
+
+
+def compress(args: argparse.Namespace) -> None:
+    """Images into one .tfz file."""
+    from tfcomp import container
+
+    codec = _codec(args.codec)
+    names, images = _read_inputs([Path(path) for path in args.inputs])
+    payloads, report = codec.compress_with_report(images)
+    size = container.write(
+        args.output,
+        payloads,
+        fingerprint=codec.entropy_model.fingerprint,
+        item_shape=codec.image_shape,
+        metadata={"names": names} if names else None,
+    )
+    ratio = images.size / size
+    print(f"{args.output}: {len(payloads)} images in {size:,} bytes, {size / len(payloads):.2f} each, {ratio:.1f}:1")
+    if report.clipped:
+        share = 100 * report.clipped / report.latents
+        print(f"note: {report.clipped} latents ({share:.3g} %) lay outside their tables and were clipped")
+
+
+def decompress(args: argparse.Namespace) -> None:
+    """A .tfz file into PNG images."""
+    from PIL import Image
+
+    from tfcomp.container import Archive
+    from tfcomp.files import replacing_file
+
+    codec = _codec(args.codec)
+    with Archive.open(args.input) as archive:
+        if archive.header.fingerprint != codec.entropy_model.fingerprint:
+            raise BitstreamError(
+                f"expected {args.input} to be made by the codec {codec.fingerprint} of {args.codec}, "
+                f"found that {archive.header.fingerprint.hex()} made it"
+            )
+        targets = list(_targets(archive.metadata.get("names"), len(archive), args.input))
+        images = codec.decompress(list(archive))
+    folder = Path(args.output)
+    for target, image in zip(targets, images, strict=True):
+        path = folder / target
+        _make_folder(path.parent)
+        with replacing_file(path) as temporary:
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(temporary, "PNG")
+    print(f"{folder}: {len(images)} images")
+
+
+def info(args: argparse.Namespace) -> None:
+    """What a file or folder is."""
+    from tfcomp import container
+    from tfcomp.artifacts import MANIFEST, Manifest
+
+    path = Path(args.file)
+    if (path / MANIFEST).is_file():
+        manifest = Manifest.read(path)
+        print(f"artifact     {path}\ncodec        {manifest.fingerprint}")
+        print(f"image        uint8 {manifest.image_shape}\nlatent       int32 {manifest.latent_shape}")
+        for name, value in manifest.measured.items():
+            print(f"{name:<12} {value}")
+        for name, file in manifest.files.items():
+            print(f"{file['bytes']:>12,} bytes  {name}")
+    elif (path / RUN).is_file():
+        run = _read_run(path)
+        print(f"run          {path}")
+        for name, value in {**run["settings"], **{k: v[-1] for k, v in run["history"].items()}}.items():
+            print(f"{name:<16} {value}")
+    elif path.is_file():
+        with path.open("rb") as opened:
+            magic = opened.read(len(container.MAGIC))
+        if magic == container.MAGIC:
+            with container.Archive.open(path) as archive:
+                print(archive.header)
+        elif args.codec:
+            codec = _codec(args.codec)
+            codec.entropy_model.decode([path.read_bytes()])
+            print(f"payload      {path.stat().st_size} bytes, decodes under codec {codec.fingerprint}")
+        else:
+            size = path.stat().st_size
+            print(f"not a .tfz: {size} bytes; a bare payload names no codec (give --codec to try one)")
+    else:
+        raise InputError(f"expected a .tfz, a payload, a run or an artifact, found none of them at {path}")
+
+
+# === Reading and naming ===
+
+
+def _codec(folder: str) -> Any:
+    from tfcomp.codec import Codec
+
+    return Codec.load(folder)
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / RUN).read_text()))
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected a run of `tfcomp train` with a {RUN} in it, found none at {folder}") from error
+
+
+def _read_inputs(paths: Sequence[Path]) -> tuple[list[str], Images]:
+    """Names and images of files, folders, or one ``.npy`` file (whose images have no names)."""
+    from tfcomp import datasets
+
+    if len(paths) == 1 and paths[0].suffix == ".npy":
+        return [], datasets.read_array(paths[0])
+    files, names = [], []
+    for path in paths:
+        if path.is_dir():
+            found = datasets.image_files(path)
+            files += found
+            names += [file.relative_to(path).as_posix() for file in found]
+        else:
+            files.append(path)
+            names.append(path.name)
+    return names, datasets.read_images(files)
+
+
+def _targets(names: Any, count: int, source: str) -> Iterator[Path]:
+    """Where each item goes, below the output folder; a name from a file is not trusted to stay there."""
+    if names is None:
+        names = [f"{i:0{len(str(max(count - 1, 0)))}}" for i in range(count)]
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise BitstreamError(f"expected {count} names in {source}, found {str(names)[:60]}")
+    taken: set[Path] = set()
+    for name in names:
+        given = PurePosixPath(name)
+        if given.is_absolute() or ".." in given.parts or not given.name or "\0" in name or "\\" in name:
+            raise BitstreamError(f"expected names inside the output folder in {source}, found {name!r}")
+        target = Path(given.with_suffix(".png") if given.suffix.isascii() else f"{name}.png")
+        serial = 1
+        while target in taken:
+            target, serial = Path(f"{given}-{serial}.png"), serial + 1
+        taken.add(target)
+        yield target
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+# === The parser ===
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text}")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    root = argparse.ArgumentParser(prog="tfcomp", description="Learned data compression: train, freeze, compress.")
+    root.add_argument("--version", action="version", version=f"tfcomp {tfcomp.__version__}")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(function: Any) -> argparse.ArgumentParser:
+        summary = function.__doc__
+        command = commands.add_parser(function.__name__, help=summary, description=summary)
+        command.set_defaults(command=function)
+        return command
+
+    data = "mnist | glyphs | tfds:NAME | FOLDER | FILE.npy | FILE.npz"
+
+    command = add(demo)
+    command.add_argument("--data", default="glyphs", help=f"{data} (default: %(default)s)")
+    command.add_argument("--out", default="demo", help="folder for the results (default: %(default)s)")
+    command.add_argument("--epochs", type=_positive, default=None, help="default: what takes about two minutes")
+
+    command = add(train)
+    command.add_argument("data", metavar="DATA", help=data)
+    command.add_argument("--out", required=True, metavar="RUN", help="folder to write")
+    command.add_argument("--model", choices=["autoencoder", "vae"], default="autoencoder")
+    command.add_argument("--network", choices=["dense", "conv"], default="conv")
+    command.add_argument("--latent-dim", type=_positive, default=64)
+    command.add_argument("--beta", type=float, help="price of a nat of rate; default: the model's own")
+    command.add_argument("--distortion", choices=["squared_error", "binary_cross_entropy"])
+    command.add_argument("--epochs", type=_positive, default=10)
+    command.add_argument("--batch-size", type=_positive, default=128)
+    command.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam, with a cosine schedule to zero")
+    command.add_argument("--seed", type=int, default=0)
+
+    command = add(export)
+    command.add_argument("run", metavar="RUN")
+    command.add_argument("artifact", metavar="ARTIFACT", help="folder to write")
+    command.add_argument("--data", help=f"calibration images, if not the run's own: {data}")
+    target = command.add_mutually_exclusive_group()
+    target.add_argument("--step", type=float, help="quantization step, as a multiple of each latent's unit")
+    target.add_argument("--target-psnr-db", type=float, metavar="DB")
+    target.add_argument("--target-bytes", type=float, metavar="BYTES", help="mean payload length")
+
+    command = add(compress)
+    command.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders, or one .npy")
+    command.add_argument("-o", "--output", required=True, metavar="OUT.tfz")
+    command.add_argument("--codec", required=True, metavar="ARTIFACT")
+
+    command = add(decompress)
+    command.add_argument("input", metavar="IN.tfz")
+    command.add_argument("-o", "--output", required=True, metavar="FOLDER")
+    command.add_argument("--codec", required=True, metavar="ARTIFACT")
+
+    command = add(info)
+    command.add_argument("file", metavar="FILE", help="a .tfz, a payload, a run or an artifact")
+    command.add_argument("--codec", metavar="ARTIFACT", help="try a bare payload with this codec")
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    args = parser().parse_args(arguments)
+    try:
+        args.command(args)
+    except (TfcompError, OSError) as error:
+        print(f"tfcomp: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tfcomp: interrupted; nothing half-written was left", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
