@@ -1,7 +1,7 @@
 # Every target installs what it needs into .venv, from Python 3.11 alone; pip runs again when pyproject.toml changes.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 BENCHMARKS ?= $(wildcard benchmarks/[a-z]*.py)
 
 .PHONY: demo test lint format slow golden benchmark clean

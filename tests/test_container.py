@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tfcomp import container, varints
@@ -54,6 +54,7 @@ def forge(path: Path, rest: bytes = b"", *, payload: bytes = b"", **claims: Any)
     shape=st.lists(st.integers(0, 60), max_size=4).map(tuple),
     metadata=st.none() | st.dictionaries(st.text(), st.text() | st.integers() | st.lists(st.booleans()), max_size=5),
 )
+@example([], bytes(16), (), {"": "\x1e\x07\x90\u0d90\x1f\U000105d1\x1d\U000247d0", "0": ""})  # zlib saves nothing
 def test_round_trip(
     tmp_path: Path, payloads: list[bytes], fingerprint: bytes, shape: tuple[int, ...], metadata: dict[str, Any] | None
 ) -> None:
@@ -233,6 +234,36 @@ def test_content_is_checked_even_when_checksums_are_right(
     forge(tmp_path / "forged.tfz", rest, payload=b"12345", **claims)
     with pytest.raises(BitstreamError, match=message):
         Archive.open(tmp_path / "forged.tfz")
+
+
+@pytest.mark.parametrize("at", [5, 6, 7])
+def test_unknown_codes_are_refused_even_when_checksums_are_right(tmp_path: Path, at: int) -> None:
+    forge(tmp_path / "forged.tfz", b"\x05", payload=b"12345")
+    data = bytearray((tmp_path / "forged.tfz").read_bytes())
+    data[at] = 200
+    head = data[:-9]
+    (tmp_path / "forged.tfz").write_bytes(head + struct.pack("<I", zlib.crc32(head)) + data[-5:])
+    with pytest.raises(BitstreamError, match="expected dtype 1, a rank of 0 to 8 and a reserved 0 .* found .*200"):
+        Archive.open(tmp_path / "forged.tfz")
+
+
+def test_more_lengths_than_items_are_refused(tmp_path: Path) -> None:
+    forge(tmp_path / "forged.tfz", b"\x40\x40", payload=bytes(128), index_stored=2, index_bytes=2)
+    with pytest.raises(BitstreamError, match="expected 1 payload lengths .* found 2"):
+        Archive.open(tmp_path / "forged.tfz")
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data + b"\0", lambda data: data[:-1]])
+def test_zlib_data_must_end_where_it_is_said_to(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
+    text = b'{"names": [' + b" " * 200 + b"]}"
+    for stored, sound in ((zlib.compress(text), True), (spoil(zlib.compress(text)), False)):
+        claims = {"metadata_stored": len(stored), "metadata_bytes": len(text)}
+        forge(tmp_path / "forged.tfz", stored + b"\x05", payload=b"12345", **claims)
+        if sound:
+            Archive.open(tmp_path / "forged.tfz").close()
+        else:
+            with pytest.raises(BitstreamError, match="for the metadata"):
+                Archive.open(tmp_path / "forged.tfz")
 
 
 def test_the_forgery_itself_is_sound(tmp_path: Path) -> None:

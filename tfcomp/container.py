@@ -388,8 +388,8 @@ def _parse_metadata(text: bytes, source: str) -> dict[str, Any]:
 
 
 def _deflate(data: bytes) -> bytes:
-    """Zlib output if that is shorter than the data, else the data; their lengths tell which."""
-    return min(zlib.compress(data, 9), data, key=len)
+    """Zlib output if that is shorter than the data, else the data: equal lengths mean plain, so ties go to it."""
+    return min(data, zlib.compress(data, 9), key=len)
 
 
 def _inflate(stored: bytes, size: int, what: str) -> bytes:
