@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, TfcompError
+from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, TfcompError, missing_dependency
 
 if TYPE_CHECKING:
     from tfcomp import datasets, plots
@@ -43,11 +43,7 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(_HOME[name]), name)
     except ModuleNotFoundError as error:
-        if error.name in {"keras", "tensorflow"}:
-            raise MissingDependencyError(
-                f'tfcomp.{name} needs {error.name}, which is not installed: pip install "tfcomp[train]"'
-            ) from error
-        raise
+        raise missing_dependency(error) or error from error
 
 
 def __dir__() -> list[str]:

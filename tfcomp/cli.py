@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import tfcomp
-from tfcomp.errors import BitstreamError, InputError, TfcompError
+from tfcomp.errors import BitstreamError, InputError, TfcompError, missing_dependency
 
 if TYPE_CHECKING:
     from tfcomp.codec import Images
@@ -284,6 +284,11 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def _refuse(error: Exception) -> int:
+    print(f"tfcomp: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -291,8 +296,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args.command(args)
     except (TfcompError, OSError) as error:
-        print(f"tfcomp: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refuse(error)
+    except ModuleNotFoundError as error:
+        missing = missing_dependency(error)
+        if missing is None:
+            raise
+        return _refuse(missing)
     except KeyboardInterrupt:
         print("tfcomp: interrupted; nothing half-written was left", file=sys.stderr)
         return 130

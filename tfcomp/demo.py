@@ -17,7 +17,7 @@ LATENT_DIM = 64
 BETA = 0.08
 BATCH = 128
 # About two minutes of two cores, whatever the size of the data set.
-STEPS = 1800
+STEPS = 1100
 SHOWN = 12
 
 

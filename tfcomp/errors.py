@@ -15,3 +15,22 @@ class BitstreamError(TfcompError, ValueError):
 
 class MissingDependencyError(TfcompError, ImportError):
     """An optional package is needed; the message names the extra that installs it."""
+
+
+EXTRAS = {
+    "keras": "train",
+    "tensorflow": "train",
+    "tensorflow_datasets": "train",
+    "matplotlib": "evaluate",
+}
+"""Which extra installs a package that not every installation has."""
+
+
+def missing_dependency(error: ModuleNotFoundError) -> MissingDependencyError | None:
+    """What to say of a failed import, or None if the package is not one of an extra (then it is a defect)."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        return None
+    return MissingDependencyError(
+        f'this needs {package}, which is not installed: pip install "tfcomp[{EXTRAS[package]}]"'
+    )

@@ -1,0 +1,174 @@
+"""The command line as a user meets it: the whole path, exit statuses, one line for each wrong input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfcomp import glyphs
+from tfcomp.cli import main
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run and an artifact, made by the commands."""
+    folder = tmp_path_factory.mktemp("cli")
+    np.save(folder / "images.npy", glyphs.render(200, seed=2))
+    run, made = folder / "run", folder / "artifact"
+    settings = ["--network", "dense", "--beta", "0.3", "--latent-dim", "8", "--epochs", "1"]
+    assert main(["train", str(folder / "images.npy"), "--out", str(run), *settings]) == 0
+    assert main(["export", str(run), str(made)]) == 0
+    return made
+
+
+def save_images(folder: Path, count: int = 3) -> Path:
+    for i, image in enumerate(glyphs.render(count, seed=3)):
+        path = folder / ("sub" if i % 2 else ".") / f"image {i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(path)
+    return folder
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The one line on stderr of a command that must end with status 2."""
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("tfcomp: ")
+    return lines[0]
+
+
+def test_folders_go_into_a_file_and_come_out_under_their_names(artifact: Path, tmp_path: Path) -> None:
+    source = save_images(tmp_path / "in")
+    packed, out = tmp_path / "a.tfz", tmp_path / "out"
+    assert main(["compress", str(source), "-o", str(packed), "--codec", str(artifact)]) == 0
+    assert main(["decompress", str(packed), "-o", str(out), "--codec", str(artifact)]) == 0
+    assert sorted(p.relative_to(out) for p in out.rglob("*.png")) == sorted(
+        p.relative_to(source) for p in source.rglob("*.png")
+    )
+    with Image.open(out / "sub" / "image 1.png") as image:
+        assert image.size == (28, 28)
+
+
+def test_arrays_come_out_numbered(artifact: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", glyphs.render(11, seed=4))
+    packed, out = tmp_path / "a.tfz", tmp_path / "out"
+    assert main(["compress", str(tmp_path / "x.npy"), "-o", str(packed), "--codec", str(artifact)]) == 0
+    assert main(["decompress", str(packed), "-o", str(out), "--codec", str(artifact)]) == 0
+    assert [p.name for p in sorted(out.iterdir())] == [f"{i:02}.png" for i in range(11)]
+
+
+def test_equal_stems_do_not_overwrite_each_other(artifact: Path, tmp_path: Path) -> None:
+    source = save_images(tmp_path / "in", 1)
+    Image.fromarray(glyphs.render(1, seed=9)[0, ..., 0]).save(source / "image 0.bmp")
+    packed, out = tmp_path / "a.tfz", tmp_path / "out"
+    assert main(["compress", str(source), "-o", str(packed), "--codec", str(artifact)]) == 0
+    assert main(["decompress", str(packed), "-o", str(out), "--codec", str(artifact)]) == 0
+    assert len(list(out.rglob("*.png"))) == 2
+
+
+def test_info_names_every_kind(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed, payload = tmp_path / "a.tfz", tmp_path / "payload"
+    source = save_images(tmp_path / "in")
+    assert main(["compress", str(source), "-o", str(packed), "--codec", str(artifact)]) == 0
+    payload.write_bytes(b"\x80")
+    said = []
+    for arguments in ([artifact], [artifact.parent / "run"], [packed], [payload], [payload, "--codec", artifact]):
+        capsys.readouterr()
+        assert main(["info", *map(str, arguments)]) == 0
+        said.append(capsys.readouterr().out)
+    kinds = ("tables.npz", "val_loss", "3 of 28x28x1", "names no codec", "decodes")
+    for text, expected in zip(said, kinds, strict=True):
+        assert expected in text
+
+
+def test_wrong_input_gets_status_2_and_one_line(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.tfz"
+    compress = ("-o", out, "--codec", artifact)
+    (tmp_path / "empty").mkdir()
+    assert "found none" in failure(capsys, "compress", tmp_path / "empty", *compress)
+    assert "no such file" in failure(capsys, "compress", tmp_path / "absent.png", *compress).lower()
+    (tmp_path / "text.png").write_text("not an image")
+    assert "cannot read the image" in failure(capsys, "compress", tmp_path / "text.png", *compress)
+    Image.new("L", (30, 28)).save(tmp_path / "wide.png")
+    assert "found (1, 28, 30, 1)" in failure(capsys, "compress", tmp_path / "wide.png", *compress)
+    assert not out.exists()
+    assert "artifact folder" in failure(capsys, "compress", tmp_path, "-o", out, "--codec", tmp_path)
+    assert "run.json" in failure(capsys, "export", tmp_path, tmp_path / "made")
+    assert "found none of them" in failure(capsys, "info", tmp_path / "absent")
+    assert "no such file" in failure(capsys, "train", tmp_path / "absent", "--out", tmp_path / "run")
+    assert "known to tensorflow-datasets" in failure(capsys, "train", "tfds:no_such_set", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_of_another_codec_and_a_damaged_one_are_named(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = tmp_path / "a.tfz"
+    assert main(["compress", str(save_images(tmp_path / "in")), "-o", str(packed), "--codec", str(artifact)]) == 0
+    other = tmp_path / "other"
+    assert main(["export", str(artifact.parent / "run"), str(other), "--step", "3"]) == 0
+    line = failure(capsys, "decompress", packed, "-o", tmp_path / "out", "--codec", other)
+    assert "expected" in line
+    assert "to be made by the codec" in line
+    packed.write_bytes(packed.read_bytes()[:-1])
+    assert "truncated" in failure(capsys, "decompress", packed, "-o", tmp_path / "out", "--codec", artifact)
+    tables = other / "tables.npz"
+    tables.write_bytes(tables.read_bytes()[:-7])
+    assert "tables.npz" in failure(capsys, "compress", tmp_path / "in", "-o", packed, "--codec", other)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_in_a_file_cannot_leave_the_folder(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tfcomp import container
+    from tfcomp.codec import Codec
+
+    codec = Codec.load(artifact)
+    payloads = codec.compress(glyphs.render(1, seed=0))
+    for name in ("../evil", "/evil", "a/../../evil", "a\\..\\evil"):
+        container.write(
+            tmp_path / "a.tfz",
+            payloads,
+            fingerprint=codec.entropy_model.fingerprint,
+            item_shape=codec.image_shape,
+            metadata={"names": [name]},
+        )
+        assert "names inside" in failure(
+            capsys, "decompress", tmp_path / "a.tfz", "-o", tmp_path / "out", "--codec", artifact
+        )
+
+
+def test_help_and_the_device_path_load_no_tensorflow(artifact: Path, tmp_path: Path) -> None:
+    script = f"""
+import sys
+for name in ("tensorflow", "keras", "tensorflow_datasets"):
+    sys.modules[name] = None  # importing it raises
+import tfcomp
+from tfcomp.cli import main
+try:
+    main(["--help"])
+except SystemExit as stop:
+    assert stop.code == 0
+assert main(["compress", {str(save_images(tmp_path / "in"))!r}, "-o", "a.tfz", "--codec", {str(artifact)!r}]) == 0
+assert main(["decompress", "a.tfz", "-o", "out", "--codec", {str(artifact)!r}]) == 0
+try:
+    tfcomp.VAE
+except tfcomp.MissingDependencyError as error:
+    assert "tfcomp[train]" in str(error)
+else:
+    raise AssertionError("expected an error that names the extra")
+assert main(["train", "glyphs", "--out", "run"]) == 2
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "tfcomp[train]" in done.stderr
