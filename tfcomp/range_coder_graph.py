@@ -12,8 +12,8 @@ What is sequential is the range, and only that::
     slope = -start,    last = 1     of one that is: range - u * start
 
 so the encoder's loop does nothing else. All the rest follows from the ranges for all symbols at once: a symbol adds
-``u[t] * start[t]`` to ``low`` after ``n[t]`` digits, ``n`` being the running sum of the shifts. With ``B[n]`` the sum of
-what is added after ``n`` digits (``B < 2**30``, since it stays inside one range), ``low`` is
+``u[t] * start[t]`` to ``low`` after ``n[t]`` digits, ``n`` being the running sum of the shifts. With ``B[n]`` the sum
+of what is added after ``n`` digits (``B < 2**30``, since it stays inside one range), ``low`` is
 
     low[n] = B[n] + ((low[n - 1] & (2**22 - 1)) << 8)
            = B[n] + 2**8 * ((B[n - 1] + 2**8 * ((B[n - 2] + 2**8 * (B[n - 3] & 63)) & (2**14 - 1))) & (2**22 - 1))
@@ -25,7 +25,8 @@ and that one is found by counting the digits from the end that are not 255.
 The decoder's search runs over ``keys``: for each table the starts in coding order, then one end that no slot reaches,
 ``END = 2**P + max(1, 2**(2 * P - 22))``, all raised by ``table * (END + 1)`` so that they ascend throughout. As
 ``u >= 2**(22 - P)``, ``u * END >= range``, and the last symbol's upper bound is ``min(u * END, range)``, its remainder
-included. Any bytes decode to symbols, whose shifts a bound on the digits of a segment covers: no read leaves the buffer.
+included. Any bytes decode to symbols, and no symbols shift more digits than a segment can have: no read leaves the
+buffer. Lengths are clamped, and bytes past the end of a segment or of the payload are zero.
 """
 
 from __future__ import annotations
@@ -45,9 +46,11 @@ Tensor = Any  # tf.Tensor; TensorFlow ships no types
 
 DIGIT = 1 << DIGIT_BITS
 LEAST = 1 << LEAST_BITS
-UNROLLED = 4  # symbols per turn of a loop: a turn costs LiteRT as much as five operators
+# LiteRT plans the memory of a loop's body anew whenever it enters the loop, which costs the more the longer the body;
+# and each turn copies all that the loop has gathered. So: few unrolled steps, and two nested loops for a long message.
+UNROLLED, UNROLLED_IN_NESTED = 4, 8
+FLAT = 32  # the most turns of a loop that is not nested
 ROWS = 1 << 14  # entries, 4 bytes each, of the starts that the symbols of a message are compared with at once
-FLAT = 32  # turns of one loop; with more, two are nested, since each turn copies all that its loop has gathered
 
 
 class GraphCoder:
@@ -68,7 +71,7 @@ class GraphCoder:
             segments: ``K``, in how many segments each message is coded.
 
         Raises:
-            InputError: if the index or the segments do not fit the tables or int32, or a segment its length's two bytes.
+            InputError: if the index or the segments do not fit the tables or int32, or a segment its two-byte length.
         """
         index = np.asarray(index)
         if index.ndim != 1 or index.size < 1:
@@ -86,8 +89,8 @@ class GraphCoder:
                 f"expected fewer tables or latents, found {len(tables)} and {self.symbols}: int32 is too small"
             )
 
-        self._lower, self._upper = tables.lower[index], tables.lower[index] + (tables.sizes[index] - 1)
-        self._offset = (tables.first[index] - tables.lower[index]).astype(np.int32)
+        self._lower, self._upper = tables.lower[index][None], (tables.lower + (tables.sizes - 1))[index][None]
+        self._offset = (tables.first - tables.lower)[index][None].astype(np.int32)
         # One entry more, the only symbol of its table, pads the segments to equal length at no cost.
         self._starts = np.append(tables.starts, 0).astype(np.int32)
         is_last = tables.starts + tables.frequencies == 1 << tables.precision
@@ -100,7 +103,7 @@ class GraphCoder:
         values = np.arange(tables.frequencies.size) - np.repeat(tables.first - tables.lower, tables.sizes)
         keys = owner * (end + 1) + bounds
         order = np.argsort(keys)
-        widest = int(tables.sizes.max())
+        widest = max(2, int(tables.sizes.max()))  # one comparison at least: it also spreads a key over the batch
         self._widths = [1 << bit for bit in reversed(range((widest - 1).bit_length()))]
         keys = np.append(keys[order], np.full(2 * widest, 2**31 - 1))
         self._keys, self._bounds = keys.astype(np.int32), bounds[order].astype(np.int32)
@@ -128,7 +131,7 @@ class GraphCoder:
         positions = tf.minimum(tf.maximum(latents, self._lower), self._upper) + self._offset
         positions = self._to_steps(positions, self._starts.size - 1)
         starts, slopes = tf.gather(self._starts, positions), tf.gather(self._slopes, positions)
-        is_last = tf.cast(slopes <= 0, tf.int32)
+        is_last = _mask(slopes <= 0)
 
         def step(state: tuple[Tensor, ...], slope: Tensor, is_last: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
             (range_,) = state
@@ -141,7 +144,7 @@ class GraphCoder:
         units = _shift_right(ranges, self._precision)
         due = _digits_due(units * slopes + is_last * ranges)
         digits = self._resolve(tf.cumsum(due, axis=0, exclusive=True), units * starts, tf.reduce_sum(due, axis=0), last)
-        lengths = tf.reduce_max(tf.cast(digits > 0, tf.int32) * tf.range(1, self._digits + 1), axis=-1)
+        lengths = tf.reduce_max(_mask(digits > 0) * tf.range(1, self._digits + 1), axis=-1)
         if self.segments == 1:
             return tf.cast(digits[:, 0], tf.uint8), lengths[:, 0]
         return self._join(digits, lengths)
@@ -171,25 +174,27 @@ class GraphCoder:
             multiple = _shift_right(most, bits) * (1 << bits)
             closing = tf.where(multiple >= least, multiple, closing)
         place, total = tf.range(self._digits), total[..., None]
-        digits = tf.where(place < total, _shift_right(low, LEAST_BITS), tf.where(place > total, 0, closing[..., None]))
+        digits = _shift_right(low, LEAST_BITS) * _mask(place < total) + closing[..., None] * _mask(
+            tf.equal(place, total)
+        )
 
-        ninth = _shift_right(digits, DIGIT_BITS)
+        ninth = _mask(digits >= DIGIT)
         digits = digits - ninth * DIGIT + _ahead(ninth)
-        # A carry that enters a run of 255 leaves it: each place asks the first that is not 255 among those after it.
-        others = tf.cumsum(tf.cast(digits != DIGIT - 1, tf.int32), axis=-1, reverse=True)
-        lane = lanes[..., None] * (self._digits + 1)
-        carries = _scatter(lane + others, _shift_right(digits, DIGIT_BITS), tf.size(total) * (self._digits + 1))
-        return (digits + tf.gather(carries, lane + _ahead(others))) % DIGIT
+        # A carry that enters a run of 255 leaves it: each digit asks the next one that is not 255.
+        lane = lanes[..., None] * (self._digits + 2) + tf.cumsum(_mask(tf.not_equal(digits, DIGIT - 1)), axis=-1)
+        carries = _scatter(lane, _mask(digits >= DIGIT), tf.size(lanes) * (self._digits + 2))
+        digits += tf.gather(carries, lane + 1)
+        return digits * _mask(digits < DIGIT)
 
     def _join(self, digits: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The payload and its length, from the segments' bytes, int32 [N, K, D], and lengths, int32 [N, K]."""
         header = LENGTH_BYTES * (self.segments - 1)
         begin = header + tf.cumsum(lengths, axis=-1, exclusive=True)
-        size = self.capacity + 1
+        size = self.capacity + self._digits
         row = tf.range(tf.shape(lengths)[0])[:, None, None] * size
         # What lies after a segment is zero, and adds nothing to the segments it falls on.
-        place = row + tf.minimum(begin[..., None] + tf.range(self._digits), self.capacity)
-        data = tf.reshape(_scatter(place, digits, tf.shape(lengths)[0] * size), [-1, size])
+        data = _scatter(row + begin[..., None] + tf.range(self._digits), digits, tf.shape(lengths)[0] * size)
+        data = tf.reshape(data, [-1, size])
         high = _shift_right(lengths, DIGIT_BITS)
         pairs = tf.stack([lengths - high * DIGIT, high], axis=-1)[:, :-1]
         payload = tf.concat([tf.reshape(pairs, [-1, header]), _cut(data, -1, header, self.capacity)], axis=-1)
@@ -208,7 +213,7 @@ class GraphCoder:
         Returns:
             int32 [N, S], each inside its table's support, whatever the bytes and lengths.
         """
-        data = tf.where(tf.range(self.capacity) < length[:, None], tf.cast(buffer, tf.int32), 0)
+        data = tf.cast(buffer, tf.int32) * _mask(tf.range(self.capacity) < length[:, None])
         data = data[:, None] if self.segments == 1 else self._split(data)
         # Two zero bits in front make the code's first 30 bits four bytes; then pairs of bytes.
         data = tf.pad(data, [[0, 0], [0, 0], [0, 3]])
@@ -223,7 +228,7 @@ class GraphCoder:
             unit = _shift_right(range_, self._precision)
             slot = code // unit
             if self._in_rows:
-                key += tf.reduce_sum(tf.cast(compared <= slot, tf.int32), axis=-1, keepdims=True)
+                key += tf.reduce_sum(_mask(compared <= slot), axis=-1, keepdims=True)
             else:
                 slot += compared
                 for width in self._widths:
@@ -245,13 +250,11 @@ class GraphCoder:
         header = LENGTH_BYTES * (self.segments - 1)
         pairs = tf.reshape(data[:, :header], [-1, self.segments - 1, LENGTH_BYTES])
         lengths = tf.pad(pairs[..., 0] + pairs[..., 1] * DIGIT, [[0, 0], [0, 1]], constant_values=self.capacity)
-        begin = header + tf.cumsum(lengths, axis=-1, exclusive=True)
-        place = tf.range(self._digits)
-        source = tf.where(
-            place < lengths[..., None], tf.minimum(begin[..., None] + place, self.capacity), self.capacity
-        )
-        row = tf.range(tf.shape(data)[0])[:, None, None] * (self.capacity + 1)
-        return tf.gather(tf.reshape(tf.pad(data, [[0, 0], [0, 1]]), [-1]), row + source)
+        begin = tf.minimum(header + tf.cumsum(lengths, axis=-1, exclusive=True), self.capacity)
+        place, size = tf.range(self._digits), self.capacity + self._digits
+        row = tf.range(tf.shape(data)[0])[:, None, None] * size
+        data = tf.reshape(tf.pad(data, [[0, 0], [0, self._digits]]), [-1])
+        return tf.gather(data, row + begin[..., None] + place) * _mask(place < lengths[..., None])
 
     # === Payloads as strings ===
 
@@ -284,14 +287,18 @@ class GraphCoder:
         return tf.pad(steps, [[0, missing], [0, 0], [0, 0]], constant_values=padding) if missing else steps
 
 
-_SHIFTS = np.int32([1, DIGIT, DIGIT * DIGIT])
+_SHIFTS = np.array([1, DIGIT, DIGIT * DIGIT], np.int32)
 
 Step = Callable[..., tuple[tuple[Tensor, ...], Tensor]]
 
 
+def _mask(condition: Tensor) -> Tensor:
+    return tf.cast(condition, tf.int32)
+
+
 def _digits_due(range_: Tensor) -> Tensor:
     """How many digits, 0 to 2, bring a range back to ``2**22`` or more."""
-    return tf.cast(range_ < LEAST, tf.int32) + tf.cast(range_ < LEAST // DIGIT, tf.int32)
+    return _mask(range_ < LEAST) + _mask(range_ < LEAST // DIGIT)
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
@@ -327,10 +334,12 @@ def _shape(x: Tensor) -> list[Any]:
 
 def _nesting(steps: int) -> tuple[int, ...]:
     """Turns of the outer loop, of the inner one, and unrolled steps, whose product is ``steps`` or a little more."""
-    unrolled = min(steps, UNROLLED)
-    turns = -(-steps // unrolled)
-    inner = turns if turns <= FLAT else math.isqrt(turns - 1) + 1
-    return -(-turns // inner), inner, unrolled
+    if steps <= UNROLLED * FLAT:
+        unrolled = min(steps, UNROLLED)
+        return 1, -(-steps // unrolled), unrolled
+    turns = -(-steps // UNROLLED_IN_NESTED)
+    inner = math.isqrt(turns - 1) + 1
+    return -(-turns // inner), inner, UNROLLED_IN_NESTED
 
 
 def _scan(
@@ -365,7 +374,5 @@ def _scan(
         return turn + 1, state, tf.concat([_cut(gathered, 0, 1, turns), tf.reshape(output, [1, -1])], axis=0)
 
     gathered = tf.zeros([turns, size * tf.size(state[0])], tf.int32)
-    _, state, gathered = tf.while_loop(
-        lambda turn, *_: turn < turns, body, (0, state, gathered), parallel_iterations=1
-    )
+    _, state, gathered = tf.while_loop(lambda turn, *_: turn < turns, body, (0, state, gathered), parallel_iterations=1)
     return state, tf.reshape(gathered, [turns * size, *_shape(state[0])])

@@ -1,0 +1,328 @@
+"""The payload format in TensorFlow graphs, XLA and LiteRT, byte for byte against `tfcomp.range_coder`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tfcomp import range_coder, range_coder_graph
+from tfcomp.errors import BitstreamError, InputError
+from tfcomp.range_coder_graph import GraphCoder
+from tfcomp.tables import FrequencyTables, Int32
+
+UInt8 = NDArray[np.uint8]
+
+# === Tables and messages ===
+
+
+@st.composite
+def frequency_tables(draw: st.DrawFn) -> FrequencyTables:
+    precision = draw(st.integers(1, 14))
+    sizes = draw(st.lists(st.integers(1, min(1 << precision, 20)) | st.just(1), min_size=1, max_size=4))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    skew = draw(st.sampled_from([0.0, 1.0, 10.0, 200.0]))
+    lower = rng.integers(-400, 400, len(sizes))
+    return FrequencyTables.from_probabilities([rng.random(n) ** skew + 1e-300 for n in sizes], lower, precision)
+
+
+def likely(tables: FrequencyTables, index: Int32, messages: int, rng: np.random.Generator) -> Int32:
+    """int32 [N, S], drawn from the tables."""
+    latents = np.zeros((messages, index.size), np.int32)
+    for table in range(len(tables)):
+        frequencies = tables.frequencies[tables.first[table] :][: tables.sizes[table]]
+        places = np.flatnonzero(index == table)
+        drawn = rng.choice(frequencies.size, (messages, places.size), p=frequencies / (1 << tables.precision))
+        latents[:, places] = drawn + tables.lower[table]
+    return latents
+
+
+def laplacian(count: int = 3, precision: int = 12, size: int = 19) -> FrequencyTables:
+    values = np.arange(size) - size // 2
+    scales = np.geomspace(0.4, 3, count)
+    return FrequencyTables.from_probabilities(
+        [np.exp(-np.abs(values) / s) for s in scales], [-(size // 2)] * count, precision
+    )
+
+
+# === Contract ===
+
+
+def buffers_of(payloads: list[bytes], capacity: int) -> tuple[UInt8, Int32]:
+    buffer = np.zeros((len(payloads), capacity), np.uint8)
+    for row, payload in zip(buffer, payloads, strict=True):
+        row[: len(payload)] = np.frombuffer(payload, np.uint8)
+    return buffer, np.array([len(payload) for payload in payloads], np.int32)
+
+
+def check_graph(
+    coder: GraphCoder, tables: FrequencyTables, index: Int32, latents: Int32, **runtime: Any
+) -> list[bytes]:
+    """The graph's buffers are the reference's payloads, to the last zero, and decode to the latents."""
+    encode, decode = runtime.get("encode", coder.encode), runtime.get("decode", coder.decode)
+    payloads = range_coder.encode(latents, tables, index, coder.segments)
+    expected = buffers_of(payloads, coder.capacity)
+    for found, wanted in zip(encode(latents), expected, strict=True):
+        assert np.asarray(found).dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+    restored = np.asarray(decode(*expected))
+    assert restored.dtype == np.int32
+    np.testing.assert_array_equal(restored, latents)
+    return payloads
+
+
+def inside(tables: FrequencyTables, index: Int32, latents: Int32) -> bool:
+    return latents.shape[-1] == index.size and bool(np.isfinite(tables.ideal_bits(latents, index)).all())
+
+
+def corrupt(payloads: list[bytes], capacity: int, count: int, rng: np.random.Generator) -> tuple[UInt8, Int32]:
+    """Random, truncated, extended and flipped payloads, and lengths that no payload has."""
+    buffer, length = buffers_of([payloads[i % len(payloads)] for i in range(count)], capacity)
+    for i, row in enumerate(buffer):
+        kind = i % 6
+        if kind == 0:
+            row[:] = rng.integers(0, 256, capacity)
+            length[i] = rng.integers(0, capacity + 1)
+        elif kind == 1:
+            length[i] = rng.integers(0, length[i] + 1)
+        elif kind == 2:
+            row[length[i] :] = rng.integers(0, 256, capacity - length[i])
+            length[i] = capacity
+        elif kind == 3:
+            row[rng.integers(0, max(1, length[i]))] ^= 1 << rng.integers(0, 8)
+        elif kind == 4:
+            row[:] = rng.integers(0, 256, capacity)
+            length[i] = rng.choice([-(2**31), -1, 0, capacity + 1, 2**31 - 1])
+        else:
+            row[:] = rng.choice([0, 255])
+            length[i] = rng.choice([0, capacity // 2, capacity])
+    return buffer, length
+
+
+# === Eager: each example costs no trace ===
+
+
+@settings(max_examples=40, deadline=None)
+@given(frequency_tables(), st.data())
+def test_any_messages_are_coded_as_the_reference_does(tables: FrequencyTables, data: st.DataObject) -> None:
+    symbols, segments, messages = (data.draw(st.integers(1, n)) for n in (24, 6, 8))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    index = rng.integers(0, len(tables), symbols, np.int32)
+    kind = data.draw(st.sampled_from(["likely", "uniform", "ends"]))
+    if kind == "likely":
+        latents = likely(tables, index, messages, rng)
+    else:
+        share = rng.random((messages, symbols)) if kind == "uniform" else rng.integers(0, 2, (messages, symbols))
+        latents = tables.clip(tables.lower[index] + np.floor(share * tables.sizes[index]).astype(np.int32), index)
+    coder = GraphCoder(tables, index, segments)
+    check_graph(coder, tables, index, latents)
+
+    buffer = rng.integers(0, 256, (messages, coder.capacity)).astype(np.uint8)
+    length = rng.integers(-2, coder.capacity + 3, messages, np.int32)
+    restored = coder.decode(buffer, length).numpy()
+    assert inside(tables, index, restored)
+    for row, size, latent in zip(buffer, np.clip(length, 0, coder.capacity), restored, strict=True):
+        try:
+            expected = range_coder.decode([row[:size].tobytes()], tables, index, segments)
+        except BitstreamError:
+            continue
+        np.testing.assert_array_equal(latent, expected[0])
+
+
+@pytest.mark.parametrize("rows", [range_coder_graph.ROWS, 0], ids=["rows", "search"])
+def test_wide_tables(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(range_coder_graph, "ROWS", rows)
+    rng = np.random.default_rng(3)
+    sizes = [1, 2, 3, 256, 257, 500]
+    tables = FrequencyTables.from_probabilities([rng.random(n) ** 4 for n in sizes], np.arange(6) * 1000 - 9, 10)
+    index = rng.permutation(np.arange(18, dtype=np.int32) % 6)
+    coder = GraphCoder(tables, index)
+    latents = tables.lower[index] + (rng.random((200, 18)) * tables.sizes[index]).astype(np.int32)
+    latents[0], latents[1] = tables.lower[index], tables.lower[index] + tables.sizes[index] - 1
+    check_graph(coder, tables, index, latents)
+
+
+@pytest.mark.parametrize("boundary", ["05", "01", "0100ff", "ff"])
+@pytest.mark.parametrize("segments", [1, 2])
+def test_carry_chains(boundary: str, segments: int) -> None:
+    # The symbols of these bytes hold low just under them, at digits 04 ff ff ff ..., until the message's end.
+    tables = FrequencyTables.from_probabilities([0.4 ** np.abs(np.arange(9) - 4)], [-4], 12)
+    index = np.zeros(300, np.int32)
+    latents = range_coder.decode([bytes.fromhex(boundary)], tables, index)
+    latents = np.concatenate([latents, range_coder.decode([b"\xff" * 40], tables, index), latents])
+    latents = np.concatenate([latents, latents])
+    latents[3:, 100:] = tables.lower[0] + np.arange(200) % 9  # a carry, or none, out of the middle
+    latents[4, 100:] = 4
+    check_graph(GraphCoder(tables, index, segments), tables, index, latents)
+
+
+@pytest.mark.parametrize("frequencies", [[1024], [1025], [1024, 64], [1024, 63], [1024, 1]])
+def test_ranges_that_just_touch_their_bounds(frequencies: list[int]) -> None:
+    probabilities = [np.array([f, (1 << 14) - f]) for f in [1024, *frequencies]]
+    tables = FrequencyTables.from_probabilities([*probabilities, np.ones(2)], [0] * (len(probabilities) + 1), 14)
+    index = np.append(np.arange(len(probabilities)), [len(probabilities)] * 4).astype(np.int32)
+    tails = (np.arange(16)[:, None] >> np.arange(4)) & 1
+    latents = np.concatenate([np.zeros((16, len(probabilities)), int), tails], axis=1).astype(np.int32)
+    check_graph(GraphCoder(tables, index), tables, index, latents)
+
+
+@pytest.mark.parametrize("segments", [1, 4])
+def test_one_symbol_tables_cost_nothing(segments: int) -> None:
+    tables = FrequencyTables.from_probabilities([np.ones(1)], [7], 10)
+    index = np.zeros(10, np.int32)
+    coder = GraphCoder(tables, index, segments)
+    assert check_graph(coder, tables, index, np.full((2, 10), 7, np.int32)) == [b"", b""]
+
+
+def test_latents_are_clipped_to_the_support() -> None:
+    tables, index = laplacian(), np.array([0, 1, 2, 1], np.int32)
+    latents = np.array([[-(2**31), 2**31 - 1, 10, -10]], np.int32)
+    coder = GraphCoder(tables, index)
+    buffer, length = coder.encode(latents)
+    np.testing.assert_array_equal(coder.decode(buffer, length), [[-9, 9, 9, -9]])
+
+
+def test_no_messages() -> None:
+    coder = GraphCoder(laplacian(), np.zeros(5, np.int32), 2)
+    buffer, length = coder.encode(np.zeros((0, 5), np.int32))
+    assert (buffer.shape, length.shape) == ((0, coder.capacity), (0,))
+    assert coder.decode(buffer, length).shape == (0, 5)
+
+
+def test_refuses_what_it_cannot_code() -> None:
+    tables = laplacian()
+    for index in (np.zeros(0, np.int32), np.zeros((2, 2), np.int32), np.array([3], np.int32)):
+        with pytest.raises(InputError, match="index"):
+            GraphCoder(tables, index)
+    with pytest.raises(InputError, match="segment"):
+        GraphCoder(tables, np.zeros(4, np.int32), 0)
+    with pytest.raises(InputError, match="bytes"):
+        GraphCoder(tables, np.zeros(200_000, np.int32), 2)
+
+
+# === Traced: any batch, strings, XLA ===
+
+
+def traced(coder: GraphCoder, **options: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    n, s, m = None, coder.symbols, coder.capacity
+    encode = tf.function(coder.encode, input_signature=[tf.TensorSpec([n, s], tf.int32)], **options)
+    signature = [tf.TensorSpec([n, m], tf.uint8), tf.TensorSpec([n], tf.int32)]
+    return encode, tf.function(coder.decode, input_signature=signature, **options)
+
+
+@pytest.mark.parametrize(("symbols", "segments"), [(300, 1), (700, 3), (6, 7)])
+def test_one_trace_serves_any_batch(symbols: int, segments: int) -> None:
+    rng = np.random.default_rng(symbols)
+    tables, index = laplacian(), rng.integers(0, 3, symbols, np.int32)
+    coder = GraphCoder(tables, index, segments)
+    encode, decode = traced(coder)
+    for messages in (1, 5, 0):
+        latents = likely(tables, index, messages, rng)
+        payloads = check_graph(coder, tables, index, latents, encode=encode, decode=decode)
+        assert coder.to_bytes(*buffers_of(payloads, coder.capacity)).numpy().tolist() == payloads
+    buffer, length = corrupt(payloads or [b"\5"], coder.capacity, 300, rng)
+    assert inside(tables, index, decode(buffer, length).numpy())
+
+
+def test_strings() -> None:
+    coder = GraphCoder(laplacian(), np.zeros(8, np.int32))
+    payloads = [b"", b"\0\1", b"\xff" * coder.capacity, b"\7" * (coder.capacity + 9)]
+    buffer, length = coder.from_bytes(tf.constant(payloads))
+    np.testing.assert_array_equal(buffer[:3], buffers_of(payloads[:3], coder.capacity)[0])
+    assert coder.to_bytes(buffer[:3], length[:3]).numpy().tolist() == payloads[:3]
+    assert buffer.shape == (4, coder.capacity)
+    assert coder.decode(buffer, length).shape == (4, 8)
+
+
+@pytest.mark.parametrize("segments", [1, 2])
+def test_xla(segments: int) -> None:
+    rng = np.random.default_rng(segments)
+    tables, index = laplacian(), rng.integers(0, 3, 30, np.int32)
+    coder = GraphCoder(tables, index, segments)
+    encode, decode = traced(coder, jit_compile=True)
+    payloads = check_graph(coder, tables, index, likely(tables, index, 4, rng), encode=encode, decode=decode)
+    assert inside(tables, index, decode(*corrupt(payloads, coder.capacity, 4, rng)).numpy())
+
+
+# === LiteRT ===
+
+
+class LiteCoder:
+    """A coder's two functions, converted with builtin operators alone, for one message at a time."""
+
+    def __init__(self, coder: GraphCoder) -> None:
+        latents = tf.TensorSpec([1, coder.symbols], tf.int32, name="latents")
+        payload = [
+            tf.TensorSpec([1, coder.capacity], tf.uint8, name="payload"),
+            tf.TensorSpec([1], tf.int32, name="length"),
+        ]
+        self.encoder = self._convert(
+            lambda x: dict(zip(("payload", "length"), coder.encode(x), strict=True)), [latents]
+        )
+        self.decoder = self._convert(lambda payload, length: {"latents": coder.decode(payload, length)}, payload)
+
+    @staticmethod
+    def _convert(function: Callable[..., Any], signature: list[Any]) -> Interpreter:
+        module = tf.Module()
+        module.run = tf.function(function, input_signature=signature)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([module.run.get_concrete_function()], module)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        return Interpreter(model_content=converter.convert(), num_threads=1)
+
+    def encode(self, latents: Int32) -> tuple[UInt8, Int32]:
+        run = self.encoder.get_signature_runner()
+        rows = [run(latents=row[None]) for row in latents]
+        return np.concatenate([row["payload"] for row in rows]), np.concatenate([row["length"] for row in rows])
+
+    def decode(self, buffer: UInt8, length: Int32) -> Int32:
+        run = self.decoder.get_signature_runner()
+        return np.concatenate(
+            [run(payload=buffer[i : i + 1], length=length[i : i + 1])["latents"] for i in range(len(length))]
+        )
+
+
+@pytest.fixture(scope="module", params=[(24, 1), (60, 3), (300, 2)], ids=str)
+def lite(request: pytest.FixtureRequest) -> tuple[FrequencyTables, Int32, GraphCoder, LiteCoder]:
+    symbols, segments = request.param
+    tables, index = laplacian(), np.arange(symbols, dtype=np.int32) % 3
+    coder = GraphCoder(tables, index, segments)
+    return tables, index, coder, LiteCoder(coder)
+
+
+Lite = tuple[FrequencyTables, Int32, GraphCoder, LiteCoder]
+
+
+def test_litert_makes_and_reads_the_same_bytes(lite: Lite) -> None:
+    tables, index, coder, converted = lite
+    latents = likely(tables, index, 40, np.random.default_rng(1))
+    latents[0], latents[1] = tables.lower[index], tables.clip(np.zeros(index.size, np.int32), index)
+    check_graph(coder, tables, index, latents, encode=converted.encode, decode=converted.decode)
+
+
+def test_litert_uses_builtin_operators_and_static_shapes(lite: Lite) -> None:
+    for interpreter in (lite[3].encoder, lite[3].decoder):
+        operators = interpreter._get_ops_details()
+        names = {operator["op_name"] for operator in operators}
+        assert "WHILE" in names
+        assert not [name for name in names if "Flex" in name or "CUSTOM" in name or "VAR" in name or "RANDOM" in name]
+        loops = {i for operator in operators if operator["op_name"] == "WHILE" for i in operator["outputs"]}
+        edges = [*interpreter.get_input_details(), *interpreter.get_output_details()]
+        assert all((edge["shape"] == edge["shape_signature"]).all() and (edge["shape"] > 0).all() for edge in edges)
+        assert not loops & {edge["index"] for edge in interpreter.get_output_details()}
+
+
+def test_litert_decodes_anything_into_the_support(lite: Lite) -> None:
+    tables, index, coder, converted = lite
+    rng = np.random.default_rng(2)
+    payloads = range_coder.encode(likely(tables, index, 50, rng), tables, index, coder.segments)
+    buffer, length = corrupt(payloads, coder.capacity, 300, rng)
+    restored = converted.decode(buffer, length)
+    assert inside(tables, index, restored)
+    np.testing.assert_array_equal(restored, coder.decode(buffer, length))
