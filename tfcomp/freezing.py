@@ -39,6 +39,8 @@ DEFAULT_LOSS_DB = 0.5
 BATCH = 256
 # Bisection looks at this many calibration images; the tables see all of them.
 SEARCH_IMAGES = 1000
+# This many go on with the codec: its export quantizes the networks to 8 bits by them, and measures itself on them.
+KEPT_IMAGES = 500
 
 Float32 = NDArray[np.float32]
 
@@ -172,7 +174,8 @@ class _Fit:
 
     def codec(self, step: float) -> Codec:
         entropy_model = self.entropy_model(step)
-        networks = KerasNetworks(self.model, entropy_model.step, entropy_model.offset)
+        kept = self.images[:: -(-len(self.images) // KEPT_IMAGES)]
+        networks = KerasNetworks(self.model, entropy_model.step, entropy_model.offset, kept)
         return Codec(networks, entropy_model, self.model.image_shape)
 
     # === Choosing the step ===
@@ -221,11 +224,12 @@ class KerasNetworks:
     Attributes:
         encode_graph: tf.function, uint8 [N, *image_shape] -> int32 [N, *latent_shape].
         decode_graph: tf.function, int32 [N, *latent_shape] -> uint8 [N, *image_shape].
+        calibration: uint8 [N, *image_shape], some of the images that the codec was fitted to.
     """
 
-    def __init__(self, model: LatentModel, step: Float32, offset: Float32) -> None:
+    def __init__(self, model: LatentModel, step: Float32, offset: Float32, calibration: Images) -> None:
         encoder, decoder = model.latent_network, model.decoder
-        self.model = model
+        self.model, self.calibration = model, calibration
 
         @tf.function(input_signature=[tf.TensorSpec([None, *model.image_shape], tf.uint8, "image")])
         def encode_graph(image: tf.Tensor) -> tf.Tensor:
