@@ -12,12 +12,21 @@ that the decoder ignores, such as a collapsed one of a VAE, gets so wide a step 
 Tables. Counts of the calibration latents, plus ``PSEUDO_COUNT`` drawn from a smooth density (the model's prior, or a
 logistic fitted to the mean and deviation), so that few calibration images suffice and none is trusted too far. The
 support is what calibration saw and ``MARGIN`` values more on each side; a channel with one value has no margin.
+
+Mean or sample. By default the latent is the posterior's mean, in steps chosen as above. ``latents="sample"`` codes an
+exact sample of the posterior the model was trained with, at the price of its rate (see `sampling`): steps and offsets
+are drawn from a seed, and every position of the latent has a table of its own, for its own step and offset. Take the
+mean for the best picture at a given number of bytes: rounding adds less noise than the posterior, and the steps are
+yours to choose. Take the sample where the decoder is to see what it saw in training, noise and all: for measurements
+of the rate that the objective promises, for reconstructions spread as the model believes, and as the building block of
+schemes that need an error independent of the image.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -36,7 +45,10 @@ PSEUDO_COUNT = 32.0
 MARGIN = 1
 # Half a decibel below the unquantized model: quantization adds 12 % to the squared error.
 DEFAULT_LOSS_DB = 0.5
+COARSEST = 2.0**16
 BATCH = 256
+# A table of a sample's position is fitted to this many latents of its channel.
+LATENTS_PER_TABLE = 1 << 16
 # Bisection looks at this many calibration images; the tables see all of them.
 SEARCH_IMAGES = 1000
 # This many go on with the codec: its export quantizes the networks to 8 bits by them, and measures itself on them.
@@ -53,11 +65,13 @@ def freeze(
     target_psnr_db: float | None = None,
     target_bytes: float | None = None,
     precision: int = 12,
+    latents: str = "mean",
+    seed: int = 0,
 ) -> Codec:
     """Turn a trained model into a codec.
 
     Args:
-        model: an `AutoEncoder` or a `VAE` (of which the posterior's mean is coded).
+        model: an `AutoEncoder` or a `VAE`.
         calibration: uint8 images like those to be compressed (an array, or a data set, batched or not). Use training
             images: steps and tables are fitted to them.
         step: multiple of each latent's unit (see the module's docstring). Default: 1 for a model trained with
@@ -65,14 +79,21 @@ def freeze(
         target_psnr_db: choose ``step`` so that the calibration images have this PSNR.
         target_bytes: choose ``step`` so that the mean payload of the calibration images has this many bytes.
         precision: bits of the tables' frequencies, 1 to 14.
+        latents: ``"mean"``, or ``"sample"`` for a sample of the posterior, of a VAE with ``scale="shared"`` or an
+            `AutoEncoder` with ``beta > 0``; the posterior then fixes the steps. When to take which: see the module.
+        seed: of the sample's shared randomness, 0 to 2**32 - 1. A codec holds one draw of it, the same for all images.
 
     Returns:
         A codec that runs on the Keras networks of ``model``.
 
     Raises:
-        InputError: on two of ``step`` and the targets at once, a target out of reach, too few or wrong images, or
-            latents that are not finite.
+        InputError: on two of ``step`` and the targets at once, a target out of reach, too few or wrong images, latents
+            that are not finite, or a model without a posterior that can be sampled.
     """
+    if latents not in ("mean", "sample"):
+        raise InputError(f"expected latents to be 'mean' or 'sample', found {latents!r}")
+    if latents == "sample" and any(option is not None for option in (step, target_psnr_db, target_bytes)):
+        raise InputError("expected no step and no target with latents='sample': the posterior fixes the steps")
     if sum(option is not None for option in (step, target_psnr_db, target_bytes)) > 1:
         raise InputError("expected at most one of step, target_psnr_db and target_bytes")
     if step is not None and not (math.isfinite(step) and step > 0):
@@ -81,6 +102,8 @@ def freeze(
     if len(images) == 0 or images.shape[1:] != model.image_shape:
         raise InputError(f"expected calibration images of shape [N, *{model.image_shape}], N > 0, found {images.shape}")
     fit = _Fit(model, images, precision)
+    if latents == "sample":
+        return fit.sample_codec(seed)
     if target_bytes is not None:
         step = fit.solve(fit.mean_bytes, target_bytes, "target_bytes")
     elif target_psnr_db is not None:
@@ -88,9 +111,10 @@ def freeze(
     elif step is None and fit.trained_for_rate:
         step = 1.0
     elif step is None:
-        limit = fit.unquantized_psnr_db()
-        step = fit.solve(fit.psnr_db, limit - DEFAULT_LOSS_DB, "target_psnr_db", limit=limit)
-    return fit.codec(step)
+        target = fit.unquantized_psnr_db() - DEFAULT_LOSS_DB
+        # A model that has learned nothing loses less than that whatever is sent.
+        step = COARSEST if fit.psnr_db(COARSEST) >= target else fit.solve(fit.psnr_db, target, "target_psnr_db")
+    return fit.mean_codec(step)
 
 
 class _Fit:
@@ -103,15 +127,24 @@ class _Fit:
         self.latents = _batched(lambda x: model.latent_network(x, training=False), images).astype(np.float32)
         if not np.all(np.isfinite(self.latents)):
             raise InputError("expected finite latents, found NaN or infinity: the model's weights or training diverged")
-        channels = self.latents.shape[-1]
+        self.shape = self.latents.shape[1:]
+        self.channels = self.shape[-1]
+
+    @cached_property
+    def offset(self) -> Float32:
+        """float32 [C]: what the integer 0 stands for when the mean is coded."""
         if self.trained_for_rate:
-            self.unit, self.offset = np.ones(channels, np.float32), np.zeros(channels, np.float32)
-        else:
-            flat = self.latents.reshape(-1, channels)
-            self.offset = np.median(flat, axis=0).astype(np.float32)
-            # A million deviations round to zero as surely as infinity would, and stay finite in float32.
-            widest = 1e6 * np.maximum(flat.std(axis=0), 1e-6)
-            self.unit = np.minimum(1 / np.sqrt(np.maximum(self._sensitivity(), 1e-30)), widest).astype(np.float32)
+            return np.zeros(self.channels, np.float32)
+        return np.median(self.latents.reshape(-1, self.channels), axis=0).astype(np.float32)
+
+    @cached_property
+    def unit(self) -> Float32:
+        """float32 [C]: the unit of each channel's step; see the module's docstring."""
+        if self.trained_for_rate:
+            return np.ones(self.channels, np.float32)
+        # A million deviations round to zero as surely as infinity would, and stay finite in float32.
+        widest = 1e6 * np.maximum(self.latents.reshape(-1, self.channels).std(axis=0), 1e-6)
+        return np.minimum(1 / np.sqrt(np.maximum(self._sensitivity(), 1e-30)), widest).astype(np.float32)
 
     def _sensitivity(self, examples: int = 512, probes: int = 8) -> NDArray[np.float64]:
         """float64 [C]: mean of ``sum_pixels (d pixel / d latent)^2``, by random projections of the Jacobian's rows.
@@ -132,37 +165,56 @@ class _Fit:
 
     def quantize(self, step: float) -> Int32:
         """int32 [N, *latent_shape]: the calibration latents as integers."""
-        return np.clip(np.rint((self.latents - self.offset) / (self.unit * np.float32(step))), -(2**30), 2**30).astype(
-            np.int32
-        )
+        return quantize(self.latents, self.unit * np.float32(step), self.offset)
 
     def entropy_model(self, step: float) -> EntropyModel:
-        integers = self.quantize(step).reshape(-1, self.latents.shape[-1])
-        lower, probabilities = [], []
-        for channel, values in enumerate(integers.T):
-            low, high = int(values.min()), int(values.max())
-            if high > low:
-                low, high = low - MARGIN, high + MARGIN
-            if high - low >= 1 << self.precision:
-                raise InputError(
-                    f"expected at most {1 << self.precision} quantization values in latent channel {channel}, found "
-                    f"{high - low + 1}; take a larger step or precision"
-                )
-            counts = np.bincount(values - low, minlength=high - low + 1).astype(np.float64)
-            lower.append(low)
-            probabilities.append(counts + PSEUDO_COUNT * self._density(channel, low, high, step, values))
-        tables = FrequencyTables.from_probabilities(probabilities, lower, self.precision)
-        shape = self.latents.shape[1:]
-        channel_of = np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape)
-        steps = np.broadcast_to(self.unit * np.float32(step), shape)
-        return EntropyModel(tables, channel_of.ravel(), steps.copy(), np.broadcast_to(self.offset, shape).copy())
+        """The mean in steps of ``step`` units: one table for each channel."""
+        steps = self.unit * np.float32(step)
+        integers = self.quantize(step).reshape(-1, self.channels)
+        tables = [self._table(c, values, steps[c], self.offset[c]) for c, values in enumerate(integers.T)]
+        channel_of = np.broadcast_to(np.arange(self.channels, dtype=np.int32), self.shape).ravel()
+        return self._entropy_model(
+            tables, channel_of, np.broadcast_to(steps, self.shape), np.broadcast_to(self.offset, self.shape)
+        )
 
-    def _density(self, channel: int, low: int, high: int, step: float, values: Int32) -> NDArray[np.float64]:
-        """float64 [high - low + 1]: a smooth distribution over the support that sums to 1."""
+    def mean_codec(self, step: float) -> Codec:
+        return self._codec(self.entropy_model(step))
+
+    def sample_codec(self, seed: int) -> Codec:
+        """A sample of the posterior: one table for each position, of how its channel's means fall in its own steps."""
+        steps, offsets = self.model.draw_noise(seed)
+        means = self.latents.reshape(-1, self.channels)
+        means = means[:: -(-len(means) // LATENTS_PER_TABLE)]
+        tables = [
+            self._table(i % self.channels, quantize(means[:, i % self.channels], step, offset), step, offset)
+            for i, (step, offset) in enumerate(zip(steps.ravel(), offsets.ravel(), strict=True))
+        ]
+        return self._codec(self._entropy_model(tables, np.arange(len(tables), dtype=np.int32), steps, offsets))
+
+    def _entropy_model(
+        self, tables: list[tuple[int, NDArray[np.float64]]], index: Int32, steps: Float32, offsets: Float32
+    ) -> EntropyModel:
+        lower, probabilities = zip(*tables, strict=True)
+        frequencies = FrequencyTables.from_probabilities(probabilities, lower, self.precision)
+        return EntropyModel(frequencies, index, steps.copy(), offsets.copy())
+
+    def _table(
+        self, channel: int, values: Int32, step: np.float32, offset: np.float32
+    ) -> tuple[int, NDArray[np.float64]]:
+        """Smallest value and probabilities of the table that codes integers like ``values``, int32 [N]."""
+        low, high = int(values.min()), int(values.max())
+        if high > low:
+            low, high = low - MARGIN, high + MARGIN
+        if high - low >= 1 << self.precision:
+            raise InputError(
+                f"expected at most {1 << self.precision} quantization values in latent channel {channel}, found "
+                f"{high - low + 1}; take a larger step or precision"
+            )
+        counts = np.bincount(values - low, minlength=high - low + 1).astype(np.float64)
         support = np.arange(low, high + 1)
         if self.prior is not None:
-            centres = np.zeros((len(support), self.latents.shape[-1]), np.float32)
-            centres[:, channel] = support * step
+            centres = np.zeros((len(support), self.channels), np.float32)
+            centres[:, channel] = support * step + offset
             mass = np.exp(np.asarray(self.prior.log_mass(centres, step), np.float64)[:, channel])
         else:
             # A logistic of standard deviation d has scale d * sqrt(3) / pi; 1/12 is the variance of the rounding.
@@ -170,10 +222,9 @@ class _Fit:
             edges = (np.arange(low, high + 2) - 0.5 - float(values.mean())) / scale
             mass = np.diff(1 / (1 + np.exp(-np.clip(edges, -500, 500))))
         mass = np.maximum(mass, 1e-12)
-        return np.asarray(mass / mass.sum())
+        return low, counts + PSEUDO_COUNT * mass / mass.sum()
 
-    def codec(self, step: float) -> Codec:
-        entropy_model = self.entropy_model(step)
+    def _codec(self, entropy_model: EntropyModel) -> Codec:
         kept = self.images[:: -(-len(self.images) // KEPT_IMAGES)]
         networks = KerasNetworks(self.model, entropy_model.step, entropy_model.offset, kept)
         return Codec(networks, entropy_model, self.model.image_shape)
@@ -210,7 +261,7 @@ class _Fit:
                 raise InputError(f"expected {name} within reach, found {target}; the finest steps give {reached:.4g}")
         while (reached := measure(coarsest)) >= target:
             coarsest *= 2
-            if coarsest > 2.0**16:
+            if coarsest > COARSEST:
                 raise InputError(f"expected {name} within reach, found {target}; the coarsest steps give {reached:.4g}")
         while coarsest / finest > 1.001:
             middle = math.sqrt(finest * coarsest)
@@ -249,6 +300,11 @@ class KerasNetworks:
 
     def decode(self, latents: Int32) -> Images:
         return np.asarray(self.decode_graph(tf.constant(latents)))
+
+
+def quantize(latents: Float32, step: Any, offset: Any) -> Int32:
+    """int32, the latents' shape: the nearest integer ``q`` such that ``q * step + offset`` is the latent."""
+    return np.clip(np.rint((latents - offset) / step), -(2**30), 2**30).astype(np.int32)
 
 
 def _batched(network: Callable[[NDArray[Any]], Any], items: NDArray[Any]) -> NDArray[Any]:
