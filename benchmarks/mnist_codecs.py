@@ -119,6 +119,7 @@ def main() -> None:
     }
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    draw({"tfcomp": codec, "tfcomp, VAE": vae_codec}, test[:12])
     print(
         f"plain autoencoder, 784-512-256-64: test mean squared error {mse:.5f} after {plain_facts['epochs']} epochs\n"
     )
