@@ -2,17 +2,23 @@
 
     manifest.json          `Manifest` as JSON: versions, fingerprint, shapes, sha256 and size of every other file
     tables.npz             the entropy model: integer tables, quantization steps (no pickle)
-    encoder_latent.tflite  image uint8 [1, H, W, C] -> latent int32 [1, *latent_shape]
-    decoder_latent.tflite  latent int32 [1, *latent_shape] -> image uint8 [1, H, W, C]
+    encoder/1/, decoder/1/ SavedModels of any batch size N; each has two signatures
+        serving_default    image uint8 [N, H, W, C] -> payload_bytes string [N], and back
+        latent             image uint8 [N, H, W, C] -> latent int32 [N, *latent_shape], and back
+    encoder.tflite         image uint8 [1, H, W, C] -> payload uint8 [MAX], zero after its length; length int32 [1]
+    decoder.tflite         payload uint8 [MAX], length int32 [1] -> image uint8 [1, H, W, C]
+    encoder_latent.tflite  image uint8 [1, H, W, C] -> latent int32 [1, *latent_shape], the network alone
+    decoder_latent.tflite  latent int32 [1, *latent_shape] -> image uint8 [1, H, W, C], the network alone
 
 `exporting` writes it. The manifest is written last and the folder renamed into place, so that a folder with a manifest
-is whole.
+is whole. Nothing is loaded before its digest has been compared with the manifest's.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import zipfile
 from dataclasses import dataclass, field
@@ -23,14 +29,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfcomp.codec import Codec, EntropyModel, Images, Networks
-from tfcomp.errors import BitstreamError, InputError, MissingDependencyError
+from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, missing_dependency
+from tfcomp.range_coder import FORMAT_VERSION
 from tfcomp.tables import Int32
 
 ARTIFACT_VERSION = 1
 MANIFEST = "manifest.json"
 TABLES = "tables.npz"
-ENCODER_LATENT = "encoder_latent.tflite"
-DECODER_LATENT = "decoder_latent.tflite"
+ENCODER, DECODER = "encoder/1", "decoder/1"
+ENCODER_LITERT, DECODER_LITERT = "encoder.tflite", "decoder.tflite"
+ENCODER_LATENT, DECODER_LATENT = "encoder_latent.tflite", "decoder_latent.tflite"
+RUNTIMES = {
+    "tensorflow": [ENCODER, DECODER],
+    "litert": [ENCODER_LITERT, DECODER_LITERT, ENCODER_LATENT, DECODER_LATENT],
+}
+QUANTIZATIONS = ("float32", "float16", "dynamic", "int8")
+"""Of the networks in the ``.tflite`` files; see `exporting.export`."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +55,25 @@ class Manifest:
         fingerprint: hexadecimal name of payload format and tables.
         image_shape: (height, width, channels), uint8.
         latent_shape: shape of one item's int32 latent.
+        max_payload_bytes: ``MAX``, the size of a payload buffer in the ``.tflite`` files.
+        quantize: one of `QUANTIZATIONS`.
         files: path inside the folder -> {"bytes": size, "sha256": hexadecimal digest}.
-        measured: figures taken at export on calibration images, e.g. {"bytes_per_image": ..., "psnr_db": ...}.
+        measured: ``"images"``, how many calibration images, and for ``"float32"`` and ``quantize`` what their
+            ``.tflite`` files need for them: ``bytes_per_image``, ``psnr_db``, ``encoder_bytes``, ``decoder_bytes``.
+        runtimes: what runs which files.
+        payload_version: version of the payload format, see `range_coder`.
         artifact_version: version of this layout.
     """
 
     fingerprint: str
     image_shape: tuple[int, ...]
     latent_shape: tuple[int, ...]
+    max_payload_bytes: int
+    quantize: str
     files: dict[str, dict[str, Any]]
     measured: dict[str, Any] = field(default_factory=dict)
+    runtimes: dict[str, list[str]] = field(default_factory=lambda: dict(RUNTIMES))
+    payload_version: int = FORMAT_VERSION
     artifact_version: int = ARTIFACT_VERSION
 
     def write(self, folder: Path) -> None:
@@ -69,18 +92,35 @@ class Manifest:
             raise InputError(f"expected an artifact folder with a {MANIFEST}, found none at {Path(folder)}")
         try:
             fields = json.loads(path.read_text())
-            version = fields.get("artifact_version")
-            if version != ARTIFACT_VERSION:
-                raise BitstreamError(f"{path}: expected artifact version {ARTIFACT_VERSION}, found {version!r}")
+            for name, supported in (("artifact_version", ARTIFACT_VERSION), ("payload_version", FORMAT_VERSION)):
+                if fields[name] != supported:
+                    raise BitstreamError(f"{path}: expected {name} {supported}, found {fields[name]!r}")
             for name in ("image_shape", "latent_shape"):
                 fields[name] = tuple(int(n) for n in fields[name])
-            return cls(**fields)
+            manifest = cls(**fields)
+            for name, file in manifest.files.items():
+                if not isinstance(file["sha256"], str) or not isinstance(file["bytes"], int):
+                    raise TypeError(f"no digest and size of {name}")
+            manifest.table()
+            return manifest
+        except BitstreamError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, BitstreamError):
-                raise
             raise BitstreamError(
-                f"{path}: expected the manifest of an artifact, found something else: {error}"
+                f"{path}: expected the manifest of an artifact, found something else ({type(error).__name__}: {error})"
             ) from error
+
+    def table(self) -> str:
+        """What was measured at export, as a Markdown table."""
+        rows = [
+            "| .tflite | bytes per image | PSNR dB | encoder, bytes | decoder, bytes |",
+            "|---|---:|---:|---:|---:|",
+        ]
+        for name, m in self.measured.items():
+            if isinstance(m, dict):
+                sizes = f"{m['encoder_bytes']:,} | {m['decoder_bytes']:,}"
+                rows.append(f"| {name} | {m['bytes_per_image']:.2f} | {m['psnr_db']:.2f} | {sizes} |")
+        return "\n".join(rows)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -91,28 +131,30 @@ def describe(path: Path) -> dict[str, Any]:
 
 def read_checked(folder: Path, name: str, manifest: Manifest) -> bytes:
     """The content of one file of an artifact, after comparing it with the manifest."""
-    expected = manifest.files.get(name)
-    path = folder / name
+    expected, path = manifest.files.get(name), folder / name
     if expected is None or not path.is_file():
         raise BitstreamError(f"expected {name} in the artifact {folder}, found none")
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != expected.get("sha256"):
-        raise BitstreamError(f"{path}: expected the file that the manifest describes, found {len(content)} other bytes")
+    if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
+        raise BitstreamError(
+            f"{path}: expected {expected['bytes']} bytes that the manifest describes, found {len(content)} others"
+        )
     return content
 
 
 def read_entropy_model(folder: Path, manifest: Manifest) -> EntropyModel:
     """The artifact's entropy model; its fingerprint is recomputed and compared with the manifest's."""
-    read_checked(folder, TABLES, manifest)
+    content = read_checked(folder, TABLES, manifest)
     try:
-        with np.load(folder / TABLES, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             model = EntropyModel.from_arrays({name: arrays[name] for name in arrays.files})
-    except (zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
-        if isinstance(error, BitstreamError):
-            raise
+    except BitstreamError:
+        raise
+    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, OSError, EOFError) as error:
         raise BitstreamError(f"{folder / TABLES}: expected frequency tables, found something else: {error}") from error
-    if model.fingerprint.hex() != manifest.fingerprint:
-        raise BitstreamError(f"{folder}: expected tables {manifest.fingerprint}, found {model.fingerprint.hex()}")
+    found = model.fingerprint.hex(), model.latent_shape
+    if found != (manifest.fingerprint, manifest.latent_shape):
+        raise BitstreamError(f"{folder}: expected tables {manifest.fingerprint}, found {found[0]} of shape {found[1]}")
     return model
 
 
@@ -121,20 +163,29 @@ def load(folder: str | Path, *, runtime: str = "litert") -> Codec:
 
     Args:
         folder: what `Codec.export` wrote.
-        runtime: ``"litert"`` runs the networks with ai-edge-litert, without TensorFlow.
+        runtime: what runs the networks: ``"litert"``, without TensorFlow, the ``.tflite`` files; ``"tensorflow"`` the
+            SavedModels, in batches. The range coder runs in NumPy under both.
 
     Raises:
         InputError: if the folder is no artifact or the runtime is unknown.
         BitstreamError: if a file is missing or is not what the manifest describes.
+        MissingDependencyError: if the runtime is not installed.
     """
+    if runtime not in RUNTIMES:
+        raise InputError(f"expected runtime to be one of {tuple(RUNTIMES)}, found {runtime!r}")
     folder = Path(folder)
     manifest = Manifest.read(folder)
     entropy_model = read_entropy_model(folder, manifest)
-    if runtime != "litert":
-        raise InputError(f"expected runtime 'litert', found {runtime!r}")
-    networks: Networks = LiteRTNetworks(
-        read_checked(folder, ENCODER_LATENT, manifest), read_checked(folder, DECODER_LATENT, manifest)
-    )
+    networks: Networks
+    if runtime == "litert":
+        networks = LiteRTNetworks(
+            read_checked(folder, ENCODER_LATENT, manifest), read_checked(folder, DECODER_LATENT, manifest)
+        )
+    else:
+        for name in manifest.files:
+            if name.startswith((f"{ENCODER}/", f"{DECODER}/")):
+                read_checked(folder, name, manifest)
+        networks = TensorFlowNetworks(folder / ENCODER, folder / DECODER)
     return Codec(networks, entropy_model, manifest.image_shape)
 
 
@@ -155,8 +206,11 @@ class LiteRTNetworks:
             ) from error
         self._interpreters = []
         for content in (encoder, decoder):
-            interpreter = Interpreter(model_content=content, num_threads=threads)
-            interpreter.allocate_tensors()
+            try:
+                interpreter = Interpreter(model_content=content, num_threads=threads)
+                interpreter.allocate_tensors()
+            except (ValueError, RuntimeError) as error:
+                raise BitstreamError(f"expected a .tflite that LiteRT can run, found one it cannot: {error}") from error
             self._interpreters.append(interpreter)
 
     def encode(self, images: Images) -> Int32:
@@ -174,3 +228,26 @@ class LiteRTNetworks:
             interpreter.invoke()
             outputs[i] = interpreter.get_tensor(result["index"])[0]
         return outputs
+
+
+class TensorFlowNetworks:
+    """The latent-level signatures of two SavedModels, a batch at a time."""
+
+    def __init__(self, encoder: Path, decoder: Path) -> None:
+        try:
+            import tensorflow as tf
+        except ModuleNotFoundError as error:
+            raise missing_dependency(error) or error from error
+        try:
+            # The signatures do not keep alive what they use; the loaded models do.
+            self._models = [tf.saved_model.load(str(folder)) for folder in (encoder, decoder)]
+            self._encode, self._decode = (model.signatures["latent"] for model in self._models)
+        except (OSError, KeyError) as error:
+            raise BitstreamError(f"expected SavedModels with a signature 'latent', found none: {error}") from error
+        self._constant = tf.constant
+
+    def encode(self, images: Images) -> Int32:
+        return np.asarray(self._encode(image=self._constant(images))["latent"])
+
+    def decode(self, latents: Int32) -> Images:
+        return np.asarray(self._decode(latent=self._constant(latents))["image"])

@@ -63,6 +63,7 @@ def train(args: argparse.Namespace) -> None:
 def export(args: argparse.Namespace) -> None:
     """Freeze a run and write it as an artifact."""
     from tfcomp import datasets, models
+    from tfcomp.artifacts import Manifest
     from tfcomp.codec import Codec
 
     run = _read_run(Path(args.run))
@@ -70,9 +71,10 @@ def export(args: argparse.Namespace) -> None:
     images, _ = datasets.load_arrays(args.data or run["settings"]["data"])
     targets = {name: getattr(args, name) for name in ("step", "target_psnr_db", "target_bytes")}
     codec = Codec.freeze(model, images, **targets)
-    manifest = codec.export(args.artifact)
-    size = sum(file["bytes"] for file in manifest["files"].values())
-    print(f"{args.artifact}: codec {codec.fingerprint}, {len(manifest['files'])} files, {size:,} bytes")
+    manifest = Manifest(**codec.export(args.artifact, quantize=args.quantize))
+    size = sum(file["bytes"] for file in manifest.files.values())
+    print(f"{args.artifact}: codec {codec.fingerprint}, {len(manifest.files)} files, {size:,} bytes")
+    print(manifest.table())
 
 
 def compress(args: argparse.Namespace) -> None:
@@ -131,8 +133,7 @@ def info(args: argparse.Namespace) -> None:
         manifest = Manifest.read(path)
         print(f"artifact     {path}\ncodec        {manifest.fingerprint}")
         print(f"image        uint8 {manifest.image_shape}\nlatent       int32 {manifest.latent_shape}")
-        for name, value in manifest.measured.items():
-            print(f"{name:<12} {value}")
+        print(f"payload      at most {manifest.max_payload_bytes} bytes\n{manifest.table()}")
         for name, file in manifest.files.items():
             print(f"{file['bytes']:>12,} bytes  {name}")
     elif (path / RUN).is_file():
@@ -263,6 +264,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("run", metavar="RUN")
     command.add_argument("artifact", metavar="ARTIFACT", help="folder to write")
     command.add_argument("--data", help=f"calibration images, if not the run's own: {data}")
+    command.add_argument(
+        "--quantize",
+        default="float32",
+        metavar="TYPE",
+        help="networks of the .tflite files: float32, float16 or dynamic (8 bits) weights, or int8 throughout",
+    )
     target = command.add_mutually_exclusive_group()
     target.add_argument("--step", type=float, help="quantization step, as a multiple of each latent's unit")
     target.add_argument("--target-psnr-db", type=float, metavar="DB")

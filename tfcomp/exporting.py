@@ -1,54 +1,247 @@
-"""Writing the artifact folder: the one module that converts. See `artifacts` for what is in it and how it is read."""
+"""Writing the artifact folder: the one module that converts. See `artifacts` for what is in it and how it is read.
+
+SavedModels keep the networks' variables and take any batch. For LiteRT a function is traced for one item and frozen,
+so that every shape is static and every weight a constant, and goes through a SavedModel with one signature, so that its
+inputs and outputs keep their names. Only float tensors are ever quantized, and these are the networks': the range coder
+computes in int32, so a quantized encoder makes payloads that every decoder with the same tables reads exactly.
+"""
 
 from __future__ import annotations
 
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
+from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.python.convert import ConverterError
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from tfcomp import artifacts
+from tfcomp import artifacts, evaluate
+from tfcomp.codec import Codec, EntropyModel, Images
 from tfcomp.errors import InputError
 from tfcomp.files import replacing_folder
 from tfcomp.freezing import KerasNetworks
+from tfcomp.range_coder_graph import GraphCoder
+from tfcomp.tables import Int32
 
-if TYPE_CHECKING:
-    from tfcomp.codec import Codec
+# Operators that LiteRT has and an artifact must not: what is kept between calls, or drawn at random.
+FORBIDDEN = {"CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "MULTINOMIAL"}
+FORBIDDEN |= {"RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "STABLEHLO_RNG_BIT_GENERATOR"}
+
+Samples = Mapping[str, NDArray[Any]]
+"""Example inputs of a function by name, the items stacked along a first axis."""
 
 
-def export(codec: Codec, folder: str | Path) -> dict[str, Any]:
+def export(codec: Codec, folder: str | Path, *, quantize: str = "float32") -> dict[str, Any]:
     """Write ``codec`` as an artifact folder; an artifact that is already there is replaced in one step.
 
     Args:
         codec: as `Codec.freeze` returned it.
         folder: its name; nothing is written there until all of it is.
+        quantize: of the networks in the ``.tflite`` files: ``"float32"``; ``"float16"`` or ``"dynamic"`` (8 bits)
+            weights; ``"int8"`` weights and activations, calibrated. The SavedModels are always float32.
 
     Returns:
-        The manifest, as a dictionary.
+        The manifest, as a dictionary. Its ``measured`` compares the ``.tflite`` files with those of float32, on the
+        images that the codec kept from its calibration.
+
+    Raises:
+        InputError: on a loaded codec, an unknown quantization, or networks with an operator that LiteRT does not have
+            built in, that is random or that keeps a state; the message names it.
     """
-    networks = codec.networks
+    networks, entropy_model = codec.networks, codec.entropy_model
     if not isinstance(networks, KerasNetworks):
         raise InputError("expected a codec from Codec.freeze; a loaded one has no trained networks to export")
+    if quantize not in artifacts.QUANTIZATIONS:
+        raise InputError(f"expected quantize to be one of {artifacts.QUANTIZATIONS}, found {quantize!r}")
+    graphs = _Graphs(networks, entropy_model)
     with replacing_folder(folder, marker=artifacts.MANIFEST) as partial:
-        np.savez_compressed(partial / artifacts.TABLES, allow_pickle=False, **codec.entropy_model.arrays())
-        (partial / artifacts.ENCODER_LATENT).write_bytes(to_litert(networks.encode_graph))
-        (partial / artifacts.DECODER_LATENT).write_bytes(to_litert(networks.decode_graph))
-        files = {str(p.relative_to(partial)): artifacts.describe(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-        manifest = artifacts.Manifest(codec.fingerprint, codec.image_shape, codec.entropy_model.latent_shape, files)
+        np.savez_compressed(partial / artifacts.TABLES, allow_pickle=False, **entropy_model.arrays())
+        converted = graphs.litert(quantize, codec.encode(networks.calibration))
+        for name, content in converted.items():
+            (partial / name).write_bytes(content)
+        _save(partial / artifacts.ENCODER, {"serving_default": graphs.image_to_bytes, "latent": graphs.image_to_latent})
+        _save(partial / artifacts.DECODER, {"serving_default": graphs.bytes_to_image, "latent": graphs.latent_to_image})
+        variants = {"float32": converted if quantize == "float32" else graphs.litert("float32"), quantize: converted}
+        manifest = artifacts.Manifest(
+            fingerprint=codec.fingerprint,
+            image_shape=codec.image_shape,
+            latent_shape=entropy_model.latent_shape,
+            max_payload_bytes=graphs.coder.capacity,
+            quantize=quantize,
+            files={
+                path.relative_to(partial).as_posix(): artifacts.describe(path)
+                for path in sorted(partial.rglob("*"))
+                if path.is_file()
+            },
+            measured={
+                "images": len(networks.calibration),
+                **{name: _measure(codec, networks.calibration, tflite) for name, tflite in variants.items()},
+            },
+        )
         manifest.write(partial)
     return dict(vars(manifest))
 
 
-def to_litert(graph: tf.types.experimental.PolymorphicFunction) -> bytes:
-    """Convert a function of one batched tensor to a ``.tflite`` of batch 1, from builtin operators alone.
+def _measure(codec: Codec, images: Images, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Payload bytes and PSNR of ``.tflite`` files on images, uint8 [N, *image_shape], and the files' sizes."""
+    networks = artifacts.LiteRTNetworks(files[artifacts.ENCODER_LATENT], files[artifacts.DECODER_LATENT])
+    point = evaluate.measure(Codec(networks, codec.entropy_model, codec.image_shape), images)
+    return {
+        "bytes_per_image": point.bytes_per_image,
+        "psnr_db": point.psnr_db,
+        "encoder_bytes": len(files[artifacts.ENCODER_LITERT]),
+        "decoder_bytes": len(files[artifacts.DECODER_LITERT]),
+    }
 
-    Variables become constants first: converted as they are, they leave READ_VARIABLE operators without the weights.
+
+class _Graphs:
+    """The functions of an artifact; each names its inputs by its signature and its results by a dictionary's keys."""
+
+    def __init__(self, networks: KerasNetworks, entropy_model: EntropyModel) -> None:
+        self.coder = coder = GraphCoder(entropy_model.tables, entropy_model.index, entropy_model.segments)
+        self.networks, self.entropy_model = networks, entropy_model
+        image = tf.TensorSpec([None, *networks.model.image_shape], tf.uint8, "image")
+        latent = tf.TensorSpec([None, *entropy_model.latent_shape], tf.int32, "latent")
+        payload_bytes = tf.TensorSpec([None], tf.string, "payload_bytes")
+        payload = tf.TensorSpec([coder.capacity], tf.uint8, "payload")
+        length = tf.TensorSpec([1], tf.int32, "length")
+
+        def encode(image: Any) -> Any:
+            return coder.encode(tf.reshape(networks.encode_graph(image), [-1, coder.symbols]))
+
+        def decode(buffer: Any, length: Any) -> Any:
+            return networks.decode_graph(tf.reshape(coder.decode(buffer, length), [-1, *entropy_model.latent_shape]))
+
+        @tf.function(input_signature=[image])
+        def image_to_bytes(image: Any) -> dict[str, Any]:
+            return {"payload_bytes": coder.to_bytes(*encode(image))}
+
+        @tf.function(input_signature=[payload_bytes])
+        def bytes_to_image(payload_bytes: Any) -> dict[str, Any]:
+            return {"image": decode(*coder.from_bytes(payload_bytes))}
+
+        @tf.function(input_signature=[image])
+        def image_to_latent(image: Any) -> dict[str, Any]:
+            return {"latent": networks.encode_graph(image)}
+
+        @tf.function(input_signature=[latent])
+        def latent_to_image(latent: Any) -> dict[str, Any]:
+            return {"image": networks.decode_graph(latent)}
+
+        @tf.function(input_signature=[tf.TensorSpec([1, *image.shape[1:]], tf.uint8, "image")])
+        def image_to_payload(image: Any) -> dict[str, Any]:
+            buffer, length = encode(image)
+            return {"payload": tf.reshape(buffer, [coder.capacity]), "length": length}
+
+        @tf.function(input_signature=[payload, length])
+        def payload_to_image(payload: Any, length: Any) -> dict[str, Any]:
+            return {"image": decode(tf.reshape(payload, [1, coder.capacity]), length)}
+
+        self.image_to_bytes, self.bytes_to_image = image_to_bytes, bytes_to_image
+        self.image_to_latent, self.latent_to_image = image_to_latent, latent_to_image
+        self.image_to_payload, self.payload_to_image = image_to_payload, payload_to_image
+
+    def litert(self, quantize: str, latents: Int32 | None = None) -> dict[str, bytes]:
+        """The ``.tflite`` files by name; ``latents`` of the calibration images, int32 [N, *latent_shape], for int8."""
+        images: Samples = {"image": self.networks.calibration[:, None]}
+        latent: Samples = {}
+        payload: Samples = {}
+        if latents is not None:
+            buffer, length = self.coder.encode(tf.constant(latents.reshape(len(latents), -1)))
+            latent, payload = (
+                {"latent": latents[:, None]},
+                {"payload": buffer.numpy(), "length": length.numpy()[:, None]},
+            )
+        return {
+            artifacts.ENCODER_LITERT: to_litert(self.image_to_payload, quantize, images),
+            artifacts.DECODER_LITERT: to_litert(self.payload_to_image, quantize, payload),
+            artifacts.ENCODER_LATENT: to_litert(self.image_to_latent, quantize, images),
+            artifacts.DECODER_LATENT: to_litert(self.latent_to_image, quantize, latent),
+        }
+
+
+def _save(folder: Path, signatures: Mapping[str, Any]) -> None:
+    """Write a SavedModel with these signatures: graphs and the variables that they use, no Python."""
+    traced = {name: graph.get_concrete_function() for name, graph in signatures.items()}
+    module = tf.Module()
+    module.weights = list({id(v): v for function in traced.values() for v in function.graph.variables}.values())
+    tf.saved_model.save(module, str(folder), traced)
+
+
+def to_litert(graph: Any, quantize: str = "float32", samples: Samples | None = None) -> bytes:
+    """Convert a function with named inputs and results to a ``.tflite`` with one signature, of builtin operators alone.
+
+    Args:
+        graph: ``tf.function`` with an input signature; a first dimension of None becomes 1.
+        quantize: one of `artifacts.QUANTIZATIONS`.
+        samples: inputs to calibrate ``"int8"`` with.
+
+    Raises:
+        InputError: if an operator is not built into LiteRT, or is random or keeps a state; the message names it.
     """
-    (spec,) = graph.input_signature
-    one = graph.get_concrete_function(tf.TensorSpec([1, *spec.shape[1:]], spec.dtype, spec.name))
-    frozen = convert_variables_to_constants_v2(one, lower_control_flow=False)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    return bytes(converter.convert())
+    specs = [
+        tf.TensorSpec([1 if n is None else n for n in spec.shape], spec.dtype, spec.name)
+        for spec in graph.input_signature
+    ]
+    concrete = graph.get_concrete_function(*specs)
+    # Variables become constants first: converted as they are, they leave READ_VARIABLE operators without the weights.
+    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    results = sorted(concrete.structured_outputs)
+
+    @tf.function(input_signature=specs)
+    def named(*inputs: Any) -> dict[str, Any]:
+        return dict(zip(results, frozen(*inputs), strict=True))
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # calibration runs in an interpreter that announces its successor
+        tf.saved_model.save(tf.Module(), folder, named.get_concrete_function())
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if quantize != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantize == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if quantize == "int8":
+
+            def calibration() -> Iterator[dict[str, NDArray[Any]]]:
+                for item in zip(*(samples or {}).values(), strict=True):
+                    yield dict(zip(samples or {}, item, strict=True))
+
+            converter.representative_dataset = calibration
+        try:
+            content = bytes(converter.convert())
+        except ConverterError as error:
+            named_by_it = {found.operator.name.removeprefix("tf.") for found in error.errors if found.operator.name}
+            names = named_by_it or set(re.findall(r"\btf\.(\w+) ?[({]", str(error)))
+            raise _refusal(names) from error
+    refused = {name for name in operators(content) if name in FORBIDDEN or name.startswith("CUSTOM ")}
+    if refused:
+        raise _refusal(refused)
+    return content
+
+
+def _refusal(names: set[str]) -> InputError:
+    found = ", ".join(sorted(names)) or "one that the converter does not name"
+    return InputError(
+        f"expected networks of operators that are built into LiteRT, not random and without a state, found {found}"
+    )
+
+
+def operators(litert: bytes) -> set[str]:
+    """Names of the operators of a ``.tflite``, as the LiteRT schema spells them; others as ``"CUSTOM name"``."""
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    model = schema.Model.GetRootAs(litert)
+    found = set()
+    for i in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(i)
+        # Codes below 127 are in the field of the first schema as well.
+        name = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+        found.add(f"CUSTOM {(code.CustomCode() or b'?').decode()}" if name == "CUSTOM" else name)
+    return found
