@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tfcomp.codec import Images
 from tfcomp.errors import InputError, MissingDependencyError
@@ -42,4 +46,87 @@ def reconstructions(originals: Images, rows: Sequence[tuple[str, Images, Sequenc
             axis.set_xticks([])
             axis.set_yticks([])
         line[0].set_ylabel(name, fontsize=10)
+    return figure
+
+
+def rate_distortion(curves: Mapping[str, Sequence[tuple[float, float]]], *, quality: str = "PSNR in dB") -> Figure:
+    """Quality over real bytes, one line for each codec.
+
+    Args:
+        curves: name -> points (mean bytes per image, quality), in any order.
+        quality: what the second number is.
+    """
+    if not curves or not all(curves.values()):
+        raise InputError("expected at least one curve, and at least one point in each")
+    figure = _figure(6.0, 4.0)
+    axis = figure.subplots()
+    for name, points in curves.items():
+        axis.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name)
+    axis.set_xlabel("bytes per image")
+    axis.set_ylabel(quality)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def kl_per_dimension(nats: NDArray[np.floating], *, active: NDArray[np.bool_] | None = None) -> Figure:
+    """What each dimension of a VAE carries, in bits, the fullest first.
+
+    Args:
+        nats: float [*latent_shape], as `VAE.kl_per_dimension` returns them.
+        active: bool [*latent_shape], as `VAE.active_dimensions` returns them; the others are drawn pale.
+    """
+    if np.size(nats) == 0 or (active is not None and np.shape(active) != np.shape(nats)):
+        raise InputError(f"expected one divergence and one activity per dimension, found {np.shape(nats)}")
+    bits = np.ravel(nats) / math.log(2)
+    order = np.argsort(-bits, kind="stable")
+    shown = np.ones(bits.size, bool) if active is None else np.ravel(active)
+    figure = _figure(6.0, 3.0)
+    axis = figure.subplots()
+    axis.bar(np.arange(bits.size), bits[order], color=["C0" if shown[i] else "lightgray" for i in order], width=0.9)
+    axis.set_xlabel("latent dimension, sorted")
+    axis.set_ylabel("KL in bits")
+    axis.set_title(f"{shown.sum()} of {bits.size} dimensions active, {bits.sum():.1f} bits in all", fontsize=10)
+    return figure
+
+
+def traversals(images: Images, labels: Sequence[str] | None = None) -> Figure:
+    """A grid of images without margins, e.g. one row for each latent dimension, moved from left to right.
+
+    Args:
+        images: uint8 [rows, columns, H, W, C].
+        labels: one for each row.
+    """
+    if images.ndim != 5 or 0 in images.shape or (labels is not None and len(labels) != len(images)):
+        raise InputError(f"expected images [rows, columns, H, W, C] and a label for each row, found {images.shape}")
+    rows, columns, height, width, channels = images.shape
+    sheet = images.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+    figure = _figure(0.6 * columns + 0.6, 0.6 * rows * height / width + 0.2)
+    axis = figure.subplots()
+    axis.imshow(sheet[..., 0] if channels == 1 else sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([(i + 0.5) * height for i in range(rows)] if labels else [], labels or [], fontsize=8)
+    return figure
+
+
+def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], metric: str = "loss") -> Figure:
+    """A metric over the epochs, one colour for each run; validation, where there is one, in dashes.
+
+    Args:
+        histories: name -> what Keras's ``History.history`` holds.
+        metric: which of it; ``val_`` and this name is the validation's.
+    """
+    missing = [name for name, history in histories.items() if metric not in history]
+    if not histories or missing:
+        raise InputError(f"expected {metric!r} in the history of every run, found none in {missing}")
+    figure = _figure(6.0, 3.5)
+    axis = figure.subplots()
+    for i, (name, history) in enumerate(histories.items()):
+        for key, style, label in ((metric, "-", name), (f"val_{metric}", "--", f"{name}, validation")):
+            if key in history:
+                axis.plot(range(1, 1 + len(history[key])), history[key], style, color=f"C{i % 10}", label=label)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(metric)
+    axis.grid(alpha=0.3)
+    axis.legend()
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -120,6 +121,26 @@ class VAE(LatentModel):
     def sample(self, n: int, *, seed: int = 0) -> NDArray[np.uint8]:
         """Images that the decoder makes of ``n`` draws from the prior: uint8 [n, *image_shape]."""
         return self.render(np.random.default_rng(seed).standard_normal((n, *self.latent_shape), np.float32))
+
+    def traverse(self, image: Any, dimensions: Sequence[int], values: Sequence[float]) -> NDArray[np.uint8]:
+        """What the decoder makes of an image's latent when one dimension at a time is set to other values.
+
+        Args:
+            image: uint8 [*image_shape].
+            dimensions: positions of the latent in C order, e.g. those of the largest `kl_per_dimension`.
+            values: what each is set to in turn; the prior's standard deviation is 1.
+
+        Returns:
+            uint8 [dimensions, values, *image_shape].
+        """
+        latent = self.latents(np.asarray(image)[None]).ravel()
+        if not all(0 <= d < latent.size for d in dimensions) or not (len(dimensions) and len(values)):
+            raise InputError(f"expected dimensions of 0 to {latent.size - 1} and values, found {list(dimensions)}")
+        moved = np.tile(latent, (len(dimensions), len(values), 1))
+        for row, dimension in enumerate(dimensions):
+            moved[row, :, dimension] = values
+        images = self.render(moved.reshape(-1, *self.latent_shape))
+        return images.reshape(len(dimensions), len(values), *self.image_shape)
 
     # === Reports ===
 

@@ -1,0 +1,217 @@
+"""The VAE on MNIST: its evidence bound, its curve of real bytes beside the autoencoder's, and the price of samples.
+
+    python benchmarks/vae_mnist.py [--data-dir FOLDER] [--epochs N] [--elbo-epochs N]
+
+1. The negative evidence lower bound (beta = 1, Bernoulli likelihood, dynamically binarized images, 64 latents) and the
+   importance-weighted estimate of the log-likelihood, which is what papers report.
+2. For each beta, squared error: bytes and PSNR of the posterior's mean coded (VAE), and of the rounded latent
+   (AutoEncoder trained for rate).
+3. For each beta: mean payload in bits of a posterior sample, beside the KL divergence in bits.
+
+Everything is fitted to the 60,000 training images; the test images are measured once. Trained models are kept in
+``runs/vae_mnist`` and used again: delete the folder to train anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfcomp import VAE, AutoEncoder, Codec, datasets, load_model, plots
+from tfcomp.codec import Images
+from tfcomp.models import LN2, LatentModel
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "vae_mnist.json"
+RUNS = HERE.parent / "runs" / "vae_mnist"
+SHAPE = (28, 28, 1)
+LATENTS = 64
+BETAS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
+BATCH = 128
+SEEDS = 4
+
+
+def binarize(images: Images, generator: np.random.Generator) -> Images:
+    """Each pixel becomes 255 with the probability that its grey value stands for."""
+    return np.where(generator.random(images.shape, np.float32) < images / np.float32(255), 255, 0).astype(np.uint8)
+
+
+def trained(name: str, build: Callable[[], LatentModel], images: Images, epochs: int, dynamic: bool) -> LatentModel:
+    """The model kept under this name and number of epochs; trained first if there is none."""
+    path = RUNS / f"{name}-{epochs}.keras"
+    if path.exists():
+        return load_model(path)
+    keras.utils.set_random_seed(0)
+    model = build()
+    schedule = keras.optimizers.schedules.CosineDecay(1e-3, epochs * -(-len(images) // BATCH), alpha=0.01)
+    model.compile(optimizer=keras.optimizers.Adam(schedule))
+    data = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images), seed=0).batch(BATCH)
+    if dynamic:
+        data = data.map(
+            lambda x: tf.where(tf.random.uniform(tf.shape(x)) < tf.cast(x, tf.float32) / 255, 255, 0), tf.data.AUTOTUNE
+        ).map(lambda x: tf.cast(x, tf.uint8))
+    start = time.perf_counter()
+    logs = model.fit(data.prefetch(2), epochs=epochs, verbose=0).history
+    seconds = time.perf_counter() - start
+    print(f"trained {path.name} in {seconds:.0f} s: loss {logs['loss'][-1]:.2f}", flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.save(path)
+    return model
+
+
+def log_likelihood(model: VAE, images: Images, samples: int, seed: int = 0) -> float:
+    """Mean of ``log p(x)`` in nats, by importance sampling from the posterior (Burda et al. 2016, equation 8)."""
+
+    @tf.function
+    def log_weight(mean: tf.Tensor, log_variance: tf.Tensor, target: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
+        latent = mean + tf.exp(log_variance / 2) * epsilon
+        log_ratio = tf.reduce_sum(tf.square(epsilon) + log_variance - tf.square(latent), axis=1) / 2
+        return log_ratio - model.distortion_function(target, model.decoder(latent, training=False))
+
+    generator = tf.random.Generator.from_seed(seed)
+    total = 0.0
+    for i in range(0, len(images), 500):
+        batch = images[i : i + 500]
+        mean, log_variance = model.posterior(batch)
+        target = batch.astype(np.float32) / 255
+        weights = [log_weight(mean, log_variance, target, generator.normal(mean.shape)) for _ in range(samples)]
+        total += float(tf.reduce_sum(tf.reduce_logsumexp(tf.stack(weights), axis=0) - math.log(samples)))
+    return total / len(images)
+
+
+def evidence(scale: str, train: Images, test: Images, epochs: int, samples: int) -> dict[str, Any]:
+    model = trained(
+        f"elbo-{scale}", lambda: VAE.dense(SHAPE, LATENTS, hidden=(512, 256), scale=scale), train, epochs, True
+    )
+    test = binarize(test, np.random.default_rng(1))
+    kl = model.kl_per_dimension(test)
+    return {
+        "scale": scale,
+        "epochs": epochs,
+        "negative_elbo_nats": float(model.negative_elbo(test, samples=8).mean()),
+        "negative_log_likelihood_nats": -log_likelihood(model, test, samples),
+        "importance_samples": samples,
+        "kl_nats": float(kl.sum()),
+        "active_dimensions": int(model.active_dimensions(test).sum()),
+        "kl_per_dimension_nats": [round(float(v), 4) for v in kl],
+    }
+
+
+def psnr_db(a: Images, b: Images) -> float:
+    return float(10 * np.log10(255**2 / np.mean(np.square(a.astype(np.float64) - b))))
+
+
+def divergence_bits(model: LatentModel, images: Images) -> float:
+    """Mean rate of the posterior's samples: in closed form for a VAE, over 16 draws of the noise for an autoencoder."""
+    if isinstance(model, VAE):
+        return float(model.kl_per_dimension(images).sum()) / LN2
+    targets = images.astype(np.float32) / 255
+    return float(np.mean([np.mean(model.objective(images, targets, training=True).rate) for _ in range(16)])) / LN2
+
+
+def curve(kind: str, beta: float, train: Images, test: Images, epochs: int) -> dict[str, Any]:
+    options: dict[str, Any] = {"beta": beta, "hidden": (512, 256)}
+    if kind == "vae":
+        options |= {"distortion": "squared_error", "scale": "shared"}
+    family = VAE if kind == "vae" else AutoEncoder
+    model = trained(f"{kind}-{beta}", lambda: family.dense(SHAPE, LATENTS, **options), train, epochs, False)
+    codec = Codec.freeze(model, train)
+    payloads = codec.compress(test)
+    row: dict[str, Any] = {
+        "model": kind,
+        "beta": beta,
+        "mean_bytes": sum(map(len, payloads)) / len(test),
+        "mean_psnr_db": psnr_db(test, codec.decompress(payloads)),
+        "kl_bits": divergence_bits(model, test),
+    }
+    bits, ideal, psnr = [], [], []
+    for seed in range(SEEDS):
+        codec = Codec.freeze(model, train, latents="sample", seed=seed)
+        payloads, report = codec.compress_with_report(test)
+        bits.append(8 * report.payload_bytes / len(test))
+        ideal.append(report.ideal_bits / len(test))
+        psnr.append(psnr_db(test, codec.decompress(payloads)))
+    row |= {
+        "sample_bits": float(np.mean(bits)),
+        "sample_ideal_bits": float(np.mean(ideal)),
+        "sample_minus_kl_bits": float(np.mean(bits)) - row["kl_bits"],
+        "sample_psnr_db": float(np.mean(psnr)),
+        "active_dimensions": int(np.sum(model.latents(test).var(axis=0) > 0.01)),
+    }
+    print({name: round(v, 2) if isinstance(v, float) else v for name, v in row.items()}, flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"), help="of tensorflow-datasets")
+    parser.add_argument("--epochs", type=int, default=12, help="of each model of the curves")
+    parser.add_argument("--elbo-epochs", type=int, default=60, help="of the models whose evidence bound is measured")
+    parser.add_argument("--samples", type=int, default=100, help="for the log-likelihood of each test image")
+    parser.add_argument("--scales", nargs="*", default=["input", "shared"], help="posteriors of part 1; none skips it")
+    args = parser.parse_args()
+    train, test = datasets.load_arrays("mnist", data_dir=args.data_dir)
+
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results["setting"] = {
+        "images": {"train": len(train), "test": len(test)},
+        "networks": f"dense 784-512-256-{LATENTS} and its mirror image, ReLU",
+        "optimizer": f"Adam, 1e-3 to 1e-5 by cosine, batch {BATCH}",
+        "curve_epochs": args.epochs,
+        "sample_seeds": SEEDS,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in ("tensorflow", "keras", "numpy", "tfcomp")},
+    }
+    results["published"] = {
+        "negative_log_likelihood_nats": 86.76,
+        "source": "Burda, Grosse and Salakhutdinov 2016, table 1: VAE, one stochastic layer of 50, two hidden layers "
+        "of 200, dynamic binarization, 5000 importance samples",
+    }
+
+    def save() -> None:
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+    results["curves"] = []
+    for beta in BETAS:
+        for kind in ("autoencoder", "vae"):
+            results["curves"].append(curve(kind, beta, train, test, args.epochs))
+            save()
+    figure = plots.rate_distortion(
+        {
+            f"{name}, {latent}": [
+                (r[bytes_name] / scale, r[psnr_name]) for r in results["curves"] if r["model"] == kind
+            ]
+            for kind, name in (("autoencoder", "autoencoder"), ("vae", "VAE"))
+            for latent, bytes_name, scale, psnr_name in (
+                ("rounded", "mean_bytes", 1, "mean_psnr_db"),
+                ("sample", "sample_bits", 8, "sample_psnr_db"),
+            )
+        }
+    )
+    figure.savefig(RESULTS.with_suffix(".png"), dpi=110)
+    if args.scales:
+        results["evidence"] = []
+    for scale in args.scales:
+        row = evidence(scale, train, test, args.elbo_epochs, args.samples)
+        print({name: v for name, v in row.items() if name != "kl_per_dimension_nats"}, flush=True)
+        results["evidence"].append(row)
+        save()
+
+
+if __name__ == "__main__":
+    main()
