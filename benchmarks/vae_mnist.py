@@ -1,6 +1,6 @@
 """The VAE on MNIST: its evidence bound, its curve of real bytes beside the autoencoder's, and the price of samples.
 
-    python benchmarks/vae_mnist.py [--data-dir FOLDER] [--epochs N] [--elbo-epochs N]
+    python benchmarks/vae_mnist.py [--data-dir FOLDER] [--epochs N] [--elbo-epochs N] [--parts curves evidence]
 
 1. The negative evidence lower bound (beta = 1, Bernoulli likelihood, dynamically binarized images, 64 latents) and the
    importance-weighted estimate of the log-likelihood, which is what papers report.
@@ -43,6 +43,7 @@ LATENTS = 64
 BETAS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
 BATCH = 128
 SEEDS = 4
+PARTS = ("curves", "evidence")
 
 
 def binarize(images: Images, generator: np.random.Generator) -> Images:
@@ -99,7 +100,7 @@ def evidence(scale: str, train: Images, test: Images, epochs: int, samples: int)
     )
     test = binarize(test, np.random.default_rng(1))
     kl = model.kl_per_dimension(test)
-    return {
+    row = {
         "scale": scale,
         "epochs": epochs,
         "negative_elbo_nats": float(model.negative_elbo(test, samples=8).mean()),
@@ -109,6 +110,8 @@ def evidence(scale: str, train: Images, test: Images, epochs: int, samples: int)
         "active_dimensions": int(model.active_dimensions(test).sum()),
         "kl_per_dimension_nats": [round(float(v), 4) for v in kl],
     }
+    print({name: v for name, v in row.items() if name != "kl_per_dimension_nats"}, flush=True)
+    return row
 
 
 def psnr_db(a: Images, b: Images) -> float:
@@ -162,16 +165,16 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12, help="of each model of the curves")
     parser.add_argument("--elbo-epochs", type=int, default=60, help="of the models whose evidence bound is measured")
     parser.add_argument("--samples", type=int, default=100, help="for the log-likelihood of each test image")
-    parser.add_argument("--scales", nargs="*", default=["input", "shared"], help="posteriors of part 1; none skips it")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="which to measure anew")
     args = parser.parse_args()
     train, test = datasets.load_arrays("mnist", data_dir=args.data_dir)
 
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results["setting"] = {
+    setting: dict[str, Any] = results.setdefault("setting", {})
+    setting |= {
         "images": {"train": len(train), "test": len(test)},
         "networks": f"dense 784-512-256-{LATENTS} and its mirror image, ReLU",
         "optimizer": f"Adam, 1e-3 to 1e-5 by cosine, batch {BATCH}",
-        "curve_epochs": args.epochs,
         "sample_seeds": SEEDS,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: version(name) for name in ("tensorflow", "keras", "numpy", "tfcomp")},
@@ -186,31 +189,29 @@ def main() -> None:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 
-    results["curves"] = []
-    for beta in BETAS:
-        for kind in ("autoencoder", "vae"):
-            results["curves"].append(curve(kind, beta, train, test, args.epochs))
-            save()
-    figure = plots.rate_distortion(
-        {
-            f"{name}, {latent}": [
-                (r[bytes_name] / scale, r[psnr_name]) for r in results["curves"] if r["model"] == kind
-            ]
-            for kind, name in (("autoencoder", "autoencoder"), ("vae", "VAE"))
-            for latent, bytes_name, scale, psnr_name in (
-                ("rounded", "mean_bytes", 1, "mean_psnr_db"),
-                ("sample", "sample_bits", 8, "sample_psnr_db"),
-            )
-        }
-    )
-    figure.savefig(RESULTS.with_suffix(".png"), dpi=110)
-    if args.scales:
+    if "curves" in args.parts:
+        results["curves"] = []
+        setting["curve_epochs"] = args.epochs
+        for beta in BETAS:
+            for kind in ("autoencoder", "vae"):
+                results["curves"].append(curve(kind, beta, train, test, args.epochs))
+                save()
+        draw(results["curves"])
+    if "evidence" in args.parts:
         results["evidence"] = []
-    for scale in args.scales:
-        row = evidence(scale, train, test, args.elbo_epochs, args.samples)
-        print({name: v for name, v in row.items() if name != "kl_per_dimension_nats"}, flush=True)
-        results["evidence"].append(row)
-        save()
+        for scale in ("input", "shared"):
+            results["evidence"].append(evidence(scale, train, test, args.elbo_epochs, args.samples))
+            save()
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """The curves of mean and sample, of both models, beside the results."""
+    lines = {}
+    for kind, name in (("autoencoder", "autoencoder"), ("vae", "VAE")):
+        mine = [row for row in rows if row["model"] == kind]
+        lines[f"{name}, rounded"] = [(row["mean_bytes"], row["mean_psnr_db"]) for row in mine]
+        lines[f"{name}, sample"] = [(row["sample_bits"] / 8, row["sample_psnr_db"]) for row in mine]
+    plots.rate_distortion(lines).savefig(RESULTS.with_suffix(".png"), dpi=110)
 
 
 if __name__ == "__main__":
