@@ -241,11 +241,10 @@ def test_strings() -> None:
     assert coder.decode(buffer, length).shape == (4, 8)
 
 
-@pytest.mark.parametrize("segments", [1, 2])
-def test_xla(segments: int) -> None:
-    rng = np.random.default_rng(segments)
-    tables, index = laplacian(), rng.integers(0, 3, 30, np.int32)
-    coder = GraphCoder(tables, index, segments)
+def test_xla() -> None:
+    rng = np.random.default_rng(9)
+    tables, index = laplacian(), rng.integers(0, 3, 22, np.int32)
+    coder = GraphCoder(tables, index, segments=2)
     encode, decode = traced(coder, jit_compile=True)
     payloads = check_graph(coder, tables, index, likely(tables, index, 4, rng), encode=encode, decode=decode)
     assert inside(tables, index, decode(*corrupt(payloads, coder.capacity, 4, rng)).numpy())
@@ -288,7 +287,7 @@ class LiteCoder:
         )
 
 
-@pytest.fixture(scope="module", params=[(24, 1), (60, 3), (300, 2)], ids=str)
+@pytest.fixture(scope="module", params=[(24, 1), (300, 2)], ids=str)
 def lite(request: pytest.FixtureRequest) -> tuple[FrequencyTables, Int32, GraphCoder, LiteCoder]:
     symbols, segments = request.param
     tables, index = laplacian(), np.arange(symbols, dtype=np.int32) % 3
