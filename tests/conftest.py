@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,3 +44,19 @@ def mnist(shared_data: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     from tfcomp import datasets
 
     return datasets.load_arrays("mnist", data_dir=folder)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, NDArray[np.uint8]]:
+    """A codec trained for seconds on glyphs, the artifact that it exports, and uint8 [100, 28, 28, 1] unseen images."""
+    pytest.importorskip("tensorflow")
+    import tfcomp
+
+    train, test = tfcomp.datasets.load_arrays("glyphs")
+    model = tfcomp.AutoEncoder.dense(train.shape[1:], latent_dim=16, hidden=(64,))
+    model.compile(optimizer="adam")
+    model.fit(train[:4096], epochs=5, batch_size=64, verbose=0)
+    codec = tfcomp.Codec.freeze(model, calibration=train[:500])
+    folder = tmp_path_factory.mktemp("exported") / "artifact"
+    codec.export(folder)
+    return codec, folder, test[:100]

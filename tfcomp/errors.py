@@ -17,11 +17,17 @@ class MissingDependencyError(TfcompError, ImportError):
     """An optional package is needed; the message names the extra that installs it."""
 
 
+class ServerError(TfcompError, ConnectionError):
+    """A server could not be reached, refused a request or answered what nobody can read."""
+
+
 EXTRAS = {
     "keras": "train",
     "tensorflow": "train",
     "tensorflow_datasets": "train",
     "matplotlib": "evaluate",
+    "grpc": "serving",
+    "tensorflow_serving": "serving",
 }
 """Which extra installs a package that not every installation has."""
 

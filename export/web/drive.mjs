@@ -1,0 +1,126 @@
+// Drives the page in a headless browser for tests/test_web.py: a JSON job on stdin, a JSON report on stdout.
+//   job: {chromium, page, codec, coder, images, payloads, latents, corrupt, image_file, screenshot, scheme}
+// Arrays of bytes travel in base64.
+import { chromium } from "playwright-core";
+import { readFileSync } from "node:fs";
+
+const job = JSON.parse(readFileSync(0, "utf8"));
+const browser = await chromium.launch({
+  executablePath: job.chromium,
+  args: [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+  ],
+});
+const report = { requests: [], errors: [] };
+
+/** A new page at an address; `prepare` runs in it before its own scripts. */
+async function open(address, { prepare, javaScriptEnabled = true } = {}) {
+  const context = await browser.newContext({
+    viewport: { width: 1000, height: 560 }, deviceScaleFactor: 1, acceptDownloads: true, javaScriptEnabled,
+    colorScheme: job.scheme ?? "light",
+  });
+  if (prepare) await context.addInitScript(prepare);
+  const page = await context.newPage();
+  page.setDefaultTimeout(30_000);
+  page.on("request", (request) => report.requests.push(request.url()));
+  page.on("pageerror", (error) => report.errors.push(String(error)));
+  await page.goto(address);
+  return page;
+}
+
+/** What the page says once it is no longer waiting. */
+async function verdict(page) {
+  const status = page.locator("#status:not([data-state=waiting])");
+  const [state, text] = [await status.getAttribute("data-state"), await status.textContent()];
+  await page.context().close();
+  return { state, text };
+}
+
+const address = `${job.page}?artifact=${job.codec}`;
+try {
+  // === What the page computes ===
+  const page = await open(address);
+  await page.locator("#status[data-state=ready]").waitFor();
+  report.computed = await page.evaluate(async ({ coder, images, payloads, latents, corrupt }) => {
+    const { Codec, Model, started } = await import("./app.js");
+    const { codec } = await started;
+    const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const text = (array) => btoa(String.fromCharCode(...new Uint8Array(array.buffer, array.byteOffset, array.byteLength)));
+    const each = async (items, f) => {
+      const found = [];
+      for (const item of items) found.push(await f(item));
+      return found;
+    };
+    const load = async (name) => Model.load(new Uint8Array(await (await fetch(`${coder}/${name}`)).arrayBuffer()));
+    const [encode, decode] = [await load("encode.tflite"), await load("decode.tflite")];
+    const capacity = decode.size("uint8");
+    const padded = (payload) => {
+      const buffer = new Uint8Array(capacity);
+      buffer.set(payload);
+      return { uint8: buffer, int32: Int32Array.of(payload.length) };
+    };
+    return {
+      compressed: await each(images, async (image) => text(await codec.compress(bytes(image)))),
+      decompressed: await each(payloads, async (payload) => text(await codec.decompress(bytes(payload)))),
+      encoded: await each(latents, async (latent) => {
+        const { uint8, int32 } = await encode.run({ int32: new Int32Array(bytes(latent).buffer) });
+        return text(uint8.slice(0, int32[0]));
+      }),
+      decoded: await each(payloads, async (payload) => text((await decode.run(padded(bytes(payload)))).int32)),
+      corrupt_found: await each(corrupt, async (payload) => {
+        try {
+          return (await codec.decompress(bytes(payload))).length;
+        } catch (error) {
+          return error.constructor.name;
+        }
+      }),
+    };
+  }, job);
+
+  // === What a person does ===
+  await page.setInputFiles("#image-file", job.image_file);
+  await page.locator("#status", { hasText: "Compressed" }).waitFor();
+  const [download] = await Promise.all([page.waitForEvent("download"), page.click("#download")]);
+  const file = await download.path();
+  report.downloaded = readFileSync(file).toString("base64");
+  report.shown = { hex: await page.textContent("#hex"), count: await page.textContent("#count") };
+  const restored = () => page.locator("#restored").evaluate((canvas) => canvas.toDataURL());
+  const before = await restored();
+  await page.click("#clear");
+  report.cleared = { count: await page.textContent("#count"), changed: (await restored()) !== before };
+  await page.setInputFiles("#payload-file", { name: "payload.bin", mimeType: "", buffer: readFileSync(file) });
+  await page.locator("#status", { hasText: "decoded" }).waitFor();
+  report.reopened = (await restored()) === before;
+  await page.setInputFiles("#payload-file", { name: "long.bin", mimeType: "", buffer: Buffer.alloc(100_000, 1) });
+  report.too_long = await page.locator("#status[data-state=problem]").textContent();
+  await page.setInputFiles("#image-file", { name: "not.png", mimeType: "image/png", buffer: Buffer.from("no image") });
+  report.not_an_image = await page.locator("#status", { hasText: "not.png" }).textContent();
+
+  await page.click("#clear");
+  const box = await page.locator("#original").boundingBox();
+  await page.mouse.move(box.x + box.width * 0.3, box.y + box.height * 0.2);
+  await page.mouse.down();
+  await page.mouse.move(box.x + box.width * 0.7, box.y + box.height * 0.8, { steps: 5 });
+  await page.mouse.up();
+  await page.locator("#status", { hasText: "Compressed" }).waitFor();
+  report.drawn = await page.textContent("#count");
+  await page.click("#example");
+  await page.locator("#status", { hasText: "Compressed" }).waitFor();
+  if (job.screenshot) await page.screenshot({ path: job.screenshot, fullPage: true });
+  await page.context().close();
+
+  // === What the page says when something is missing ===
+  report.missing = {
+    wasm: await verdict(await open(address, { prepare: () => delete globalThis.WebAssembly })),
+    artifact: await verdict(await open(`${job.page}?artifact=nowhere`)),
+    manifest: await verdict(await open(`${job.page}?artifact=${job.tampered}`)),
+  };
+  const silent = await open(address, { javaScriptEnabled: false });
+  report.missing.scripts = { state: "waiting", text: await silent.textContent("#status") };
+} catch (error) {
+  report.failure = String(error);
+} finally {
+  await browser.close();
+}
+process.stdout.write(JSON.stringify(report));

@@ -1,0 +1,279 @@
+"""The folder for TensorFlow Serving, and the client against servers that speak its two protocols.
+
+The server's binary is not here. The folder is loaded by TensorFlow's own loader; gRPC is answered by the published
+``PredictionService``, REST by a server that follows the published JSON form, both running the exported SavedModels.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tfcomp import serving
+from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, ServerError
+
+tf = pytest.importorskip("tensorflow")
+pytest.importorskip("tensorflow_serving", reason="tensorflow-serving-api is not installed: tfcomp[serving]")
+
+IMAGES = serving.MAX_BATCH + 3  # two requests
+
+
+@pytest.fixture(scope="module")
+def folder(exported: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two versions of the same artifact, the second with warm-up images."""
+    folder = tmp_path_factory.mktemp("models")
+    assert serving.export(exported[1], folder) == 1
+    assert serving.export(exported[1], folder, version=12, warm_up=exported[2][:3], base_path="/models/mine/") == 12
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(folder: Path) -> dict[tuple[str, int], Any]:
+    """The models and versions that a server finds in the folder: integer names alone count."""
+    paths = [p for p in folder.glob("*/*") if p.name.isdecimal()]
+    return {(p.parent.name, int(p.name)): tf.saved_model.load(str(p)) for p in paths}
+
+
+def _predict(models: dict[tuple[str, int], Any], name: str, version: int | None, inputs: dict[str, Any]) -> Any:
+    """What the server does: the default signature of the asked version, or of the newest."""
+    version = version or max(v for n, v in models if n == name)
+    if (name, version) not in models:
+        raise KeyError(f"Servable not found for request: Specific({name}, {version})")
+    return models[name, version].signatures["serving_default"](**inputs)
+
+
+# === Folder ===
+
+
+def test_folder_holds_whole_versions_of_both_models(folder: Path) -> None:
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.glob("*/*")) == [
+        "decoder/1", "decoder/12", "encoder/1", "encoder/12",
+    ]  # fmt: skip
+    assert all((p / "saved_model.pb").is_file() and (p / serving.WARM_UP).is_file() for p in folder.glob("*/*"))
+
+
+def test_models_config_names_both_models(folder: Path) -> None:
+    from google.protobuf import text_format
+    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+    text = (folder / serving.MODELS_CONFIG).read_text()
+    found = {c.name: c for c in text_format.Parse(text, ModelServerConfig()).model_config_list.config}
+    assert {name: c.base_path for name, c in found.items()} == {
+        "encoder": "/models/mine/encoder",
+        "decoder": "/models/mine/decoder",
+    }
+    assert {c.model_platform for c in found.values()} == {"tensorflow"}
+    assert found["decoder"].model_version_policy.WhichOneof("policy_choice") == "all"
+    assert found["encoder"].model_version_policy.WhichOneof("policy_choice") is None
+
+
+def test_batching_allows_what_the_client_sends(folder: Path) -> None:
+    text = (folder / serving.BATCHING_CONFIG).read_text()
+    fields = dict(re.findall(r"^(\w+) \{ value: (\d+) \}$", text, flags=re.MULTILINE))
+    assert set(fields) == {"max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads"}
+    assert int(fields["max_batch_size"]) == serving.MAX_BATCH
+
+
+def test_warm_up_requests_are_answered(exported: Any, folder: Path, models: dict[tuple[str, int], Any]) -> None:
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    for name, sizes in (("encoder", [1, 1, 1, 3]), ("decoder", [1, 1, 1, 3])):
+        records = tf.data.TFRecordDataset(str(folder / name / "12" / serving.WARM_UP))
+        requests = [PredictionLog.FromString(record.numpy()).predict_log.request for record in records]
+        assert len(requests) <= 1000  # the server's limit
+        assert {request.model_spec.name for request in requests} == {name}
+        batches = [{k: tf.make_ndarray(v) for k, v in request.inputs.items()} for request in requests]
+        answers = [_predict(models, name, 12, {k: tf.constant(v) for k, v in batch.items()}) for batch in batches]
+        assert [len(next(iter(answer.values()))) for answer in answers] == sizes
+        if name == "encoder":
+            np.testing.assert_array_equal(batches[-1]["image"], exported[2][:3])
+
+
+def test_refuses_what_would_break_the_folder(exported: Any, folder: Path, tmp_path: Path) -> None:
+    artifact, images = exported[1], exported[2]
+    before = sorted(folder.rglob("*"))
+    for options, words in (
+        ({"version": 12}, "found 12"),
+        ({"version": 0}, "found 0"),
+        ({"warm_up": images[:0]}, r"N > 0, found uint8 \(0, "),
+        ({"warm_up": images[:1].astype(np.float32)}, "found float32"),
+        ({"base_path": "models"}, "found 'models'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            serving.export(artifact, folder, **options)
+    with pytest.raises(InputError, match="manifest"):
+        serving.export(tmp_path, folder)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_refuses_a_damaged_artifact(exported: Any, tmp_path: Path) -> None:
+    import shutil
+
+    damaged, folder = tmp_path / "artifact", tmp_path / "models"
+    shutil.copytree(exported[1], damaged)
+    path = damaged / "encoder" / "1" / "saved_model.pb"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BitstreamError, match="manifest"):
+        serving.export(damaged, folder)
+    assert not folder.exists()
+
+
+# === Client ===
+
+
+@pytest.fixture(scope="module")
+def grpc_address(models: dict[tuple[str, int], Any]) -> Iterator[str]:
+    import grpc
+    from tensorflow_serving.apis.predict_pb2 import PredictResponse
+    from tensorflow_serving.apis.prediction_service_pb2_grpc import (
+        PredictionServiceServicer,
+        add_PredictionServiceServicer_to_server,
+    )
+
+    class Service(PredictionServiceServicer):
+        def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
+            spec = request.model_spec
+            inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
+            if any(len(value) > serving.MAX_BATCH for value in inputs.values()):
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Task size is larger than maximum batch size")
+            try:
+                outputs = _predict(models, spec.name, spec.version.value, inputs)
+            except KeyError as error:
+                context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+            response = PredictResponse(model_spec=spec)
+            for name, value in outputs.items():
+                response.outputs[name].CopyFrom(tf.make_tensor_proto(value.numpy()))
+            return response
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    add_PredictionServiceServicer_to_server(Service(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"grpc://127.0.0.1:{port}"
+    server.stop(0).wait()
+
+
+@pytest.fixture(scope="module")
+def rest_address(models: dict[tuple[str, int], Any]) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            status, answer = 200, {}
+            try:
+                name, version = re.fullmatch(r"/v1/models/(\w+)(?:/versions/(\d+))?:predict", self.path).groups()
+                rows = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["instances"]
+                # A model of one input takes the values themselves; an object of b64 is a byte string.
+                values = [base64.b64decode(row["b64"], validate=True) if isinstance(row, dict) else row for row in rows]
+                assert len(values) <= serving.MAX_BATCH
+                (key,) = models[name, 1].signatures["serving_default"].structured_input_signature[1]
+                dtype = tf.string if name == "decoder" else tf.uint8
+                outputs = _predict(models, name, version and int(version), {key: tf.constant(values, dtype)})
+                ((key, output),) = outputs.items()
+                binary = key.endswith("_bytes")
+                found = output.numpy().tolist()
+                answer["predictions"] = [{"b64": base64.b64encode(b).decode()} for b in found] if binary else found
+            except KeyError as error:
+                status, answer = 404, {"error": str(error)}
+            body = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def address(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(f"{request.param}_address"))
+
+
+def test_client_gives_what_the_codec_gives(exported: Any, address: str) -> None:
+    codec, _, images = exported
+    images = images[:IMAGES]
+    client = serving.Client(address)
+    payloads = client.compress(images)
+    latents = codec.entropy_model.decode(payloads)
+    assert codec.entropy_model.encode(latents) == payloads
+    assert np.abs(latents - codec.encode(images)).max() <= 1
+    assert np.mean(latents != codec.encode(images)) < 0.01
+    restored = client.decompress(payloads)
+    assert restored.dtype == np.uint8
+    assert restored.shape == images.shape
+    assert np.abs(restored.astype(int) - codec.decompress(payloads)).max() <= 1
+
+
+def test_client_passes_every_byte(exported: Any, address: str) -> None:
+    codec = exported[0]
+    # A payload of the most probable symbols is short; b"" is one. Neither length nor zeros may be lost on the way.
+    payloads = [b"", b"\x00\xff", b"\xff\x00\x80", bytes(range(20))]
+    latents = codec.entropy_model.decode([p for p in payloads if len(p) < 3])
+    restored = serving.Client(address).decompress(payloads)
+    assert np.abs(restored[:2].astype(int) - codec.decode(latents)).max() <= 1
+    assert len(restored) == len(payloads)
+
+
+def test_client_asks_for_a_version(exported: Any, address: str) -> None:
+    images = exported[2][:2]
+    payloads = serving.Client(address, version=1).compress(images)
+    assert payloads == serving.Client(address, version=12).compress(images)
+    with pytest.raises(ServerError, match="Servable not found"):
+        serving.Client(address, version=7).compress(images)
+
+
+def test_client_checks_its_arguments(address: str) -> None:
+    client = serving.Client(address)
+    assert client.compress(np.zeros((0, 28, 28, 1), np.uint8)) == []
+    with pytest.raises(InputError, match="found float64"):
+        client.compress(np.zeros((1, 28, 28, 1)))
+    for payloads in (b"one", []):
+        with pytest.raises(InputError, match="list of one payload or more"):
+            client.decompress(payloads)
+
+
+@pytest.mark.parametrize("address", ["localhost:8501", "ftp://localhost", "http://"])
+def test_client_refuses_an_address(address: str) -> None:
+    with pytest.raises(InputError, match="expected an address like"):
+        serving.Client(address)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "grpc://127.0.0.1:9"])
+def test_client_says_that_no_server_answers(address: str) -> None:
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9"):
+        serving.Client(address, timeout_s=5).compress(np.zeros((1, 28, 28, 1), np.uint8))
+
+
+def test_names_the_extra_that_is_missing(exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorflow_serving"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
+    with pytest.raises(MissingDependencyError, match=r"tfcomp\[serving\]"):
+        serving.Client("grpc://127.0.0.1:9")
+    with pytest.raises(MissingDependencyError, match=r"tfcomp\[serving\]"):
+        serving.export(exported[1], tmp_path / "models")
+    assert not list((tmp_path / "models").glob("*/[0-9]*"))
+
+
+def test_rest_client_needs_no_tensorflow() -> None:
+    code = "import sys; from tfcomp.serving import Client; Client('http://h:1'); sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
