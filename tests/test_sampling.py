@@ -178,6 +178,45 @@ def test_a_dimension_that_carries_nothing_costs_nothing_whatever_the_dither() ->
         assert report.ideal_bits / len(images) < 0.5, "a table averaged over the dither would cost a bit a dimension"
 
 
+def transparent(spread: float) -> AutoEncoder:
+    """Images [4, 4, 1] whose pixels are the latents, 0 to ``spread``, of a posterior of width 1."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((4, 4, 1), dtype="uint8")
+    encoder = keras.Model(image, keras.layers.Reshape((16,))(keras.layers.Rescaling(spread / 255)(image)))
+    latent = keras.Input((16,))
+    decoder = keras.Model(latent, keras.layers.Reshape((4, 4, 1))(keras.layers.Rescaling(1 / spread)(latent)))
+    return AutoEncoder(encoder, decoder, beta=1.0)
+
+
+def test_tables_know_the_dither() -> None:
+    """Means uniform on [0, 0.3]: either all round alike, or a part ``t`` rounds down, at the entropy of ``t``."""
+    spread = 0.3
+    images = np.random.default_rng(0).integers(0, 256, (4000, 4, 4, 1), np.uint8)
+    model = transparent(spread)
+    for seed in range(5):
+        codec = Codec.freeze(model, images, latents="sample", seed=seed)
+        border = codec.entropy_model.offset.astype(np.float64)
+        border = np.where(border < 0, border + 0.5, border - 0.5)
+        below = np.clip(border / spread, 0, 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            entropy = np.nan_to_num(-below * np.log2(below) - (1 - below) * np.log2(1 - below))
+        _, report = codec.compress_with_report(images)
+        assert report.clipped == 0
+        assert report.ideal_bits / len(images) == pytest.approx(entropy.sum(), rel=0.03, abs=0.15)
+
+
+def test_tables_of_few_calibration_images_follow_the_prior_around_the_sample() -> None:
+    model = transparent(4.0)
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 1), np.uint8)
+    latent = Codec.freeze(model, images, latents="sample", seed=1).entropy_model
+    tables = latent.tables
+    for i, (first, size, lower) in enumerate(zip(tables.first, tables.sizes, tables.lower, strict=True)):
+        z = (lower + np.arange(size)) + latent.offset[i]
+        mass = np.exp(np.asarray(model.prior.log_mass(np.repeat(z[:, None], 16, axis=1))))[:, i]
+        found = tables.frequencies[first : first + size] / 2**tables.precision
+        assert np.abs(found - mass / mass.sum()).sum() / 2 < 0.08
+
+
 def test_seeds_give_other_samples_and_the_same_seed_the_same(model: LatentModel, data: tuple) -> None:
     images = data[1][:3]
     first, again, other = (Codec.freeze(model, data[0], latents="sample", seed=seed) for seed in (3, 3, 4))
@@ -203,13 +242,8 @@ def test_latents_of_many_positions_have_tables_of_their_own() -> None:
 
 
 def test_the_exported_codec_gives_the_same_samples(tmp_path: Path) -> None:
-    # The decoder hands the latent through, so that the image is the sample, at 255 / 8 grey values to its unit.
-    image = keras.Input((4, 4, 1), dtype="uint8")
-    encoder = keras.Model(image, keras.layers.Reshape((16,))(keras.layers.Rescaling(8 / 255)(image)))
-    latent = keras.Input((16,))
-    decoder = keras.Model(latent, keras.layers.Reshape((4, 4, 1))(keras.layers.Rescaling(1 / 8)(latent)))
     images = np.random.default_rng(0).integers(40, 216, (40, 4, 4, 1), np.uint8)
-    codec = Codec.freeze(AutoEncoder(encoder, decoder, beta=1.0), images, latents="sample", seed=9)
+    codec = Codec.freeze(transparent(8.0), images, latents="sample", seed=9)
     payloads = codec.compress(images)
     restored = codec.decompress(payloads)
     z = codec.entropy_model.decode(payloads).astype(np.float32) * codec.entropy_model.step + codec.entropy_model.offset
