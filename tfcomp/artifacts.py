@@ -22,13 +22,13 @@ import io
 import json
 import zipfile
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tfcomp.codec import Codec, EntropyModel, Images, Networks
+from tfcomp.codec import Codec, EntropyModel, Images
 from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, missing_dependency
 from tfcomp.range_coder import FORMAT_VERSION
 from tfcomp.tables import Int32
@@ -101,6 +101,8 @@ class Manifest:
             for name, file in manifest.files.items():
                 if not isinstance(file["sha256"], str) or not isinstance(file["bytes"], int):
                     raise TypeError(f"no digest and size of {name}")
+                if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                    raise ValueError(f"{name} lies outside the artifact")
             manifest.table()
             return manifest
         except BitstreamError:
@@ -142,6 +144,12 @@ def read_checked(folder: Path, name: str, manifest: Manifest) -> bytes:
     return content
 
 
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Compare every file of an artifact with the manifest; `load` compares those that it loads."""
+    for name in manifest.files:
+        read_checked(folder, name, manifest)
+
+
 def read_entropy_model(folder: Path, manifest: Manifest) -> EntropyModel:
     """The artifact's entropy model; its fingerprint is recomputed and compared with the manifest's."""
     content = read_checked(folder, TABLES, manifest)
@@ -176,7 +184,7 @@ def load(folder: str | Path, *, runtime: str = "litert") -> Codec:
     folder = Path(folder)
     manifest = Manifest.read(folder)
     entropy_model = read_entropy_model(folder, manifest)
-    networks: Networks
+    networks: LiteRTNetworks | TensorFlowNetworks
     if runtime == "litert":
         networks = LiteRTNetworks(
             read_checked(folder, ENCODER_LATENT, manifest), read_checked(folder, DECODER_LATENT, manifest)
@@ -186,6 +194,10 @@ def load(folder: str | Path, *, runtime: str = "litert") -> Codec:
             if name.startswith((f"{ENCODER}/", f"{DECODER}/")):
                 read_checked(folder, name, manifest)
         networks = TensorFlowNetworks(folder / ENCODER, folder / DECODER)
+    if networks.image_shape != manifest.image_shape:
+        raise BitstreamError(
+            f"{folder}: expected an encoder of images {manifest.image_shape}, found one of {networks.image_shape}"
+        )
     return Codec(networks, entropy_model, manifest.image_shape)
 
 
@@ -195,6 +207,9 @@ class LiteRTNetworks:
     Args:
         encoder, decoder: contents of the two ``.tflite`` files.
         threads: for each interpreter; small networks are fastest with one.
+
+    Attributes:
+        image_shape: (height, width, channels) of the encoder's images.
     """
 
     def __init__(self, encoder: bytes, decoder: bytes, threads: int = 1) -> None:
@@ -212,6 +227,7 @@ class LiteRTNetworks:
             except (ValueError, RuntimeError) as error:
                 raise BitstreamError(f"expected a .tflite that LiteRT can run, found one it cannot: {error}") from error
             self._interpreters.append(interpreter)
+        self.image_shape = tuple(map(int, self._interpreters[0].get_input_details()[0]["shape"][1:]))
 
     def encode(self, images: Images) -> Int32:
         return self._run(self._interpreters[0], images)
@@ -231,7 +247,11 @@ class LiteRTNetworks:
 
 
 class TensorFlowNetworks:
-    """The latent-level signatures of two SavedModels, a batch at a time."""
+    """The latent-level signatures of two SavedModels, a batch at a time.
+
+    Attributes:
+        image_shape: (height, width, channels) of the encoder's images.
+    """
 
     def __init__(self, encoder: Path, decoder: Path) -> None:
         try:
@@ -245,6 +265,7 @@ class TensorFlowNetworks:
         except (OSError, KeyError) as error:
             raise BitstreamError(f"expected SavedModels with a signature 'latent', found none: {error}") from error
         self._constant = tf.constant
+        self.image_shape = tuple(self._encode.structured_input_signature[1]["image"].shape[1:])
 
     def encode(self, images: Images) -> Int32:
         return np.asarray(self._encode(image=self._constant(images))["latent"])

@@ -126,11 +126,12 @@ def decompress(args: argparse.Namespace) -> None:
 def info(args: argparse.Namespace) -> None:
     """What a file or folder is."""
     from tfcomp import container
-    from tfcomp.artifacts import MANIFEST, Manifest
+    from tfcomp.artifacts import MANIFEST, Manifest, verify
 
     path = Path(args.file)
     if (path / MANIFEST).is_file():
         manifest = Manifest.read(path)
+        verify(path, manifest)
         print(f"artifact     {path}\ncodec        {manifest.fingerprint}")
         print(f"image        uint8 {manifest.image_shape}\nlatent       int32 {manifest.latent_shape}")
         print(f"payload      at most {manifest.max_payload_bytes} bytes\n{manifest.table()}")

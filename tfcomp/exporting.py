@@ -60,7 +60,7 @@ def export(codec: Codec, folder: str | Path, *, quantize: str = "float32") -> di
         raise InputError("expected a codec from Codec.freeze; a loaded one has no trained networks to export")
     if quantize not in artifacts.QUANTIZATIONS:
         raise InputError(f"expected quantize to be one of {artifacts.QUANTIZATIONS}, found {quantize!r}")
-    graphs = _Graphs(networks, entropy_model)
+    graphs = Graphs(networks, entropy_model)
     with replacing_folder(folder, marker=artifacts.MANIFEST) as partial:
         np.savez_compressed(partial / artifacts.TABLES, allow_pickle=False, **entropy_model.arrays())
         converted = graphs.litert(quantize, codec.encode(networks.calibration))
@@ -101,7 +101,7 @@ def _measure(codec: Codec, images: Images, files: Mapping[str, bytes]) -> dict[s
     }
 
 
-class _Graphs:
+class Graphs:
     """The functions of an artifact; each names its inputs by its signature and its results by a dictionary's keys."""
 
     def __init__(self, networks: KerasNetworks, entropy_model: EntropyModel) -> None:
@@ -191,6 +191,10 @@ def to_litert(graph: Any, quantize: str = "float32", samples: Samples | None = N
         for spec in graph.input_signature
     ]
     concrete = graph.get_concrete_function(*specs)
+    definition = concrete.graph.as_graph_def()
+    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+    if assigning := {node.op for node in nodes if "Assign" in node.op}:
+        raise _refusal(assigning)
     # Variables become constants first: converted as they are, they leave READ_VARIABLE operators without the weights.
     frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
     results = sorted(concrete.structured_outputs)

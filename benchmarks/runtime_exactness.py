@@ -1,0 +1,379 @@
+"""Whether every runtime makes the same payload of the same latents, and the same latents and pixels of a payload.
+
+    python benchmarks/runtime_exactness.py [--data-dir FOLDER] [--images 10000] [--glyphs 2000] [--corrupt 10000]
+
+An autoencoder and a VAE (dense 784-512-256-64), each exported once, in four runtimes: NumPy (the reference coder beside
+the Keras networks), the TensorFlow graph, the loaded SavedModel, and LiteRT. Three comparisons, each of which must find
+no difference at all except where a bound is stated:
+
+1.  Coder alone: the same int32 latents, computed once by Keras, go through the coder of each runtime and back. For the
+    SavedModel and LiteRT these are the very functions that the artifact's files contain, exported without networks.
+2.  Whole artifact: pixels to payload in each runtime. Float networks may round one latent differently in two runtimes
+    (how many images are affected is reported), so each runtime's payloads are compared with what the reference coder
+    makes of the latents that the same runtime's ``latent`` signature gives.
+3.  Every runtime decodes every runtime's payloads: the latents (coder alone) are those that were coded, and the pixels
+    differ by at most 1 level from those of Keras.
+
+Then corrupt payloads: random, truncated, extended, bit-flipped, and lengths that no payload has. Every runtime must
+come back with latents inside the tables' supports, the same ones wherever the reference does not refuse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from tfcomp import Codec, artifacts, datasets, exporting, load_model
+from tfcomp.codec import EntropyModel, Images
+from tfcomp.errors import BitstreamError
+from tfcomp.models import VAE, AutoEncoder
+from tfcomp.tables import Int32
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "runtime_exactness.json"
+RUNS = ROOT / "runs" / "runtime_exactness"
+KINDS = {"autoencoder": lambda: AutoEncoder.dense((28, 28, 1), 64, beta=0.1), "vae": lambda: VAE.dense((28, 28, 1), 64)}
+BATCH = 500
+
+Payloads = list[bytes]
+
+
+def trained_codec(kind: str, images: Images, calibration: Images, epochs: int = 3) -> Codec:
+    """A codec of one of `KINDS`; the trained model is kept in ``runs/`` and used again."""
+    path = RUNS / f"{kind}.keras"
+    if not path.exists():
+        keras.utils.set_random_seed(0)
+        model = KINDS[kind]()
+        model.compile(optimizer=keras.optimizers.Adam(1e-3))
+        model.fit(images, batch_size=128, epochs=epochs, verbose=2)
+        RUNS.mkdir(parents=True, exist_ok=True)
+        model.save(path)
+    return Codec.freeze(load_model(path), calibration)
+
+
+# === Payload buffers ===
+
+
+def buffers(payloads: Sequence[bytes], capacity: int) -> tuple[NDArray[np.uint8], Int32]:
+    """Payloads as LiteRT takes them: uint8 [N, MAX], zero after each payload, and lengths, int32 [N]."""
+    buffer = np.zeros((len(payloads), capacity), np.uint8)
+    for row, payload in zip(buffer, payloads, strict=True):
+        row[: len(payload)] = np.frombuffer(payload[:capacity], np.uint8)
+    return buffer, np.array([len(payload) for payload in payloads], np.int32)
+
+
+# === Runtimes: each has the artifact's four directions and, to see inside, the coder alone ===
+
+
+class Reference:
+    """Keras networks and the NumPy coder."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec, self.entropy_model = codec, codec.entropy_model
+
+    def latents(self, images: Images) -> Int32:
+        return self.codec.networks.encode(images)
+
+    def compress(self, images: Images) -> Payloads:
+        return self.codec.compress(images)
+
+    def decompress(self, payloads: Payloads) -> Images:
+        return self.codec.decompress(payloads)
+
+    def encode(self, latents: Int32) -> Payloads:
+        return self.entropy_model.encode(self.entropy_model.clip(latents))
+
+    def decode(self, payloads: Payloads) -> Int32:
+        return self.entropy_model.decode(payloads)
+
+
+class Graph:
+    """TensorFlow functions of batches, in the process or loaded, by the names of the methods that use them."""
+
+    def __init__(self, signatures: dict[str, Any]) -> None:
+        self.signatures = signatures
+
+    def _run(self, name: str, key: str, **inputs: Any) -> NDArray[Any]:
+        ((argument, items),) = inputs.items()
+        parts = [
+            self.signatures[name](**{argument: tf.constant(items[i : i + BATCH])})[key].numpy()
+            for i in range(0, len(items), BATCH)
+        ]
+        return np.concatenate(parts)
+
+    def latents(self, images: Images) -> Int32:
+        return self._run("latents", "latent", image=images)
+
+    def compress(self, images: Images) -> Payloads:
+        return list(self._run("compress", "payload_bytes", image=images))
+
+    def decompress(self, payloads: Payloads) -> Images:
+        return self._run("decompress", "image", payload_bytes=payloads)
+
+    def encode(self, latents: Int32) -> Payloads:
+        return list(self._run("encode", "payload_bytes", latent=latents))
+
+    def decode(self, payloads: Payloads) -> Int32:
+        return self._run("decode", "latent", payload_bytes=payloads)
+
+
+class LiteRT:
+    """The ``.tflite`` files of an artifact, and the coder's own, on one thread."""
+
+    def __init__(self, files: dict[str, bytes], capacity: int) -> None:
+        self.capacity = capacity
+        self.runners = {}
+        self._interpreters = []
+        for name, content in files.items():
+            interpreter = Interpreter(model_content=content, num_threads=1)
+            self._interpreters.append(interpreter)  # a runner does not keep its interpreter
+            self.runners[name] = interpreter.get_signature_runner()
+
+    def _run(self, name: str, key: str, **inputs: Any) -> Any:
+        rows = tqdm(zip(*inputs.values(), strict=True), name, delay=2.0, leave=False, disable=None)
+        return np.concatenate([self.runners[name](**dict(zip(inputs, row, strict=True)))[key] for row in rows])
+
+    def _payloads(self, name: str, **inputs: Any) -> Payloads:
+        payloads = []
+        for row in tqdm(zip(*inputs.values(), strict=True), name, delay=2.0, leave=False, disable=None):
+            result = self.runners[name](**dict(zip(inputs, row, strict=True)))
+            assert not result["payload"][result["length"][0] :].any(), "zero after the payload's length"
+            payloads.append(result["payload"][: result["length"][0]].tobytes())
+        return payloads
+
+    def latents(self, images: Images) -> Int32:
+        return self._run(artifacts.ENCODER_LATENT, "latent", image=images[:, None])
+
+    def compress(self, images: Images) -> Payloads:
+        return self._payloads(artifacts.ENCODER_LITERT, image=images[:, None])
+
+    def decompress(self, payloads: Payloads) -> Images:
+        buffer, length = buffers(payloads, self.capacity)
+        return self._run(artifacts.DECODER_LITERT, "image", payload=buffer, length=length[:, None])
+
+    def encode(self, latents: Int32) -> Payloads:
+        return self._payloads("encode", latent=latents[:, None])
+
+    def decode(self, payloads: Payloads) -> Int32:
+        return self.decode_buffers(*buffers(payloads, self.capacity))
+
+    def decode_buffers(self, buffer: NDArray[np.uint8], length: Int32) -> Int32:
+        return self._run("decode", "latent", payload=buffer, length=length[:, None])
+
+
+def runtimes(codec: Codec, artifact: Path) -> dict[str, Any]:
+    """All four, of one exported codec."""
+    graphs = exporting.Graphs(codec.networks, codec.entropy_model)
+    coder, shape = graphs.coder, codec.entropy_model.latent_shape
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *shape], tf.int32, "latent")])
+    def encode(latent: Any) -> dict[str, Any]:
+        return {"payload_bytes": coder.to_bytes(*coder.encode(tf.reshape(latent, [-1, coder.symbols])))}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "payload_bytes")])
+    def decode(payload_bytes: Any) -> dict[str, Any]:
+        return {"latent": tf.reshape(coder.decode(*coder.from_bytes(payload_bytes)), [-1, *shape])}
+
+    @tf.function(input_signature=[tf.TensorSpec([1, *shape], tf.int32, "latent")])
+    def encode_one(latent: Any) -> dict[str, Any]:
+        buffer, length = coder.encode(tf.reshape(latent, [1, coder.symbols]))
+        return {"payload": tf.reshape(buffer, [coder.capacity]), "length": length}
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([coder.capacity], tf.uint8, "payload"), tf.TensorSpec([1], tf.int32, "length")]
+    )
+    def decode_one(payload: Any, length: Any) -> dict[str, Any]:
+        return {"latent": tf.reshape(coder.decode(payload[None], length), [1, *shape])}
+
+    traced = {name: f.get_concrete_function() for name, f in (("encode", encode), ("decode", decode))}
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(tf.Module(), folder, traced)
+        loaded = [tf.saved_model.load(path) for path in (artifact / "encoder/1", artifact / "decoder/1", folder)]
+    encoder, decoder, alone = (model.signatures for model in loaded)
+    in_process = {
+        "latents": graphs.image_to_latent.get_concrete_function(),
+        "compress": graphs.image_to_bytes.get_concrete_function(),
+        "decompress": graphs.bytes_to_image.get_concrete_function(),
+        **traced,
+    }
+    saved = {
+        "latents": encoder["latent"],
+        "compress": encoder["serving_default"],
+        "decompress": decoder["serving_default"],
+        "encode": alone["encode"],
+        "decode": alone["decode"],
+        "keep alive": loaded,
+    }
+    files = {name: (artifact / name).read_bytes() for name in artifacts.RUNTIMES["litert"]}
+    files |= {"encode": exporting.to_litert(encode_one), "decode": exporting.to_litert(decode_one)}
+    return {
+        "NumPy": Reference(codec),
+        "TensorFlow graph": Graph(in_process),
+        "SavedModel": Graph(saved),
+        "LiteRT": LiteRT(files, coder.capacity),
+    }
+
+
+# === Comparisons ===
+
+
+def compare(found: dict[str, Any], images: Images) -> dict[str, Any]:
+    """All comparisons on images, uint8 [N, H, W, C]; each figure is a count of images, or of levels of 255."""
+    reference: Reference = found["NumPy"]
+    entropy_model = reference.entropy_model
+    latents = entropy_model.clip(reference.latents(images))
+    expected = reference.encode(latents)
+    report: dict[str, Any] = {"images": len(images), "payload_bytes": sum(map(len, expected))}
+    all_payloads = {}
+    for name, runtime in found.items():
+        own_latents = entropy_model.clip(runtime.latents(images))
+        all_payloads[name] = payloads = runtime.compress(images)
+        report[name] = {
+            "payloads_unlike_numpy_of_same_latents": different(runtime.encode(latents), expected),
+            "payloads_unlike_numpy_of_own_latents": different(payloads, entropy_model.encode(own_latents)),
+            "images_whose_latents_round_unlike_keras": int((own_latents != latents).any(axis=1).sum()),
+            "latents_unlike_those_coded": different(runtime.decode(expected), latents),
+        }
+    coded = {name: entropy_model.decode(payloads) for name, payloads in all_payloads.items()}
+    pixels = {name: reference.codec.decode(own) for name, own in coded.items()}
+    for name, runtime in found.items():
+        wrong, levels = 0, 0
+        for maker, payloads in all_payloads.items():
+            wrong += different(runtime.decode(payloads), coded[maker])
+            shown = runtime.decompress(payloads).astype(int)
+            levels = max(levels, int(np.abs(shown - pixels[maker]).max()))
+        report[name] |= {"latents_unlike_those_of_any_runtime": wrong, "levels_of_pixel_difference": levels}
+    return report
+
+
+def different(found: Sequence[Any], expected: Sequence[Any]) -> int:
+    """How many items differ."""
+    return sum(not np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def corrupted(payloads: Payloads, capacity: int, count: int, rng: np.random.Generator) -> Payloads:
+    """Random, truncated, extended and bit-flipped payloads, some longer than any payload can be."""
+    made = []
+    for i in range(count):
+        payload = payloads[i % len(payloads)]
+        match i % 5:
+            case 0:
+                payload = rng.bytes(rng.integers(0, capacity + 1))
+            case 1:
+                payload = payload[: rng.integers(0, len(payload) + 1)]
+            case 2:
+                payload += rng.bytes(rng.integers(1, 2 * capacity))
+            case 3 if payload:
+                bit = int(rng.integers(8 * len(payload)))
+                payload = (int.from_bytes(payload, "big") ^ 1 << bit).to_bytes(len(payload), "big")
+            case 4:
+                payload = bytes([rng.choice([0, 255])]) * int(rng.integers(0, 2 * capacity))
+        made.append(payload)
+    return made
+
+
+def compare_corrupt(found: dict[str, Any], payloads: Payloads, capacity: int, seed: int = 0) -> dict[str, Any]:
+    """What each runtime makes of corrupt payloads; a crash or a hang would end the program."""
+    entropy_model: EntropyModel = found["NumPy"].entropy_model
+    expected: dict[int, Int32] = {}
+    for i, payload in enumerate(payloads):
+        try:
+            expected[i] = entropy_model.decode([payload])[0]
+        except BitstreamError:
+            continue
+    report: dict[str, Any] = {"payloads": len(payloads), "refused_by_numpy": len(payloads) - len(expected)}
+    for name, runtime in found.items():
+        if name == "NumPy":
+            continue
+        latents = runtime.decode(payloads)
+        outside = (latents != entropy_model.clip(latents)).any(axis=1)
+        images = runtime.decompress(payloads)
+        report[name] = {
+            "outside_the_tables": int(outside.sum()),
+            "unlike_numpy": sum(not np.array_equal(latents[i], latent) for i, latent in expected.items()),
+            "images": len(images),
+        }
+    rng = np.random.default_rng(seed)
+    buffer = rng.integers(0, 256, (min(len(payloads), 1000), capacity)).astype(np.uint8)
+    lengths = rng.choice([-(2**31), -1, 0, 1, capacity + 1, 2**31 - 1], len(buffer)).astype(np.int32)
+    latents = found["LiteRT"].decode_buffers(buffer, lengths)
+    outside = (latents != entropy_model.clip(latents)).any(axis=1)
+    report["LiteRT"]["outside_the_tables_with_impossible_lengths"] = int(outside.sum())
+    return report
+
+
+def faults(report: dict[str, Any]) -> list[str]:
+    """The figures of `compare` or `compare_corrupt` that are not what they must be."""
+    allowed = {"levels_of_pixel_difference": 1, "images": np.inf, "images_whose_latents_round_unlike_keras": np.inf}
+    return [
+        f"{runtime}: {name} {value}"
+        for runtime, figures in report.items()
+        if isinstance(figures, dict)
+        for name, value in figures.items()
+        if value > allowed.get(name, 0)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", help="where tensorflow-datasets keeps MNIST")
+    parser.add_argument("--images", type=int, default=10_000, help="MNIST test images")
+    parser.add_argument("--glyphs", type=int, default=2_000)
+    parser.add_argument("--corrupt", type=int, default=10_000)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    train, test = datasets.load_arrays("mnist", data_dir=args.data_dir)
+    glyphs_train, glyphs_test = datasets.load_arrays("glyphs")
+    calibration = np.concatenate([train[:8000], glyphs_train[:2000]])
+    versions = {"tensorflow": tf.__version__, "ai-edge-litert": version("ai-edge-litert"), "numpy": np.__version__}
+    report: dict[str, Any] = {"machine": platform.machine(), "versions": versions, "codecs": {}}
+    wrong = []
+    for kind in KINDS:
+        start = time.perf_counter()
+        codec = trained_codec(kind, train, calibration)
+        with tempfile.TemporaryDirectory() as folder:
+            codec.export(Path(folder) / "artifact")
+            found = runtimes(codec, Path(folder) / "artifact")
+        rows = {
+            "mnist": compare(found, test[: args.images]),
+            "glyphs": compare(found, glyphs_test[: args.glyphs]),
+        }
+        capacity = found["LiteRT"].capacity
+        bad = corrupted(codec.compress(test[:1000]), capacity, args.corrupt, np.random.default_rng(0))
+        rows["corrupt"] = compare_corrupt(found, bad, capacity)
+        report["codecs"][kind] = rows
+        wrong += [f"{kind}, {data}, {fault}" for data, row in rows.items() for fault in faults(row)]
+        print(f"\n{kind}: {time.perf_counter() - start:.0f} s")
+        for data, row in rows.items():
+            print(f"  {data}: {', '.join(f'{k} {v}' for k, v in row.items() if not isinstance(v, dict))}")
+            for runtime, figures in row.items():
+                if isinstance(figures, dict):
+                    print(
+                        f"    {runtime:17} " + ", ".join(f"{k} {v}" for k, v in figures.items() if v or k == "images")
+                    )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(report, indent=2) + "\n")
+    if wrong:
+        raise SystemExit("\n".join(["runtimes differ:", *wrong]))
+    print("every runtime agrees")
+
+
+if __name__ == "__main__":
+    main()
