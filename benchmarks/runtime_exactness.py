@@ -26,7 +26,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from tqdm import tqdm
 from tfcomp import Codec, artifacts, datasets, exporting, load_model
 from tfcomp.codec import EntropyModel, Images
 from tfcomp.errors import BitstreamError
-from tfcomp.models import VAE, AutoEncoder
+from tfcomp.models import VAE, AutoEncoder, LatentModel
 from tfcomp.tables import Int32
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,12 +55,14 @@ BATCH = 500
 Payloads = list[bytes]
 
 
-def trained_codec(kind: str, images: Images, calibration: Images, epochs: int = 3) -> Codec:
-    """A codec of one of `KINDS`; the trained model is kept in ``runs/`` and used again."""
-    path = RUNS / f"{kind}.keras"
+def trained_codec(
+    name: str, build: Callable[[], LatentModel], images: Images, calibration: Images, epochs: int = 3
+) -> Codec:
+    """A codec of the model that ``build`` makes; the trained model is kept in ``runs/`` and used again."""
+    path = RUNS / f"{name}.keras"
     if not path.exists():
         keras.utils.set_random_seed(0)
-        model = KINDS[kind]()
+        model = build()
         model.compile(optimizer=keras.optimizers.Adam(1e-3))
         model.fit(images, batch_size=128, epochs=epochs, verbose=2)
         RUNS.mkdir(parents=True, exist_ok=True)
@@ -345,9 +347,9 @@ def main() -> None:
     versions = {"tensorflow": tf.__version__, "ai-edge-litert": version("ai-edge-litert"), "numpy": np.__version__}
     report: dict[str, Any] = {"machine": platform.machine(), "versions": versions, "codecs": {}}
     wrong = []
-    for kind in KINDS:
+    for kind, build in KINDS.items():
         start = time.perf_counter()
-        codec = trained_codec(kind, train, calibration)
+        codec = trained_codec(kind, build, train, calibration)
         with tempfile.TemporaryDirectory() as folder:
             codec.export(Path(folder) / "artifact")
             found = runtimes(codec, Path(folder) / "artifact")
