@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "mnist_codecs.json"
 RUNS = ROOT / "runs" / "mnist_codecs"
 SHAPE = (28, 28, 1)
-# WebP's smallest file, quality 0, has 22.7 dB: the codecs are set to be at least as good on the training images.
-TARGET_DB = 22.8
+# On the training images. WebP's smallest files, of quality 0, have 22.7 dB there.
+TARGET_DB = 23.0
 SEED = 0
 
 
@@ -106,7 +106,7 @@ def main() -> None:
             **measure(vae_codec, test),
         },
     }
-    webp = evaluate.lowest_quality(test, "WEBP", min(r["psnr_db"] for r in list(result.values())[1:]))
+    webp = evaluate.measure_pillow(test, "WEBP", quality=0)  # the smallest files that it makes
     result["webp_method_6"] = {"setting": webp.codec, "bytes_per_image": webp.bytes_per_image, "psnr_db": webp.psnr_db}
     for row in list(result.values())[1:4]:
         row["webp_bytes_over_these"] = webp.bytes_per_image / row["bytes_per_image"]
@@ -133,13 +133,15 @@ def main() -> None:
 
 
 def draw(codecs: dict[str, Codec], images: np.ndarray) -> None:
-    """Originals above what each codec makes of them; WebP and JPEG at the lowest quality with at least `TARGET_DB`."""
+    """Originals above what each codec makes of them; WebP at its smallest, JPEG at the first to reach `TARGET_DB`."""
     rows = []
     for name, codec in codecs.items():
         payloads = codec.compress(images)
         rows.append((name, codec.decompress(payloads), [len(payload) for payload in payloads]))
     for kind in ("WEBP", "JPEG"):
-        quality = int(evaluate.lowest_quality(images, kind, TARGET_DB).codec.split(" q")[1])
+        quality = 0
+        if kind == "JPEG":
+            quality = int(evaluate.lowest_quality(images, kind, TARGET_DB).codec.split(" q")[1])
         options = evaluate.SMALL_FILES[kind]
         sizes, restored = evaluate.pillow_round_trip(images, kind, quality=quality, **options)
         rows.append((f"{kind} q{quality}", restored, sizes))

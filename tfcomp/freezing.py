@@ -285,8 +285,8 @@ class KerasNetworks:
         @tf.function(input_signature=[tf.TensorSpec([None, *model.image_shape], tf.uint8, "image")])
         def encode_graph(image: tf.Tensor) -> tf.Tensor:
             latent = tf.cast(encoder(image, training=False), tf.float32)
-            # Beyond 2**30 the cast to int32 would be undefined; no table reaches that far. Rounding comes last: an 8-bit
-            # network holds 1 as 0.99, which the cast would make 0.
+            # Beyond 2**30 the cast to int32 would be undefined; no table reaches that far. Rounding comes last: an
+            # 8-bit network holds 1 as 0.99, which the cast would make 0.
             return tf.cast(tf.round(tf.clip_by_value((latent - offset) / step, -(2.0**30), 2.0**30)), tf.int32)
 
         @tf.function(input_signature=[tf.TensorSpec([None, *model.latent_shape], tf.int32, "latent")])
