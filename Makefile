@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 BENCHMARKS ?= $(wildcard benchmarks/[a-z]*.py)
 
-.PHONY: demo test lint format slow golden benchmark clean
+.PHONY: demo test lint format slow golden benchmark web clean
 
 demo: .venv/installed
 	$(BIN)/tfcomp demo --out demo
@@ -31,6 +31,10 @@ golden: .venv/installed
 benchmark: .venv/installed-benchmark
 	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
 
+# LiteRT.js and the driver of the browser's test, from npm; needs Node 20.
+web:
+	npm --prefix export/web ci --no-fund --no-audit
+
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build demo dist
 
@@ -38,8 +42,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml | $(BIN)/python
-	@echo "installing tfcomp[train,dev] into .venv: some minutes the first time"
-	$(PIP) install --editable '.[train,dev]'
+	@echo "installing tfcomp[train,serving,dev] into .venv: some minutes the first time"
+	$(PIP) install --editable '.[train,serving,dev]'
 	@touch $@
 
 .venv/installed-benchmark: .venv/installed

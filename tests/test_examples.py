@@ -1,0 +1,56 @@
+"""What export/ shows is run as it is written, without tfcomp and without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+SCRIPT = ROOT / "export" / "python" / "litert_codec.py"
+
+
+def test_python_example(exported: Any, tmp_path: Path) -> None:
+    codec, artifact, images = exported
+    for name in ("tfcomp", "tensorflow", "keras"):  # found before the real ones
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the example needs no ' + __name__)")
+    for image in images[:2]:
+        np.save(tmp_path / "image.npy", image)
+        done = subprocess.run(
+            [sys.executable, SCRIPT, artifact, "image.npy"],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        payload = bytes.fromhex(done.stdout)
+        assert codec.entropy_model.encode(codec.entropy_model.decode([payload])) == [payload]
+        restored = np.load(tmp_path / "restored.npy")
+        assert restored.dtype == np.uint8
+        assert np.abs(restored.astype(int) - codec.decompress([payload])[0]).max() <= 1
+        assert np.abs(codec.entropy_model.decode([payload])[0] - codec.encode(image[None])[0]).max() <= 1
+
+
+def test_python_example_refuses(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    from litert_codec import Codec
+
+    example = Codec(exported[1])
+    with pytest.raises(ValueError, match=f"at most {example.capacity} bytes, found {example.capacity + 1}"):
+        example.decompress(bytes(example.capacity + 1))
+    with pytest.raises(TypeError, match="safe"):
+        example.compress(np.zeros(example.image_shape, np.float32))
+
+
+def test_android_example_names_what_the_artifact_has(exported: Any) -> None:
+    """The Kotlin file is not compiled here; its names of tensors and files are at least the artifact's."""
+    source = (ROOT / "export" / "android" / "TfcompCodec.kt").read_text()
+    from ai_edge_litert.interpreter import Interpreter
+
+    for name in ("encoder.tflite", "decoder.tflite"):
+        assert f'"{name}"' in source
+        (signature,) = Interpreter(str(exported[1] / name)).get_signature_list().values()
+        assert all(f'"{tensor}"' in source for tensors in signature.values() for tensor in tensors)
