@@ -28,6 +28,10 @@ slow: .venv/installed
 golden: .venv/installed
 	$(BIN)/python -m pytest -k golden --rewrite-golden
 
+# Runs the notebooks in place, with full settings: minutes.
+notebooks: .venv/installed-notebooks
+	$(BIN)/python notebooks/execute.py
+
 benchmark: .venv/installed-benchmark
 	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
 
@@ -44,6 +48,10 @@ $(BIN)/python:
 .venv/installed: pyproject.toml | $(BIN)/python
 	@echo "installing tfcomp[train,serving,dev] into .venv: some minutes the first time"
 	$(PIP) install --editable '.[train,serving,dev]'
+	@touch $@
+
+.venv/installed-notebooks: .venv/installed
+	$(PIP) install --editable '.[notebooks]'
 	@touch $@
 
 .venv/installed-benchmark: .venv/installed
