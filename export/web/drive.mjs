@@ -14,13 +14,14 @@ const browser = await chromium.launch({
 });
 const report = { requests: [], errors: [] };
 
-/** A new page at an address; `prepare` runs in it before its own scripts. */
-async function open(address, { prepare, javaScriptEnabled = true } = {}) {
+/** A new page at an address; `prepare` runs in it before its own scripts, addresses like `without` fail. */
+async function open(address, { prepare, without, javaScriptEnabled = true } = {}) {
   const context = await browser.newContext({
     viewport: { width: 1000, height: 560 }, deviceScaleFactor: 1, acceptDownloads: true, javaScriptEnabled,
     colorScheme: job.scheme ?? "light",
   });
   if (prepare) await context.addInitScript(prepare);
+  if (without) await context.route(without, (route) => route.abort());
   const page = await context.newPage();
   page.setDefaultTimeout(30_000);
   page.on("request", (request) => report.requests.push(request.url()));
@@ -31,10 +32,18 @@ async function open(address, { prepare, javaScriptEnabled = true } = {}) {
 
 /** What the page says once it is no longer waiting. */
 async function verdict(page) {
-  const status = page.locator("#status:not([data-state=waiting])");
+  const status = page.locator("#status:is([data-state=ready], [data-state=problem])");
   const [state, text] = [await status.getAttribute("data-state"), await status.textContent()];
+  const footer = await page.textContent("#codec");
   await page.context().close();
-  return { state, text };
+  return { state, text: text + footer };
+}
+
+/** LiteRT.js probes for relaxed SIMD with a module of some dozen bytes: a browser without it refuses that one. */
+function refuseProbes() {
+  const { instantiate } = WebAssembly;
+  WebAssembly.instantiate = (module, ...rest) =>
+    module.byteLength < 500 ? Promise.reject(new WebAssembly.CompileError("no such opcode")) : instantiate(module, ...rest);
 }
 
 const address = `${job.page}?artifact=${job.codec}`;
@@ -113,6 +122,8 @@ try {
   // === What the page says when something is missing ===
   report.missing = {
     wasm: await verdict(await open(address, { prepare: () => delete globalThis.WebAssembly })),
+    litert: await verdict(await open(address, { without: "**/litert/**" })),
+    relaxed_simd: await verdict(await open(address, { prepare: refuseProbes })),
     artifact: await verdict(await open(`${job.page}?artifact=nowhere`)),
     manifest: await verdict(await open(`${job.page}?artifact=${job.tampered}`)),
   };
