@@ -64,6 +64,18 @@ def test_arrays_come_out_numbered(artifact: Path, tmp_path: Path) -> None:
     assert [p.name for p in sorted(out.iterdir())] == [f"{i:02}.png" for i in range(11)]
 
 
+def test_images_that_are_there_are_not_replaced_unasked(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, packed = save_images(tmp_path / "in"), tmp_path / "a.tfz"
+    before = (source / "image 0.png").read_bytes()
+    assert main(["compress", str(source), "-o", str(packed), "--codec", str(artifact)]) == 0
+    assert "--force" in failure(capsys, "decompress", packed, "-o", source, "--codec", artifact)
+    assert (source / "image 0.png").read_bytes() == before
+    assert main(["decompress", str(packed), "-o", str(source), "--codec", str(artifact), "--force"]) == 0
+    assert (source / "image 0.png").read_bytes() != before
+
+
 def test_equal_stems_do_not_overwrite_each_other(artifact: Path, tmp_path: Path) -> None:
     source = save_images(tmp_path / "in", 1)
     Image.fromarray(glyphs.render(1, seed=9)[0, ..., 0]).save(source / "image 0.bmp")

@@ -89,3 +89,24 @@ def test_an_interrupted_folder_keeps_the_old_one(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert (path / "manifest.json").read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupt_between_the_two_renames_keeps_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "made"
+    with replacing_folder(target, marker="mark") as folder:
+        (folder / "mark").write_text("old")
+    rename, calls = Path.rename, []
+
+    def interrupted(self: Path, to: Path) -> Path:
+        calls.append(to)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), replacing_folder(target, marker="mark") as folder:
+        (folder / "mark").write_text("new")
+    assert (target / "mark").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]

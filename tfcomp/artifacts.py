@@ -20,6 +20,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import threading
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -107,7 +108,7 @@ class Manifest:
             return manifest
         except BitstreamError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BitstreamError(
                 f"{path}: expected the manifest of an artifact, found something else ({type(error).__name__}: {error})"
             ) from error
@@ -226,23 +227,25 @@ class LiteRTNetworks:
                 interpreter.allocate_tensors()
             except (ValueError, RuntimeError) as error:
                 raise BitstreamError(f"expected a .tflite that LiteRT can run, found one it cannot: {error}") from error
-            self._interpreters.append(interpreter)
-        self.image_shape = tuple(map(int, self._interpreters[0].get_input_details()[0]["shape"][1:]))
+            self._interpreters.append((interpreter, threading.Lock()))
+        self.image_shape = tuple(map(int, self._interpreters[0][0].get_input_details()[0]["shape"][1:]))
 
     def encode(self, images: Images) -> Int32:
-        return self._run(self._interpreters[0], images)
+        return self._run(*self._interpreters[0], images)
 
     def decode(self, latents: Int32) -> Images:
-        return self._run(self._interpreters[1], latents)
+        return self._run(*self._interpreters[1], latents)
 
     @staticmethod
-    def _run(interpreter: Any, items: NDArray[Any]) -> NDArray[Any]:
+    def _run(interpreter: Any, lock: threading.Lock, items: NDArray[Any]) -> NDArray[Any]:
         source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
         outputs = np.empty((len(items), *result["shape"][1:]), result["dtype"])
         for i, item in enumerate(items):
-            interpreter.set_tensor(source["index"], item[None].astype(source["dtype"], copy=False))
-            interpreter.invoke()
-            outputs[i] = interpreter.get_tensor(result["index"])[0]
+            # An interpreter holds one item at a time; threads take turns.
+            with lock:
+                interpreter.set_tensor(source["index"], item[None].astype(source["dtype"], copy=False))
+                interpreter.invoke()
+                outputs[i] = interpreter.get_tensor(result["index"])[0]
         return outputs
 
 

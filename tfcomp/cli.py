@@ -113,8 +113,11 @@ def decompress(args: argparse.Namespace) -> None:
                 f"found that {archive.header.fingerprint.hex()} made it"
             )
         targets = list(_targets(archive.metadata.get("names"), len(archive), args.input))
+        folder = Path(args.output)
+        there = [target for target in targets if (folder / target).exists()]
+        if there and not args.force:
+            raise InputError(f"expected none of the images in {folder} yet, found {there[0]}; --force replaces them")
         images = codec.decompress(list(archive))
-    folder = Path(args.output)
     for target, image in zip(targets, images, strict=True):
         path = folder / target
         _make_folder(path.parent)
@@ -140,7 +143,7 @@ def info(args: argparse.Namespace) -> None:
     elif (path / RUN).is_file():
         run = _read_run(path)
         print(f"run          {path}")
-        for name, value in {**run["settings"], **{k: v[-1] for k, v in run["history"].items()}}.items():
+        for name, value in {**run["settings"], **{k: v[-1] for k, v in run["history"].items() if v}}.items():
             print(f"{name:<16} {value}")
     elif path.is_file():
         with path.open("rb") as opened:
@@ -170,8 +173,9 @@ def _codec(folder: str) -> Any:
 
 def _read_run(folder: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / RUN).read_text()))
-    except (OSError, ValueError) as error:
+        run = dict(json.loads((folder / RUN).read_text()))
+        return {"settings": {"data": run["settings"]["data"], **run["settings"]}, "history": dict(run["history"])}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"expected a run of `tfcomp train` with a {RUN} in it, found none at {folder}") from error
 
 
@@ -223,7 +227,7 @@ def _make_folder(path: Path) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    value = int(text) if text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text}")
     return value
@@ -286,6 +290,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output", required=True, metavar="FOLDER")
     command.add_argument("--codec", required=True, metavar="ARTIFACT")
 
+    command.add_argument("--force", action="store_true", help="replace images that are already there")
+
     command = add(info)
     command.add_argument("file", metavar="FILE", help="a .tfz, a payload, a run or an artifact")
     command.add_argument("--codec", metavar="ARTIFACT", help="try a bare payload with this codec")
@@ -311,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _refuse(missing)
     except KeyboardInterrupt:
-        print("tfcomp: interrupted; nothing half-written was left", file=sys.stderr)
+        print("tfcomp: interrupted; no file was left half-written", file=sys.stderr)
         return 130
     return 0
 

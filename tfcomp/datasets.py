@@ -298,6 +298,8 @@ def _checked(data: Any, source: str) -> Images:
             raise InputError(f"expected {source} as whole numbers 0..255, found values from {low:g} to {high:g}")
         if array.dtype.kind == "f" and np.any(array != np.rint(array)):
             raise InputError(f"expected {source} as whole numbers 0..255, found fractions from {low:g} to {high:g}")
+        if array.dtype.kind == "f" and 0 < high <= 1:
+            raise InputError(f"expected {source} as whole numbers 0..255, found floats on [0, 1]; multiply them by 255")
     images = array.astype(np.uint8, copy=False)
     return images[..., None] if images.ndim == 3 else images
 

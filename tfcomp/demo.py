@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from importlib import import_module
 from pathlib import Path
 
 import keras
@@ -29,6 +31,7 @@ def run(out: Path, *, data: str = "glyphs", epochs: int | None = None) -> None:
         data: see `datasets.load_arrays`; images of up to 64x64 pixels.
         epochs: passes over the training images; by default as many as make about `STEPS` steps.
     """
+    import_module("matplotlib")  # better missed now than after training
     train, test = datasets.load_arrays(data)
     if max(train.shape[1:3]) > 64:
         raise InputError(f"expected small images, up to 64x64, for the demo; {data} has {train.shape[1:3]}")
@@ -37,7 +40,7 @@ def run(out: Path, *, data: str = "glyphs", epochs: int | None = None) -> None:
     except OSError as error:
         raise InputError(f"cannot make the folder {out}: {error.strerror}") from error
     test = test[:2000]
-    epochs = epochs or max(1, round(STEPS * BATCH / len(train)))
+    epochs = epochs or math.ceil(STEPS / math.ceil(len(train) / BATCH))
     print(f"1. {data}: {len(train)} images to train on, {len(test)} to test, {train.shape[1:]} uint8")
 
     keras.utils.set_random_seed(0)

@@ -107,7 +107,7 @@ class Graphs:
     def __init__(self, networks: KerasNetworks, entropy_model: EntropyModel) -> None:
         self.coder = coder = GraphCoder(entropy_model.tables, entropy_model.index, entropy_model.segments)
         self.networks, self.entropy_model = networks, entropy_model
-        image = tf.TensorSpec([None, *networks.model.image_shape], tf.uint8, "image")
+        image = tf.TensorSpec([None, *networks.encoder.input_shape[1:]], tf.uint8, "image")
         latent = tf.TensorSpec([None, *entropy_model.latent_shape], tf.int32, "latent")
         payload_bytes = tf.TensorSpec([None], tf.string, "payload_bytes")
         payload = tf.TensorSpec([coder.capacity], tf.uint8, "payload")

@@ -22,7 +22,7 @@ def _beside(target: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot create the folder {target.parent}: {error.strerror}") from error
-    return target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+    return target.with_name(f".{target.stem[:100]}.{secrets.token_hex(4)}{target.suffix}")
 
 
 @contextmanager
@@ -81,10 +81,10 @@ def replacing_folder(path: str | os.PathLike[str], marker: str) -> Iterator[Path
             target.rename(old)
         try:
             temporary.rename(target)
-        except OSError:
-            if old.exists():
+        except BaseException:
+            if old.exists() and not target.exists():
                 old.rename(target)
             raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

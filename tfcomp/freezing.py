@@ -122,9 +122,11 @@ class _Fit:
 
     def __init__(self, model: LatentModel, images: Images, precision: int) -> None:
         self.model, self.images, self.precision = model, images, precision
+        # Copies, so that training the model further does not change a codec that was frozen before.
+        self.encoder, self.decoder = frozen(model.latent_network), frozen(model.decoder)
         self.prior = getattr(model, "prior", None)
         self.trained_for_rate = self.prior is not None
-        self.latents = _batched(lambda x: model.latent_network(x, training=False), images).astype(np.float32)
+        self.latents = _batched(lambda x: self.encoder(x, training=False), images).astype(np.float32)
         if not np.all(np.isfinite(self.latents)):
             raise InputError("expected finite latents, found NaN or infinity: the model's weights or training diverged")
         self.shape = self.latents.shape[1:]
@@ -157,7 +159,7 @@ class _Fit:
         for _ in range(probes):
             with tf.GradientTape() as tape:
                 tape.watch(chosen)
-                pixels = tf.cast(self.model.decoder(chosen, training=False), tf.float32)
+                pixels = tf.cast(self.decoder(chosen, training=False), tf.float32)
                 projection = tf.reduce_sum(pixels * signs.choice([-1.0, 1.0], size=pixels.shape).astype(np.float32))
             gradient = np.asarray(tape.gradient(projection, chosen), np.float64)
             total += np.square(gradient).reshape(-1, gradient.shape[-1]).mean(axis=0)
@@ -226,13 +228,13 @@ class _Fit:
 
     def _codec(self, entropy_model: EntropyModel) -> Codec:
         kept = self.images[:: -(-len(self.images) // KEPT_IMAGES)]
-        networks = KerasNetworks(self.model, entropy_model.step, entropy_model.offset, kept)
+        networks = KerasNetworks(self.encoder, self.decoder, entropy_model, kept)
         return Codec(networks, entropy_model, self.model.image_shape)
 
     # === Choosing the step ===
 
     def _restored_psnr_db(self, latents: NDArray[Any]) -> float:
-        pixels = _batched(lambda z: self.model.decoder(z, training=False), latents.astype(np.float32))
+        pixels = _batched(lambda z: self.decoder(z, training=False), latents.astype(np.float32))
         error = self.images[: len(latents)] - np.clip(np.rint(pixels * 255.0), 0, 255)
         return float(10 * np.log10(255**2 / max(np.mean(np.square(error, dtype=np.float64)), 1e-10)))
 
@@ -278,18 +280,21 @@ class KerasNetworks:
         calibration: uint8 [N, *image_shape], some of the images that the codec was fitted to.
     """
 
-    def __init__(self, model: LatentModel, step: Float32, offset: Float32, calibration: Images) -> None:
-        encoder, decoder = model.latent_network, model.decoder
-        self.model, self.calibration = model, calibration
+    def __init__(
+        self, encoder: keras.Model, decoder: keras.Model, entropy_model: EntropyModel, calibration: Images
+    ) -> None:
+        step, offset = entropy_model.step, entropy_model.offset
+        # What the functions use is kept alive with them.
+        self.encoder, self.decoder, self.calibration = encoder, decoder, calibration
 
-        @tf.function(input_signature=[tf.TensorSpec([None, *model.image_shape], tf.uint8, "image")])
+        @tf.function(input_signature=[tf.TensorSpec([None, *encoder.input_shape[1:]], tf.uint8, "image")])
         def encode_graph(image: tf.Tensor) -> tf.Tensor:
             latent = tf.cast(encoder(image, training=False), tf.float32)
             # Beyond 2**30 the cast to int32 would be undefined; no table reaches that far. Rounding comes last: an
             # 8-bit network holds 1 as 0.99, which the cast would make 0.
             return tf.cast(tf.round(tf.clip_by_value((latent - offset) / step, -(2.0**30), 2.0**30)), tf.int32)
 
-        @tf.function(input_signature=[tf.TensorSpec([None, *model.latent_shape], tf.int32, "latent")])
+        @tf.function(input_signature=[tf.TensorSpec([None, *entropy_model.latent_shape], tf.int32, "latent")])
         def decode_graph(latent: tf.Tensor) -> tf.Tensor:
             pixels = decoder(tf.cast(latent, tf.float32) * step + offset, training=False)
             return tf.cast(tf.round(tf.clip_by_value(tf.cast(pixels, tf.float32) * 255.0, 0.0, 255.0)), tf.uint8)
@@ -301,6 +306,20 @@ class KerasNetworks:
 
     def decode(self, latents: Int32) -> Images:
         return np.asarray(self.decode_graph(tf.constant(latents)))
+
+
+def frozen(network: keras.Model) -> keras.Model:
+    """A copy that computes in float32, whatever policy ``network`` was trained under: LiteRT's floats have 32 bits."""
+
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if not isinstance(layer, keras.layers.InputLayer):
+            config["dtype"] = "float32"
+        return type(layer).from_config(config)
+
+    made = keras.models.clone_model(network, clone_function=copy)
+    made.set_weights(network.get_weights())
+    return made
 
 
 def quantize(latents: Float32, step: Any, offset: Any) -> Int32:

@@ -201,6 +201,8 @@ class LatentModel(keras.Model):
 
     @beta.setter
     def beta(self, value: float) -> None:
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(f"expected a finite beta >= 0, found {value}")
         self.beta_variable.assign(value)
 
     def build(self, input_shape: Any = None) -> None:  # noqa: ARG002 - Keras calls it with one

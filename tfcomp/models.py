@@ -5,6 +5,7 @@ What they share, the objective first of all, is in `latent_model`; the VAE is in
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def load_model(path: str | Path) -> LatentModel:
     """
     try:
         model = keras.saving.load_model(path, safe_mode=True)
-    except (ValueError, TypeError, OSError, KeyError) as error:
+    except (ValueError, TypeError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(f"expected a saved model of tfcomp at {path}: {reason}") from error
     if not isinstance(model, LatentModel):
