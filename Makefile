@@ -21,7 +21,7 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-slow: .venv/installed
+slow: .venv/installed-notebooks
 	$(BIN)/python -m pytest -m slow
 
 # Rewrites tests/golden/: only after a deliberate change of a format, with its version number raised.
