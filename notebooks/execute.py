@@ -41,7 +41,7 @@ def execute(path: Path, *, reduced: bool) -> nbformat.NotebookNode:
     client = NotebookClient(
         notebook, timeout=CELL_SECONDS, kernel_name="python3", resources=resources, coalesce_streams=True
     )
-    client.execute(env=environment, cleanup_kc=True)
+    client.execute(env=environment)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
