@@ -20,7 +20,7 @@ Integers of 4 bytes are little-endian. A varint is LEB128: seven bits a byte, lo
 the last byte, never longer than needed, below 2**63. What a reader demands before it allocates anything:
 
     head bytes + payload bytes == file bytes,        sum of the index == payload bytes,
-    count, metadata in full <= max(2**26, 4 * file bytes),
+    count, metadata in full <= max(2**20, 4 * file bytes),
     count <= index in full <= count + payload bytes / 128        (a length L takes at most 1 + L / 128 bytes)
 
 so that a hostile file can claim no more memory than a bounded multiple of its own size. Item ``i`` is read, and its
@@ -360,8 +360,7 @@ class Archive:
 
 def _limit(file_bytes: int) -> int:
     """The largest count, and the most bytes of metadata in full, that a file of this size may claim."""
-    # Names of many small items shrink well in zlib; 64 MiB is what anyone can spare.
-    return max(1 << 26, 4 * file_bytes)
+    return max(1 << 20, 4 * file_bytes)
 
 
 def _offsets(index: bytes, header: Header, source: str) -> NDArray[np.int64]:
