@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -74,6 +75,27 @@ def test_runs_through_on_small_settings(name: str, tmp_path: Path) -> None:
     assert path.read_bytes() == before
     cells, _ = read(tmp_path / f"{name}.ipynb")
     assert all(cell.execution_count for cell in cells)
+
+
+def test_the_gradients_of_the_notebook_are_those_of_its_loss() -> None:
+    """The notebook checks the largest gradients, of digits; this checks those of every weight of a small network."""
+    cells, _ = read(FOLDER / "02_gradient_descent.ipynb")
+    namespace: dict[str, Any] = {"np": np}
+    exec(next(cell.source for cell in cells if "def gradients" in cell.source), namespace)
+    loss, gradients = namespace["loss"], namespace["gradients"]
+    generator = np.random.default_rng(0)
+    x = generator.random((6, 9))
+    weights = [generator.normal(size=shape) for shape in ((9, 5), 5, (5, 9), 9)]
+    hidden, _ = namespace["forward"](weights, x)
+    assert 0 < np.mean(hidden > 0) < 1, "units on and off, or half of the formula is not tested"
+    for weight, gradient in zip(weights, gradients(weights, x), strict=True):
+        assert gradient.shape == weight.shape
+        for place in np.ndindex(weight.shape):
+            saved, ends = weight[place], []
+            for weight[place] in (saved + 1e-6, saved - 1e-6):
+                ends.append(loss(weights, x))
+            weight[place] = saved
+            assert gradient[place] == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-6, abs=1e-8)
 
 
 def test_a_failing_cell_fails_the_run(tmp_path: Path) -> None:
