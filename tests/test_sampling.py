@@ -9,6 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -241,18 +243,33 @@ def test_latents_of_many_positions_have_tables_of_their_own() -> None:
         assert np.max(np.abs(z - model.latents(images)) / codec.entropy_model.step) < 0.501
 
 
-def test_the_exported_codec_gives_the_same_samples(tmp_path: Path) -> None:
+def test_the_same_payload_gives_the_same_sample_in_every_runtime(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(40, 216, (40, 4, 4, 1), np.uint8)
     codec = Codec.freeze(transparent(8.0), images, latents="sample", seed=9)
     payloads = codec.compress(images)
     restored = codec.decompress(payloads)
     z = codec.entropy_model.decode(payloads).astype(np.float32) * codec.entropy_model.step + codec.entropy_model.offset
     np.testing.assert_array_equal(restored.reshape(40, 16), np.rint(np.clip(z / 8, 0, 1) * np.float32(255)))
-    codec.export(tmp_path / "artifact")
-    loaded = Codec.load(tmp_path / "artifact")
-    assert loaded.fingerprint == codec.fingerprint
-    np.testing.assert_array_equal(loaded.decompress(payloads), restored)
-    assert loaded.compress(images) == payloads
+    folder = tmp_path / "artifact"
+    manifest = codec.export(folder)
+    for runtime in ("litert", "tensorflow"):
+        loaded = Codec.load(folder, runtime=runtime)
+        assert loaded.fingerprint == codec.fingerprint
+        np.testing.assert_array_equal(loaded.decompress(payloads), restored)
+        assert loaded.compress(images) == payloads
+    # The graphs that hold the range coder too.
+    encoder, decoder = (tf.saved_model.load(str(folder / part / "1")).signatures for part in ("encoder", "decoder"))
+    assert encoder["serving_default"](image=tf.constant(images))["payload_bytes"].numpy().tolist() == payloads
+    images_of = decoder["serving_default"](payload_bytes=tf.constant(payloads))["image"]
+    np.testing.assert_array_equal(images_of, restored)
+    encode, decode = (
+        Interpreter(model_path=str(folder / f"{part}.tflite")).get_signature_runner() for part in ("encoder", "decoder")
+    )
+    for image, payload, expected in zip(images, payloads, restored, strict=True):
+        coded = encode(image=image[None])
+        assert coded["payload"][: int(coded["length"][0])].tobytes() == payload
+        buffer = np.frombuffer(payload.ljust(manifest["max_payload_bytes"], b"\0"), np.uint8)
+        np.testing.assert_array_equal(decode(payload=buffer, length=np.int32([len(payload)]))["image"][0], expected)
 
 
 def test_what_cannot_be_sampled_is_refused_in_one_line() -> None:
