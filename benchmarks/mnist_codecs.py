@@ -23,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcomp import Codec, datasets, evaluate, load_model, plots
+from tfcomp import Codec, classical, datasets, evaluate, load_model, plots
 from tfcomp.models import VAE, AutoEncoder, LatentModel
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,7 +106,7 @@ def main() -> None:
             **measure(vae_codec, test),
         },
     }
-    webp = evaluate.measure_pillow(test, "WEBP", quality=0)  # the smallest files that it makes
+    webp = classical.measure(test, "webp", 0)  # the smallest files that it makes
     result["webp_method_6"] = {"setting": webp.codec, "bytes_per_image": webp.bytes_per_image, "psnr_db": webp.psnr_db}
     for row in list(result.values())[1:4]:
         row["webp_bytes_over_these"] = webp.bytes_per_image / row["bytes_per_image"]
@@ -138,13 +138,9 @@ def draw(codecs: dict[str, Codec], images: np.ndarray) -> None:
     for name, codec in codecs.items():
         payloads = codec.compress(images)
         rows.append((name, codec.decompress(payloads), [len(payload) for payload in payloads]))
-    for kind in ("WEBP", "JPEG"):
-        quality = 0
-        if kind == "JPEG":
-            quality = int(evaluate.lowest_quality(images, kind, TARGET_DB).codec.split(" q")[1])
-        options = evaluate.SMALL_FILES[kind]
-        sizes, restored = evaluate.pillow_round_trip(images, kind, quality=quality, **options)
-        rows.append((f"{kind} q{quality}", restored, sizes))
+    for name, quality in (("webp", 0), ("jpeg", classical.lowest_quality(images, "jpeg", TARGET_DB)[0])):
+        sizes, restored = classical.round_trip(images, name, quality)
+        rows.append((classical.FORMATS[name].label(quality), restored, sizes))
     plots.reconstructions(images, rows).savefig(RESULTS.with_suffix(".png"), dpi=90)
 
 

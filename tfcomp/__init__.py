@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, TfcompError, missing_dependency
 
 if TYPE_CHECKING:
-    from tfcomp import datasets, plots
+    from tfcomp import classical, datasets, evaluate, plots
     from tfcomp.codec import Codec
     from tfcomp.models import VAE, AutoEncoder, load_model
 
@@ -27,12 +27,14 @@ __all__ = [
     "TfcompError",
     "__version__",
     "load_model",
+    "classical",
     "datasets",
+    "evaluate",
     "plots",
 ]
 
 _HOME = {"AutoEncoder": "tfcomp.models", "VAE": "tfcomp.models", "load_model": "tfcomp.models", "Codec": "tfcomp.codec"}
-_MODULES = {"datasets", "plots"}
+_MODULES = {"classical", "datasets", "evaluate", "plots"}
 
 
 def __getattr__(name: str) -> Any:

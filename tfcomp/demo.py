@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from tfcomp import container, datasets, evaluate, models, plots
+from tfcomp import classical, container, datasets, evaluate, models, plots
 from tfcomp.codec import Codec
 from tfcomp.errors import InputError
 from tfcomp.files import replacing_file
@@ -64,17 +64,16 @@ def run(out: Path, *, data: str = "glyphs", epochs: int | None = None) -> None:
     ours = evaluate.Point("tfcomp", sum(map(len, payloads)) / len(test), evaluate.psnr_db(test, restored))
     print(f"4. {out / 'test.tfz'}: {len(test)} images in {size:,} bytes, index and checksums included")
 
-    lossy = [evaluate.lowest_quality(test, kind, ours.psnr_db) for kind in ("WEBP", "JPEG")]
-    table = evaluate.table([ours, *lossy, evaluate.measure_pillow(test, "PNG")])
+    lossy = {name: classical.lowest_quality(test, name, ours.psnr_db) for name in ("webp", "jpeg")}
+    table = evaluate.table([ours, *(point for _, point in lossy.values()), classical.measure(test, "png")])
     with replacing_file(out / "table.md") as path:
         path.write_text(f"{len(test)} test images of {data}; WebP and JPEG at equal PSNR or their best\n\n{table}\n")
     print(table)
 
     some = np.linspace(0, len(test) - 1, SHOWN).astype(int)
     rows = [("tfcomp", restored[some], [len(payloads[i]) for i in some])]
-    for point in lossy:
-        kind, quality = point.codec.split(" q")
-        sizes, images = evaluate.pillow_round_trip(test[some], kind, quality=int(quality), **evaluate.SMALL_FILES[kind])
+    for name, (quality, point) in lossy.items():
+        sizes, images = classical.round_trip(test[some], name, quality)
         rows.append((point.codec, images, sizes))
     with replacing_file(out / "reconstructions.png") as path:
         plots.reconstructions(test[some], rows).savefig(path, format="png", dpi=110)

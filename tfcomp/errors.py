@@ -25,7 +25,11 @@ EXTRAS = {
     "keras": "train",
     "tensorflow": "train",
     "tensorflow_datasets": "train",
+    "brotli": "evaluate",
     "matplotlib": "evaluate",
+    "pillow_jxl": "evaluate",
+    "scipy": "evaluate",
+    "zstandard": "evaluate",
     "grpc": "serving",
     "tensorflow_serving": "serving",
 }
