@@ -20,10 +20,11 @@ Integers of 4 bytes are little-endian. A varint is LEB128: seven bits a byte, lo
 the last byte, never longer than needed, below 2**63. What a reader demands before it allocates anything:
 
     head bytes + payload bytes == file bytes,        sum of the index == payload bytes,
-    count, metadata in full <= max(2**20, 4 * file bytes),
+    count <= max(2**20, 4 * file bytes),             metadata in full <= max(2**20, 32 * file bytes),
     count <= index in full <= count + payload bytes / 128        (a length L takes at most 1 + L / 128 bytes)
 
-so that a hostile file can claim no more memory than a bounded multiple of its own size. Item ``i`` is read, and its
+so that a hostile file can claim no more memory than a bounded multiple of its own size. A writer stores plainly what
+zlib would shorten beyond these bounds, so that every archive can be written. Item ``i`` is read, and its
 blocks checked, without touching the others. The checksum is zlib's CRC-32: it finds every burst of up to 32 wrong bits,
 as CRC-32C does, and the standard library computes it natively, where CRC-32C would need an extension module.
 """
@@ -192,16 +193,18 @@ def write(
         else json.dumps(dict(metadata), ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
     )
     stored_text = _deflate(text)
+    # What zlib shortens so much that a reader would take it for a bomb is stored plainly.
+    least_bytes = len(body) + len(stored_index) + len(stored_text)
+    if len(items) > _most_items(least_bytes):
+        stored_index = index
+    if len(text) > _most_metadata(least_bytes):
+        stored_text = text
     sizes = (len(stored_text), len(text), len(stored_index), len(index))
     header = Header(bytes(fingerprint), dtype, tuple(item_shape), len(items), len(body), *sizes)
     view = memoryview(body)
     checksums = [zlib.crc32(view[start : start + BLOCK]) for start in range(0, len(body), BLOCK)]
     head = b"".join([header.pack(), stored_text, stored_index, struct.pack(f"<{len(checksums)}I", *checksums)])
     head += struct.pack("<I", zlib.crc32(head))
-    limit = _limit(len(head) + len(body))
-    if max(len(items), len(text)) > limit:
-        found = f"found {len(items)} items with {len(text)} bytes of metadata"
-        raise InputError(f"expected at most {limit} of either in a file of {len(head) + len(body)} bytes, {found}")
     with replacing_file(path) as temporary, temporary.open("wb") as file:
         file.write(head)
         file.write(body)
@@ -274,9 +277,14 @@ class Archive:
         found_crc = zlib.crc32(head[:-4])
         if expected_crc != found_crc:
             raise BitstreamError(f"expected checksum {expected_crc:08x} of the head of {source}, found {found_crc:08x}")
-        if max(header.count, header.metadata_bytes) > _limit(file_bytes):
-            found = f"found {header.count} items with {header.metadata_bytes} bytes of metadata"
-            raise BitstreamError(f"expected at most {_limit(file_bytes)} of either in {source}, {found}")
+        for found, most, what in (
+            (header.count, _most_items(file_bytes), "items"),
+            (header.metadata_bytes, _most_metadata(file_bytes), "bytes of metadata"),
+        ):
+            if found > most:
+                raise BitstreamError(
+                    f"expected at most {most} {what} in {source} of {file_bytes} bytes, found a claim of {found}"
+                )
         if not 0 <= header.index_bytes - header.count <= header.payload_bytes // 128:
             raise BitstreamError(
                 f"expected {header.count} lengths in {source}, found {header.index_bytes} bytes of them"
@@ -358,9 +366,14 @@ class Archive:
 # === Fields ===
 
 
-def _limit(file_bytes: int) -> int:
-    """The largest count, and the most bytes of metadata in full, that a file of this size may claim."""
+def _most_items(file_bytes: int) -> int:
+    """The largest count that a file of this size may claim."""
     return max(1 << 20, 4 * file_bytes)
+
+
+def _most_metadata(file_bytes: int) -> int:
+    """The most bytes of metadata in full that a file of this size may claim."""
+    return max(1 << 20, 32 * file_bytes)
 
 
 def _offsets(index: bytes, header: Header, source: str) -> NDArray[np.int64]:
