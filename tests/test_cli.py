@@ -121,6 +121,31 @@ def test_wrong_input_gets_status_2_and_one_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND (see tfcomp --help)"),
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["compress"], "required: INPUT, -o/--output, --codec (see tfcomp compress --help)"),
+        (["train", "glyphs", "--out", "run", "--epochs", "0"], "expected a number of at least 1, found 0"),
+        (["export", "run", "made", "--step", "1", "--target-bytes", "3"], "not allowed with"),
+    ],
+)
+def test_wrong_arguments_get_status_2_and_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in failure(capsys, *arguments)
+
+
+def test_nothing_but_the_one_line_reaches_the_stderr_of_the_process(artifact: Path, tmp_path: Path) -> None:
+    """LiteRT's C++ announces its delegate there, once in a process."""
+    command = [sys.executable, "-m", "tfcomp.cli", "compress", "absent.png", "-o", "a.tfz", "--codec", artifact]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("tfcomp: cannot read the image absent.png")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_file_of_another_codec_and_a_damaged_one_are_named(
     artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

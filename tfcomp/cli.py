@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import tfcomp
 from tfcomp.errors import BitstreamError, InputError, TfcompError, missing_dependency
@@ -168,7 +170,26 @@ def info(args: argparse.Namespace) -> None:
 def _codec(folder: str) -> Any:
     from tfcomp.codec import Codec
 
-    return Codec.load(folder)
+    with _without_info():
+        return Codec.load(folder)
+
+
+@contextlib.contextmanager
+def _without_info() -> Iterator[None]:
+    """Keeps LiteRT's lines of mere information, which its C++ writes to the process's stderr, off one that is read."""
+    sys.stderr.flush()
+    own = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+            said.seek(0)
+            for line in said:
+                if not line.startswith(b"INFO: "):
+                    os.write(2, line)
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
@@ -233,9 +254,16 @@ def _positive(text: str) -> int:
     return value
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything else here does; argparse prints the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    root = argparse.ArgumentParser(prog="tfcomp", description="Learned data compression: train, freeze, compress.")
+    root = _Parser(prog="tfcomp", description="Learned data compression: train, freeze, compress.")
     root.add_argument("--version", action="version", version=f"tfcomp {tfcomp.__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -306,8 +334,8 @@ def _refuse(error: Exception) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    args = parser().parse_args(arguments)
     try:
+        args = parser().parse_args(arguments)
         args.command(args)
     except (TfcompError, OSError) as error:
         return _refuse(error)
