@@ -39,7 +39,8 @@ def train(args: argparse.Namespace) -> None:
     from tfcomp import datasets, models
     from tfcomp.files import replacing_folder
 
-    images, held_out = datasets.load_arrays(args.data)
+    with _held_native_lines():
+        images, held_out = datasets.load_arrays(args.data)
     keras.utils.set_random_seed(args.seed)
     build = getattr({"autoencoder": models.AutoEncoder, "vae": models.VAE}[args.model], args.network)
     options = {name: getattr(args, name) for name in ("beta", "distortion") if getattr(args, name) is not None}
@@ -84,7 +85,8 @@ def compress(args: argparse.Namespace) -> None:
     from tfcomp import container
 
     codec = _codec(args.codec)
-    names, images = _read_inputs([Path(path) for path in args.inputs])
+    with _held_native_lines():
+        names, images = _read_inputs([Path(path) for path in args.inputs])
     payloads, report = codec.compress_with_report(images)
     size = container.write(
         args.output,
@@ -170,26 +172,36 @@ def info(args: argparse.Namespace) -> None:
 def _codec(folder: str) -> Any:
     from tfcomp.codec import Codec
 
-    with _without_info():
+    with _held_native_lines():
         return Codec.load(folder)
 
 
 @contextlib.contextmanager
-def _without_info() -> Iterator[None]:
-    """Keeps LiteRT's lines of mere information, which its C++ writes to the process's stderr, off one that is read."""
-    sys.stderr.flush()
-    own = os.dup(2)
-    with tempfile.TemporaryFile() as said:
+def _held_native_lines() -> Iterator[None]:
+    """Holds back what C and C++ libraries write to the process's stderr: LiteRT's announcements, libtiff's complaints.
+
+    Python's own lines and progress bars pass. Of the others, information is dropped, and everything is where an error
+    says in one line what is wrong.
+    """
+    own, python = os.dup(2), sys.stderr
+    with tempfile.TemporaryFile() as said, open(own, "w", buffering=1, closefd=False) as passing:
         os.dup2(said.fileno(), 2)
+        if python is sys.__stderr__:
+            sys.stderr = passing
+        refused = False
         try:
             yield
+        except TfcompError:
+            refused = True
+            raise
         finally:
+            sys.stderr = python
             os.dup2(own, 2)
-            os.close(own)
             said.seek(0)
             for line in said:
-                if not line.startswith(b"INFO: "):
+                if not refused and not line.startswith(b"INFO: "):
                     os.write(2, line)
+    os.close(own)
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
