@@ -3,7 +3,7 @@
     python benchmarks/graph_coder_speed.py
 
 Laplacian integers, about 3 bits each. Small messages have 64 symbols and one segment; the large one has 300,000 symbols
-of 192 tables, with several numbers of segments. LiteRT runs on one thread and takes one message at a time; TensorFlow
+of 192 tables, in segments of several sizes. LiteRT runs on one thread and takes one message at a time; TensorFlow
 and XLA take a batch, on all cores. Times are medians, and least times, of repetitions in which all runtimes take turns,
 each for 5 ms or one call.
 Memory is the growth of a fresh process's peak resident set from after loading LiteRT's library to after the last run.
@@ -34,6 +34,9 @@ from tfcomp import range_coder
 from tfcomp.tables import FrequencyTables, Int32
 
 RESULTS = Path(__file__).parent / "results" / "graph_coder_speed.json"
+LARGE = 300_000
+SEGMENT_SIZES = 4096, 2048, 1024, 512
+"""Most symbols in one segment of the large message."""
 
 
 def workload(symbols: int, messages: int, count: int) -> tuple[FrequencyTables, Int32, Int32]:
@@ -146,6 +149,7 @@ def measure(name: str, symbols: int, segments: int, count: int, batch: int, repe
         row = {
             "workload": name,
             "segments": segments,
+            "symbols_per_segment": math.ceil(symbols / segments),
             "runtime": runtime,
             "direction": direction,
             "messages": coded // symbols,
@@ -169,20 +173,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--repetitions", type=int, default=25)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if arguments.memory_of:
         print_peak_growth(arguments.memory_of)
         return
     rows = measure("small", 64, 1, 64, 1000, 2 * arguments.repetitions)
-    for segments in (128, 256):
-        rows += measure("large", 300_000, segments, 192, 1, arguments.repetitions)
+    for symbols_per_segment in SEGMENT_SIZES:
+        segments = range_coder.segment_count(LARGE, symbols_per_segment)
+        rows += measure("large", LARGE, segments, 192, 1, arguments.repetitions)
     machine = {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    arguments.out.parent.mkdir(exist_ok=True)
+    arguments.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
