@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfcomp import classical, glyphs
+from tfcomp import glyphs
 from tfcomp.cli import main
 
 
@@ -99,52 +98,6 @@ def test_info_names_every_kind(artifact: Path, tmp_path: Path, capsys: pytest.Ca
     kinds = ("tables.npz", "val_loss", "3 of 28x28x1", "names no codec", "decodes")
     for text, expected in zip(said, kinds, strict=True):
         assert expected in text
-
-
-def test_evaluate_prints_a_table_and_writes_a_report_and_plots(
-    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.save(tmp_path / "x.npy", glyphs.render(120, seed=6))
-    out = tmp_path / "out"
-    arguments = [str(artifact), str(tmp_path / "x.npy"), "--against", "webp,png,zstd", "--out", str(out)]
-    assert main(["evaluate", *arguments]) == 0
-    said = capsys.readouterr().out
-    for expected in (
-        "12 of the 12 test images",
-        "| tfcomp |",
-        "| WebP, ",
-        "| PNG, lossless |",
-        "| zstd -19, each image |",
-    ):
-        assert expected in said
-    assert sorted(path.name for path in out.iterdir()) == [
-        "evaluation.json",
-        "rate_distortion.pdf",
-        "rate_distortion.png",
-    ]
-    report = json.loads((out / "evaluation.json").read_text())
-    assert [point["codec"] for point in report["curves"]["tfcomp"]] == ["tfcomp"]
-    assert len(report["curves"]["WebP"]) == len(classical.FORMATS["webp"].sweep)
-    assert set(report) >= {"command", "machine", "seed", "versions", "lossless", "at_equal_psnr", "codecs"}
-    assert main(["evaluate", *arguments]) == 0  # replaces its own earlier result
-
-
-def test_evaluate_refuses_what_it_cannot_measure(
-    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.save(tmp_path / "x.npy", glyphs.render(20, seed=6))
-    np.save(tmp_path / "wide.npy", np.zeros((20, 28, 30, 1), np.uint8))
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    data = tmp_path / "x.npy"
-    assert "found 'gif'" in failure(capsys, "evaluate", artifact, data, "--against", "webp,gif")
-    assert "found 'none'" in failure(capsys, "evaluate", artifact, data, "--against", ",")
-    assert "artifact folder" in failure(capsys, "evaluate", tmp_path, data)
-    assert "no such file" in failure(capsys, "evaluate", artifact, tmp_path / "absent")
-    assert "(2, 28, 30, 1)" in failure(capsys, "evaluate", artifact, tmp_path / "wide.npy", "--against", "png")
-    assert "found 0" in failure(capsys, "evaluate", artifact, data, "--images", "0")
-    assert "other files" in failure(capsys, "evaluate", artifact, data, "--against", "png", "--out", tmp_path / "mine")
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 def test_wrong_input_gets_status_2_and_one_line(

@@ -43,6 +43,16 @@ def test_rate_distortion_curves_are_sorted_by_bytes() -> None:
     np.testing.assert_array_equal(lines[0].get_ydata(), [25, 30])
 
 
+def test_rate_distortion_has_readable_marks_on_a_logarithmic_axis() -> None:
+    figure = drawn(plots.rate_distortion({"a": [(3.0, 20.0), (40.0, 25.0)], "b": [(7, 24)]}, logarithmic=True))
+    axis = figure.axes[0]
+    assert axis.get_xscale() == "log"
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["2", "5", "10", "20", "50"]
+    low, high = axis.get_xlim()
+    assert low <= 3 < 40 <= high
+    assert len({line.get_marker() for line in axis.get_lines()}) == 2
+
+
 def test_divergences_are_in_bits_and_sorted() -> None:
     nats = np.log(2) * np.array([[1.0, 3.0], [0.0, 2.0]])
     figure = drawn(plots.kl_per_dimension(nats, active=nats > 0))

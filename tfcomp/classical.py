@@ -214,23 +214,28 @@ def _lzma(data: bytes) -> bytes:
     return lzma.compress(data, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}])
 
 
-COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {"zstd -19": _zstd, "brotli 11": _brotli, "lzma 9e": _lzma}
+COMPRESSORS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "zstd": ("zstd -19", _zstd),
+    "brotli": ("brotli 11", _brotli),
+    "lzma": ("lzma 9e", _lzma),
+}
+"""Title with its setting, and function, by the name that ``tfcomp evaluate --against`` knows."""
 
 
-def general_compressors(images: Images) -> list[Point]:
+def general_compressors(images: Images, names: Iterable[str] = tuple(COMPRESSORS)) -> list[Point]:
     """Lossless context: raw pixels through general compressors, each image alone, and all as one stream.
 
     A stream is smaller and no longer lets one image be read without the others before it.
     """
     raw = [image.tobytes() for image in images]
     points = []
-    for name, compress in COMPRESSORS.items():
+    for title, compress in (COMPRESSORS[name] for name in names):
         try:
-            alone = sum(len(compress(data)) for data in tqdm(raw, desc=name, delay=1.0, leave=False, disable=None))
+            alone = sum(len(compress(data)) for data in tqdm(raw, desc=title, delay=1.0, leave=False, disable=None))
         except ModuleNotFoundError as error:
             raise missing_dependency(error) or error from error
-        points.append(Point(f"{name}, each image", alone / len(raw), math.inf))
-        points.append(Point(f"{name}, one stream", len(compress(b"".join(raw))) / len(raw), math.inf))
+        points.append(Point(f"{title}, each image", alone / len(raw), math.inf))
+        points.append(Point(f"{title}, one stream", len(compress(b"".join(raw))) / len(raw), math.inf))
     return points
 
 

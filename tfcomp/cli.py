@@ -130,6 +130,17 @@ def decompress(args: argparse.Namespace) -> None:
     print(f"{folder}: {len(images)} images")
 
 
+def evaluate(args: argparse.Namespace) -> None:
+    """Real bytes and quality of an artifact beside classical codecs, on a data set's test images."""
+    from tfcomp import comparison, datasets
+
+    comparison.chosen(args.against)
+    codecs = {folder: _codec(folder) for folder in args.artifacts}
+    with _held_native_lines():
+        _, test = datasets.load_arrays(args.data)
+    comparison.run(codecs, test, args.data, args.against, args.out, args.images)
+
+
 def info(args: argparse.Namespace) -> None:
     """What a file or folder is."""
     from tfcomp import container
@@ -331,6 +342,18 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--codec", required=True, metavar="ARTIFACT")
 
     command.add_argument("--force", action="store_true", help="replace images that are already there")
+
+    command = add(evaluate)
+    command.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help="several make one curve")
+    command.add_argument("data", metavar="DATA", help=f"its test images are used: {data}")
+    command.add_argument(
+        "--against",
+        default="webp,jpeg,avif,jxl,png",
+        metavar="NAMES",
+        help="of jpeg, jpeg2000, webp, avif, jxl, png, zstd, brotli, lzma, with commas (default: %(default)s)",
+    )
+    command.add_argument("--images", type=_positive, default=1000, metavar="N", help="at most (default: %(default)s)")
+    command.add_argument("--out", metavar="FOLDER", help="folder to write: a JSON, and plots as PNG and PDF")
 
     command = add(info)
     command.add_argument("file", metavar="FILE", help="a .tfz, a payload, a run or an artifact")

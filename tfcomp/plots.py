@@ -25,6 +25,17 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+MARKERS = "osD^v<>Phd"  # so that curves stay apart in black and white
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Marks 1, 2, 5, 10, 20, ... from the last before ``low`` to the first after ``high``."""
+    marks = [digit * 10.0**power for power in range(-4, 12) for digit in (1, 2, 5)]
+    below = max((mark for mark in marks if mark <= low), default=marks[0])
+    above = min((mark for mark in marks if mark >= high), default=marks[-1])
+    return [mark for mark in marks if below <= mark <= above]
+
+
 def reconstructions(originals: Images, rows: Sequence[tuple[str, Images, Sequence[int]]]) -> Figure:
     """Originals above what each codec makes of them, each with its number of bytes.
 
@@ -49,19 +60,30 @@ def reconstructions(originals: Images, rows: Sequence[tuple[str, Images, Sequenc
     return figure
 
 
-def rate_distortion(curves: Mapping[str, Sequence[tuple[float, float]]], *, quality: str = "PSNR in dB") -> Figure:
-    """Quality over real bytes, one line for each codec.
+def rate_distortion(
+    curves: Mapping[str, Sequence[tuple[float, float]]], *, quality: str = "PSNR in dB", logarithmic: bool = False
+) -> Figure:
+    """Quality over real bytes, one line and marker for each codec; a single point is drawn large.
 
     Args:
         curves: name -> points (mean bytes per image, quality), in any order.
         quality: what the second number is.
+        logarithmic: whether bytes have a logarithmic axis, on which equal savings look equal.
     """
     if not curves or not all(curves.values()):
         raise InputError("expected at least one curve, and at least one point in each")
     figure = _figure(6.0, 4.0)
     axis = figure.subplots()
-    for name, points in curves.items():
-        axis.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name)
+    for i, (name, points) in enumerate(curves.items()):
+        size = 4.5 if len(points) > 1 else 8
+        marker = MARKERS[i % len(MARKERS)]
+        axis.plot(*zip(*sorted(points), strict=True), marker=marker, markersize=size, linewidth=1.3, label=name)
+    if logarithmic:
+        axis.set_xscale("log")
+        every = [rate for points in curves.values() for rate, _ in points]
+        axis.set_xticks(_ticks(min(every), max(every)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
     axis.set_xlabel("bytes per image")
     axis.set_ylabel(quality)
     axis.grid(alpha=0.3)
