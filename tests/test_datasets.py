@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import random
 import socket
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +150,122 @@ def test_unreadable_images_are_named(tmp_path: Path) -> None:
     for name in ("cut.jpg", "empty.png", "text.png", "missing.png"):
         with pytest.raises(InputError, match=f"cannot read the image .*{name}: "):
             datasets.read_image(tmp_path / name)
-    with pytest.raises(InputError, match=r"8 bits a channel, found mode I;16 in .*deep\.png"):
+    with pytest.raises(InputError, match=r"8 bits a channel, found mode I;16 with 16 bits or more in .*deep\.png"):
         datasets.read_image(tmp_path / "deep.png")
+
+
+def png_of_16_bits(colour_type: int) -> bytes:
+    """Black, 5 x 6; Pillow writes no such file itself. Colour types as in the PNG specification, section 11.2.2."""
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour_type]
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", 5, 6, 16, colour_type, 0, 0, 0),
+        b"IDAT": zlib.compress(bytes(6 * (1 + 5 * 2 * channels))),
+        b"IEND": b"",
+    }
+    chunks = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts.items()]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("colour_type", [0, 2, 4, 6])
+def test_16_bits_are_not_cut_to_8_unseen(tmp_path: Path, colour_type: int) -> None:
+    (tmp_path / "deep.png").write_bytes(png_of_16_bits(colour_type))
+    with pytest.raises(InputError, match=r"8 bits a channel, found mode .* with 16 bits or more in .*deep\.png"):
+        datasets.read_image(tmp_path / "deep.png")
+
+
+def test_other_formats_of_16_bits_are_refused_too(tmp_path: Path) -> None:
+    path = tmp_path / "deep.ppm"
+    for head, shape in ((b"P6 5 6 65535\n", bytes(5 * 6 * 6)), (b"P3 5 6 65535\n", b"0 " * 5 * 6 * 3)):
+        path.write_bytes(head + shape)
+        with pytest.raises(InputError, match="8 bits a channel"):
+            datasets.read_image(path)
+    path.write_bytes(b"P6 5 6 255\n" + bytes(5 * 6 * 3))
+    assert datasets.read_image(path).shape == (6, 5, 3)
+    path = tmp_path / "deep.jp2"
+    Image.new("RGB", (5, 6)).save(path)
+    assert datasets.read_image(path).shape == (6, 5, 3)
+    data = path.read_bytes()
+    depths = data.index(b"\xff\x4f\xff\x51") + 42  # of three channels, each with two bytes of subsampling
+    path.write_bytes(data[:depths] + b"\x0f\x01\x01" * 3 + data[depths + 9 :])
+    with pytest.raises(InputError, match="8 bits a channel"):
+        datasets.read_image(path)
+
+
+def test_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "a.png", (20, 20))
+    for limit in (399, 199):  # Pillow warns above its limit and refuses above twice as much
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(InputError, match=r"cannot read the image .*a\.png: Image size \(400 pixels\) exceeds"):
+            datasets.read_image(tmp_path / "a.png")
+
+
+def whole_files() -> dict[str, bytes]:
+    """A small sound file of every kind that is read, by suffix; of some kinds several."""
+    pytest.importorskip("pillow_jxl")
+    grey = np.add.outer(np.arange(24) * 5, np.arange(20) * 4).astype(np.uint8)
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    variants: dict[str, list[dict[str, Any]]] = {
+        ".tif": [{}, *({"compression": c} for c in ("tiff_lzw", "jpeg", "tiff_deflate", "packbits"))],
+        ".jpg": [{}, {"progressive": True, "exif": orientation}],
+        ".png": [{}, {"exif": orientation}],
+    }
+    files = {}
+    for suffix in sorted(datasets.SUFFIXES):
+        for i, options in enumerate(variants.get(suffix, [{}])):
+            file = io.BytesIO()
+            colours = Image.fromarray(
+                grey if suffix == ".pgm" else np.stack([grey, grey.T[::-1].reshape(24, 20), grey], -1)
+            )
+            colours.save(file, Image.registered_extensions()[suffix], **options)
+            files[f"{i}{suffix}"] = file.getvalue()
+    arrays = np.repeat(grey[None], 3, axis=0)
+    for name, save in {
+        "0.npy": lambda file: np.save(file, arrays),
+        "0.npz": lambda file: np.savez(file, x_train=arrays, x_test=arrays),
+        "1.npz": lambda file: np.savez_compressed(file, arrays),
+    }.items():
+        save(file := io.BytesIO())
+        files[name] = file.getvalue()
+    return files
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """Truncated, or with bits flipped, bytes set, removed or inserted, half of the time near the beginning."""
+    if rng.random() < 0.2:
+        return data[: rng.randrange(len(data))]
+    changed = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 4, 16])):
+        i = rng.randrange(min(len(changed), rng.choice([16, 64, 200, len(changed)])))
+        match rng.randrange(4):
+            case 0:
+                changed[i] ^= 1 << rng.randrange(8)
+            case 1:
+                changed[i] = rng.choice([0, 255, 127, 128, rng.randrange(256)])
+            case 2 if len(changed) > 1:
+                del changed[i]
+            case _:
+                changed.insert(i, rng.randrange(256))
+    return bytes(changed)
+
+
+def test_damaged_files_of_every_kind_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    for name, whole in whole_files().items():
+        path = tmp_path / name
+        readers = {".npy": (datasets.read_array, datasets.load_arrays), ".npz": (datasets.load_arrays,)}
+        said = []
+        for reader in readers.get(path.suffix, (datasets.read_image,)):
+            path.write_bytes(whole)
+            reader(path)
+            for _ in range(200):
+                path.write_bytes(damaged(whole, rng))
+                try:
+                    reader(path)
+                except InputError as error:
+                    said.append(str(error))
+        assert [line for line in said if "\n" in line or name not in line] == []
+        assert len(said) > 20, name
 
 
 def test_too_little_is_named(tmp_path: Path) -> None:

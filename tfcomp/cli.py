@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -369,6 +370,7 @@ def _refuse(error: Exception) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # or Python prints its errors beside ours
     try:
         args = parser().parse_args(arguments)
         args.command(args)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-import zipfile
-import zlib
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from urllib.request import getproxies
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from tqdm import tqdm
 
 from tfcomp import glyphs
@@ -137,22 +136,49 @@ def read_image(path: str | os.PathLike[str]) -> Images:
     """One image file as uint8 [H, W, C], upright by its EXIF orientation; C is 1 for grey, 3 for everything else.
 
     Transparency is dropped, palettes and other colour models become RGB, and of an animation the first picture counts.
+    AVIF and JPEG XL of 10 or 12 bits are read as the 8 bits that their decoders give.
 
     Raises:
-        InputError: if the file cannot be read as an image with at most 8 bits a channel.
+        InputError: if the file cannot be read as an image with at most 8 bits a channel, or has more pixels than
+            Pillow lets pass (`PIL.Image.MAX_IMAGE_PIXELS`, 89 million).
     """
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise InputError(f"expected an image with 8 bits a channel, found mode {image.mode} in {path}")
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.array(upright.convert("L" if upright.mode in ("1", "L", "LA") else "RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(f"cannot read the image {path}: {reason}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of damaged metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if _deep(image, path):
+                    depth = f"mode {image.mode} with 16 bits or more"
+                    raise InputError(f"expected an image with 8 bits a channel, found {depth} in {path}")
+                upright = ImageOps.exif_transpose(image)
+                pixels = np.array(upright.convert("L" if upright.mode in ("1", "L", "LA") else "RGB"))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot read the image {path}: {_reason(error)}") from error
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _deep(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> bool:
+    """Whether a file just opened has more than 8 bits a channel, which Pillow would cut to 8 unless they are grey."""
+    if image.mode.startswith(("I", "F")):
+        return True
+    for codec, _, _, options in image.tile:
+        raw, *rest = options if isinstance(options, tuple) else (options,)
+        if codec.startswith("ppm"):
+            return rest[0] > 255  # the largest value of a channel
+        if codec == "jpeg2k":
+            return _jpeg2000_bits(Path(path).read_bytes()) > 8
+        if ";16" in str(raw) and raw != "BGR;16":  # which is 5, 6 and 5 bits
+            return True
+    return False
+
+
+def _jpeg2000_bits(data: bytes) -> int:
+    """Bits of the first channel, in the marker segment SIZ that begins the code stream (ISO/IEC 15444-1, A.5.1)."""
+    start = data.find(b"\xff\x4f\xff\x51")
+    depth = data[start + 42 : start + 43] if start >= 0 else b""
+    return 1 + (depth[0] & 127) if depth else 0
 
 
 def read_images(paths: Sequence[str | os.PathLike[str]]) -> Images:
@@ -181,11 +207,15 @@ def read_array(path: str | os.PathLike[str]) -> Images:
         InputError: if the file cannot be read, or holds anything but images; see `as_images`.
     """
     try:
-        return _checked(np.load(path, allow_pickle=False), str(path))
-    except (OSError, EOFError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"cannot read the array of {path}: {error}") from error
+        loaded = _load_unpickled(path)
+        if isinstance(loaded, np.ndarray):
+            return _checked(loaded, str(path))
+        loaded.close()
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot read the array of {path}: {_reason(error)}") from error
+    raise InputError(f"expected one array in {path}, found an archive of several, as .npz is")
 
 
 # === Sources ===
@@ -203,7 +233,7 @@ def _load_folder(folder: Path) -> tuple[Images, Images]:
 def _load_numpy(path: Path) -> tuple[Images, Images]:
     try:
         with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
+            loaded = _load_unpickled(file)
             if isinstance(loaded, np.ndarray):
                 return _split(_checked(loaded, str(path)), str(path))
             names = set(loaded.files)
@@ -215,10 +245,10 @@ def _load_numpy(path: Path) -> tuple[Images, Images]:
                     return train, test
             if len(names) == 1:
                 return _split(_checked(loaded[names.pop()], str(path)), str(path))
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"cannot read the arrays of {path}: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot read the arrays of {path}: {_reason(error)}") from error
     raise InputError(f"expected x_train and x_test, train and test, or one array in {path}, found {sorted(names)}")
 
 
@@ -279,6 +309,19 @@ def _read_split(builder: Any, split: str) -> Images:
 
 
 # === Checks ===
+
+
+def _load_unpickled(file: Any) -> Any:
+    """`np.load` without pickles, and without its warnings of odd headers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.load(file, allow_pickle=False)
+
+
+def _reason(error: Exception) -> str:
+    """One line of why a file cannot be read. What a damaged file makes its parser raise can be of any class."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split()) or type(error).__name__
 
 
 def _checked(data: Any, source: str) -> Images:
