@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 BENCHMARKS ?= $(wildcard benchmarks/[a-z]*.py)
 
-.PHONY: demo test lint format slow golden benchmark web clean
+.PHONY: demo test lint format slow golden notebooks test-notebooks benchmark web clean
 
 demo: .venv/installed
 	$(BIN)/tfcomp demo --out demo
@@ -28,9 +28,13 @@ slow: .venv/installed-notebooks
 golden: .venv/installed
 	$(BIN)/python -m pytest -k golden --rewrite-golden
 
-# Runs the notebooks in place, with full settings: minutes.
+# Runs the notebooks in place, with full settings: a quarter of an hour.
 notebooks: .venv/installed-notebooks
 	$(BIN)/python notebooks/execute.py
+
+# Looks at the notebooks as committed, and runs them through on small settings, elsewhere: some minutes.
+test-notebooks: .venv/installed-notebooks
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/test_notebooks.py
 
 benchmark: .venv/installed-benchmark
 	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
