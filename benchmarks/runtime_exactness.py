@@ -2,9 +2,10 @@
 
     python benchmarks/runtime_exactness.py [--data-dir FOLDER] [--images 10000] [--glyphs 2000] [--corrupt 10000]
 
-An autoencoder and a VAE (dense 784-512-256-64), each exported once, in four runtimes: NumPy (the reference coder beside
-the Keras networks), the TensorFlow graph, the loaded SavedModel, and LiteRT. Three comparisons, each of which must find
-no difference at all except where a bound is stated:
+An autoencoder and a VAE (dense 784-512-256-64), each exported once, in five runtimes: NumPy (the reference coder beside
+the Keras networks), the TensorFlow graph, the loaded SavedModel, LiteRT, and LiteRT.js in Chromium, which takes the
+first 100 images of each data set and every corrupt payload, and is left out, saying so, where there is none. Three
+comparisons, each of which must find no difference at all except where a bound is stated:
 
 1.  Coder alone: the same int32 latents, computed once by Keras, go through the coder of each runtime and back. For the
     SavedModel and LiteRT these are the very functions that the artifact's files contain, exported without networks.
@@ -26,7 +27,8 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import litert_js
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
@@ -51,6 +54,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "runtime_exactness.json"
 RUNS = ROOT / "runs" / "runtime_exactness"
 KINDS = {"autoencoder": lambda: AutoEncoder.dense((28, 28, 1), 64, beta=0.1), "vae": lambda: VAE.dense((28, 28, 1), 64)}
 BATCH = 500
+JS = "LiteRT.js"
 
 Payloads = list[bytes]
 
@@ -136,26 +140,35 @@ class Graph:
         return self._run("decode", "latent", payload_bytes=payloads)
 
 
-class LiteRT:
-    """The ``.tflite`` files of an artifact, and the coder's own, on one thread."""
+def interpreters(files: dict[str, bytes]) -> litert_js.Run:
+    """A function that runs these ``.tflite`` files in the interpreter, on one thread."""
+    # A runner does not keep its interpreter.
+    kept = {name: Interpreter(model_content=content, num_threads=1) for name, content in files.items()}
+    runners = {name: interpreter.get_signature_runner() for name, interpreter in kept.items()}
 
-    def __init__(self, files: dict[str, bytes], capacity: int) -> None:
-        self.capacity = capacity
-        self.runners = {}
-        self._interpreters = []
-        for name, content in files.items():
-            interpreter = Interpreter(model_content=content, num_threads=1)
-            self._interpreters.append(interpreter)  # a runner does not keep its interpreter
-            self.runners[name] = interpreter.get_signature_runner()
+    def run(name: str, rows: Sequence[litert_js.Row]) -> Iterator[litert_js.Row]:
+        assert kept
+        return (runners[name](**row) for row in rows)
+
+    return run
+
+
+class LiteRT:
+    """The ``.tflite`` files of an artifact, and the coder's own, wherever ``run`` runs them."""
+
+    def __init__(self, run: litert_js.Run, capacity: int) -> None:
+        self.run, self.capacity = run, capacity
+
+    def _results(self, name: str, **inputs: Any) -> Iterator[litert_js.Row]:
+        rows = [dict(zip(inputs, row, strict=True)) for row in zip(*inputs.values(), strict=True)]
+        return iter(tqdm(self.run(name, rows), name, len(rows), delay=2.0, leave=False, disable=None))
 
     def _run(self, name: str, key: str, **inputs: Any) -> Any:
-        rows = tqdm(zip(*inputs.values(), strict=True), name, delay=2.0, leave=False, disable=None)
-        return np.concatenate([self.runners[name](**dict(zip(inputs, row, strict=True)))[key] for row in rows])
+        return np.concatenate([result[key] for result in self._results(name, **inputs)])
 
     def _payloads(self, name: str, **inputs: Any) -> Payloads:
         payloads = []
-        for row in tqdm(zip(*inputs.values(), strict=True), name, delay=2.0, leave=False, disable=None):
-            result = self.runners[name](**dict(zip(inputs, row, strict=True)))
+        for result in self._results(name, **inputs):
             assert not result["payload"][result["length"][0] :].any(), "zero after the payload's length"
             payloads.append(result["payload"][: result["length"][0]].tobytes())
         return payloads
@@ -180,8 +193,8 @@ class LiteRT:
         return self._run("decode", "latent", payload=buffer, length=length[:, None])
 
 
-def runtimes(codec: Codec, artifact: Path) -> dict[str, Any]:
-    """All four, of one exported codec."""
+def runtimes(codec: Codec, artifact: Path, browser: litert_js.Browser | None = None) -> dict[str, Any]:
+    """All four of one exported codec, and LiteRT.js if there is a browser."""
     graphs = exporting.Graphs(codec.networks, codec.entropy_model)
     coder, shape = graphs.coder, codec.entropy_model.latent_shape
 
@@ -225,12 +238,13 @@ def runtimes(codec: Codec, artifact: Path) -> dict[str, Any]:
     }
     files = {name: (artifact / name).read_bytes() for name in artifacts.RUNTIMES["litert"]}
     files |= {"encode": exporting.to_litert(encode_one), "decode": exporting.to_litert(decode_one)}
-    return {
+    found = {
         "NumPy": Reference(codec),
         "TensorFlow graph": Graph(in_process),
         "SavedModel": Graph(saved),
-        "LiteRT": LiteRT(files, coder.capacity),
+        "LiteRT": LiteRT(interpreters(files), coder.capacity),
     }
+    return found | ({JS: LiteRT(browser.load(files), coder.capacity)} if browser else {})
 
 
 # === Comparisons ===
@@ -315,9 +329,11 @@ def compare_corrupt(found: dict[str, Any], payloads: Payloads, capacity: int, se
     rng = np.random.default_rng(seed)
     buffer = rng.integers(0, 256, (min(len(payloads), 1000), capacity)).astype(np.uint8)
     lengths = rng.choice([-(2**31), -1, 0, 1, capacity + 1, 2**31 - 1], len(buffer)).astype(np.int32)
-    latents = found["LiteRT"].decode_buffers(buffer, lengths)
-    outside = (latents != entropy_model.clip(latents)).any(axis=1)
-    report["LiteRT"]["outside_the_tables_with_impossible_lengths"] = int(outside.sum())
+    for name, runtime in found.items():
+        if isinstance(runtime, LiteRT):
+            latents = runtime.decode_buffers(buffer, lengths)
+            outside = (latents != entropy_model.clip(latents)).any(axis=1)
+            report[name]["outside_the_tables_with_impossible_lengths"] = int(outside.sum())
     return report
 
 
@@ -338,6 +354,7 @@ def main() -> None:
     parser.add_argument("--data-dir", help="where tensorflow-datasets keeps MNIST")
     parser.add_argument("--images", type=int, default=10_000, help="MNIST test images")
     parser.add_argument("--glyphs", type=int, default=2_000)
+    parser.add_argument("--in-browser", type=int, default=100, help="of each, in LiteRT.js too")
     parser.add_argument("--corrupt", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -345,21 +362,30 @@ def main() -> None:
     glyphs_train, glyphs_test = datasets.load_arrays("glyphs")
     calibration = np.concatenate([train[:8000], glyphs_train[:2000]])
     versions = {"tensorflow": tf.__version__, "ai-edge-litert": version("ai-edge-litert"), "numpy": np.__version__}
+    if without := litert_js.absent():
+        print(f"{JS} is left out: {without}")
+    else:
+        versions |= litert_js.versions()
     report: dict[str, Any] = {"machine": platform.machine(), "versions": versions, "codecs": {}}
     wrong = []
     for kind, build in KINDS.items():
         start = time.perf_counter()
         codec = trained_codec(kind, build, train, calibration)
-        with tempfile.TemporaryDirectory() as folder:
+        rows = {}
+        with (
+            nullcontext() if without else litert_js.Browser() as browser,
+            tempfile.TemporaryDirectory() as folder,
+        ):
             codec.export(Path(folder) / "artifact")
-            found = runtimes(codec, Path(folder) / "artifact")
-        rows = {
-            "mnist": compare(found, test[: args.images]),
-            "glyphs": compare(found, glyphs_test[: args.glyphs]),
-        }
-        capacity = found["LiteRT"].capacity
-        bad = corrupted(codec.compress(test[:1000]), capacity, args.corrupt, np.random.default_rng(0))
-        rows["corrupt"] = compare_corrupt(found, bad, capacity)
+            found = runtimes(codec, Path(folder) / "artifact", browser)
+            others = {name: runtime for name, runtime in found.items() if name != JS}
+            for data, images in {"mnist": test[: args.images], "glyphs": glyphs_test[: args.glyphs]}.items():
+                rows[data] = compare(others, images)
+                if browser:
+                    rows[f"{data}, with {JS}"] = compare(found, images[: args.in_browser])
+            capacity = found["LiteRT"].capacity
+            bad = corrupted(codec.compress(test[:1000]), capacity, args.corrupt, np.random.default_rng(0))
+            rows["corrupt"] = compare_corrupt(found, bad, capacity)
         report["codecs"][kind] = rows
         wrong += [f"{kind}, {data}, {fault}" for data, row in rows.items() for fault in faults(row)]
         print(f"\n{kind}: {time.perf_counter() - start:.0f} s")

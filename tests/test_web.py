@@ -1,7 +1,7 @@
-"""The page of export/web in headless Chromium: LiteRT.js reads and writes the bytes that Python does.
+"""LiteRT.js in headless Chromium reads and writes the bytes that other runtimes do, and the page of export/web works.
 
-One run of the browser serves all tests. Byte identity is stated on the range coder alone, where both sides begin at the
-same integers; whole codecs may differ by what float arithmetic does to a latent that lies between two integers.
+Byte identity is stated on the range coder alone, where all begin at the same integers; whole codecs may differ by what
+float arithmetic does to a latent that lies between two integers. `runtime_exactness` has the comparisons.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import json
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import litert_js
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -26,6 +24,7 @@ from PIL import Image
 
 WEB = ROOT / "export" / "web"
 IMAGES = 100
+CORRUPT = 600
 
 
 def _text(data: Any) -> str:
@@ -36,38 +35,99 @@ def _bytes(text: str) -> bytes:
     return base64.b64decode(text)
 
 
-def _chromium() -> str:
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium here: install it, or name it in CHROMIUM")
-    if shutil.which("node") is None or not (WEB / "node_modules" / "playwright-core").is_dir():
-        pytest.skip("no LiteRT.js or Playwright in export/web: run `make web` (needs Node and npm)")
-    return found
+@pytest.fixture(scope="module", autouse=True)
+def _chromium() -> None:
+    if missing := litert_js.absent():
+        pytest.skip(missing)
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args: Any) -> None:
-        pass
+# === Every runtime, LiteRT.js among them ===
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[litert_js.Browser]:
+    with litert_js.Browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module", params=["autoencoder", "vae"])
+def runtimes(
+    request: pytest.FixtureRequest, exported: Any, browser: litert_js.Browser, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    import runtime_exactness
+
+    codec, artifact, _ = exported
+    if request.param == "vae":
+        import tfcomp
+
+        train, _ = tfcomp.datasets.load_arrays("glyphs")
+        model = tfcomp.VAE.dense(train.shape[1:], 16, hidden=(64,), distortion="squared_error", beta=0.1)
+        model.compile(optimizer="adam")
+        model.fit(train[:4096], epochs=5, batch_size=64, verbose=0)
+        codec = tfcomp.Codec.freeze(model, calibration=train[:500])
+        codec.export(artifact := tmp_path_factory.mktemp("vae") / "artifact")
+    return runtime_exactness.runtimes(codec, artifact, browser)
+
+
+@pytest.mark.parametrize("data", ["glyphs", "mnist"])
+def test_every_runtime_makes_and_reads_the_same_payloads(
+    data: str, runtimes: dict[str, Any], exported: Any, request: pytest.FixtureRequest
+) -> None:
+    import runtime_exactness
+
+    images = exported[2] if data == "glyphs" else request.getfixturevalue("mnist")[1]
+    report = runtime_exactness.compare(runtimes, images[:IMAGES])
+    assert runtime_exactness.faults(report) == []
+    assert {name for name, row in report.items() if isinstance(row, dict)} == set(runtimes)
+    assert "LiteRT.js" in runtimes
+    assert report["images"] == IMAGES
+    assert report["payload_bytes"] > IMAGES
+    assert report["LiteRT.js"]["images_whose_latents_round_unlike_keras"] <= 0.1 * IMAGES
+
+
+def test_every_runtime_survives_corrupt_payloads(runtimes: dict[str, Any], exported: Any) -> None:
+    import runtime_exactness
+
+    capacity = runtimes["LiteRT.js"].capacity
+    payloads = runtimes["NumPy"].compress(exported[2])
+    bad = runtime_exactness.corrupted(payloads, capacity, CORRUPT, np.random.default_rng(2))
+    report = runtime_exactness.compare_corrupt(runtimes, bad, capacity)
+    assert runtime_exactness.faults(report) == []
+    assert 0 < report["refused_by_numpy"] < CORRUPT
+    assert report["LiteRT.js"]["images"] == CORRUPT
+    assert report["LiteRT.js"]["outside_the_tables_with_impossible_lengths"] == 0
+
+
+def test_a_browser_that_is_wrong_by_a_bit_does_not_pass(runtimes: dict[str, Any], exported: Any) -> None:
+    import runtime_exactness
+
+    def spoiled(name: str, rows: Any) -> Any:
+        for i, row in enumerate(sound.run(name, rows)):
+            if i == 3 and name == "encode":
+                row["payload"] = row["payload"] ^ np.eye(1, sound.capacity, dtype=np.uint8)[0]
+            yield row
+
+    sound = runtimes["LiteRT.js"]
+    found = {"NumPy": runtimes["NumPy"], "LiteRT.js": runtime_exactness.LiteRT(spoiled, sound.capacity)}
+    assert runtime_exactness.faults(runtime_exactness.compare(found, exported[2][:5])) == [
+        "LiteRT.js: payloads_unlike_numpy_of_same_latents 1"
+    ]
+
+
+# === The page ===
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A local server's address and the folder that it serves."""
     folder = tmp_path_factory.mktemp("site")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=folder)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", folder
-        server.shutdown()
-        thread.join()
+    with litert_js.serve(folder) as url:
+        yield url, folder
 
 
 @pytest.fixture(scope="module")
 def case(exported: Any, address: tuple[str, Path]) -> dict[str, Any]:
     """What Python made, the browser's report about it, and the job between them."""
-    chromium = _chromium()
-    from tfcomp.range_coder_graph import GraphCoder
-
     codec, artifact, images = exported
     url, site = address
     images = images[:IMAGES]
@@ -81,29 +141,23 @@ def case(exported: Any, address: tuple[str, Path]) -> dict[str, Any]:
     with (site / "tampered" / "decoder.tflite").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x5a")
-    coder = GraphCoder(entropy_model.tables, entropy_model.index, entropy_model.segments)
-    (site / "coder").mkdir()
-    for name, content in _coder_models(coder).items():
-        (site / "coder" / name).write_bytes(content)
-
+    capacity = json.loads((artifact / "manifest.json").read_text())["max_payload_bytes"]
     rng = np.random.default_rng(5)
-    corrupt = [rng.bytes(n) for n in range(coder.capacity + 1)]
-    corrupt += [b"\xff" * coder.capacity, b"\x00" * coder.capacity, b"\xff" * (coder.capacity + 1)]
+    corrupt = [rng.bytes(n) for n in range(capacity + 1)]
+    corrupt += [b"\xff" * capacity, b"\x00" * capacity, b"\xff" * (capacity + 1)]
     corrupt += [payload[:n] for payload in payloads[:5] for n in range(len(payload))]
     corrupt += [bytes([payload[0] ^ (1 << bit), *payload[1:]]) for payload in payloads[5:10] for bit in range(8)]
     picture = io.BytesIO()
     Image.fromarray(images[0, :, :, 0]).save(picture, "png")
     (site / "image.png").write_bytes(picture.getvalue())
     job = {
-        "chromium": chromium,
+        "chromium": litert_js.chromium(),
         "page": f"{url}/web/index.html",
         "codec": "../codec/",
         "tampered": "../tampered",
-        "coder": f"{url}/coder",
         "image_file": str(site / "image.png"),
         "images": [_text(image.tobytes()) for image in images],
         "payloads": [_text(payload) for payload in payloads],
-        "latents": [_text(latent.astype("<i4").tobytes()) for latent in latents],
         "corrupt": [_text(payload) for payload in corrupt],
         "screenshot": os.environ.get("TFCOMP_SCREENSHOT"),
         "scheme": os.environ.get("TFCOMP_SCHEME", "light"),
@@ -116,34 +170,8 @@ def case(exported: Any, address: tuple[str, Path]) -> dict[str, Any]:
     assert "failure" not in report, report["failure"]
     return {
         "codec": codec, "images": images, "latents": latents, "payloads": payloads, "corrupt": corrupt,
-        "capacity": coder.capacity, "url": url, "report": report, **report["computed"],
+        "capacity": capacity, "url": url, "report": report, **report["computed"],
     }  # fmt: skip
-
-
-def _coder_models(coder: Any) -> dict[str, bytes]:
-    """The range coder without networks: int32 [1, S] -> payload, and back."""
-    import tensorflow as tf
-
-    def convert(function: Any, *specs: Any) -> bytes:
-        module = tf.Module()
-        module.call = tf.function(function, input_signature=specs)
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([module.call.get_concrete_function()], module)
-        return bytes(converter.convert())
-
-    payload, length = tf.TensorSpec([1, coder.capacity], tf.uint8), tf.TensorSpec([1], tf.int32)
-    return {
-        "encode.tflite": convert(coder.encode, tf.TensorSpec([1, coder.symbols], tf.int32)),
-        "decode.tflite": convert(coder.decode, payload, length),
-    }
-
-
-def test_payloads_from_the_same_latents_are_identical(case: dict[str, Any]) -> None:
-    assert [_bytes(text) for text in case["encoded"]] == case["payloads"]
-
-
-def test_python_payloads_decode_to_identical_latents(case: dict[str, Any]) -> None:
-    decoded = np.stack([np.frombuffer(_bytes(text), "<i4") for text in case["decoded"]])
-    np.testing.assert_array_equal(decoded, case["latents"].reshape(decoded.shape))
 
 
 def test_python_payloads_decode_to_pixels_within_one_level(case: dict[str, Any]) -> None:

@@ -1,17 +1,11 @@
 // Drives the page in a headless browser for tests/test_web.py: a JSON job on stdin, a JSON report on stdout.
-//   job: {chromium, page, codec, coder, images, payloads, latents, corrupt, image_file, screenshot, scheme}
+//   job: {chromium, page, codec, tampered, images, payloads, corrupt, image_file, screenshot, scheme}
 // Arrays of bytes travel in base64.
-import { chromium } from "playwright-core";
 import { readFileSync } from "node:fs";
+import { launch } from "./browser.mjs";
 
 const job = JSON.parse(readFileSync(0, "utf8"));
-const browser = await chromium.launch({
-  executablePath: job.chromium,
-  args: [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-  ],
-});
+const browser = await launch(job.chromium);
 const report = { requests: [], errors: [] };
 
 /** A new page at an address; `prepare` runs in it before its own scripts, addresses like `without` fail. */
@@ -51,32 +45,19 @@ try {
   // === What the page computes ===
   const page = await open(address);
   await page.locator("#status[data-state=ready]").waitFor();
-  report.computed = await page.evaluate(async ({ coder, images, payloads, latents, corrupt }) => {
-    const { Codec, Model, started } = await import("./app.js");
+  report.computed = await page.evaluate(async ({ images, payloads, corrupt }) => {
+    const { started } = await import("./app.js");
     const { codec } = await started;
     const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-    const text = (array) => btoa(String.fromCharCode(...new Uint8Array(array.buffer, array.byteOffset, array.byteLength)));
+    const text = (array) => btoa(String.fromCharCode(...array));
     const each = async (items, f) => {
       const found = [];
       for (const item of items) found.push(await f(item));
       return found;
     };
-    const load = async (name) => Model.load(new Uint8Array(await (await fetch(`${coder}/${name}`)).arrayBuffer()));
-    const [encode, decode] = [await load("encode.tflite"), await load("decode.tflite")];
-    const capacity = decode.size("uint8");
-    const padded = (payload) => {
-      const buffer = new Uint8Array(capacity);
-      buffer.set(payload);
-      return { uint8: buffer, int32: Int32Array.of(payload.length) };
-    };
     return {
       compressed: await each(images, async (image) => text(await codec.compress(bytes(image)))),
       decompressed: await each(payloads, async (payload) => text(await codec.decompress(bytes(payload)))),
-      encoded: await each(latents, async (latent) => {
-        const { uint8, int32 } = await encode.run({ int32: new Int32Array(bytes(latent).buffer) });
-        return text(uint8.slice(0, int32[0]));
-      }),
-      decoded: await each(payloads, async (payload) => text((await decode.run(padded(bytes(payload)))).int32)),
       corrupt_found: await each(corrupt, async (payload) => {
         try {
           return (await codec.decompress(bytes(payload))).length;
