@@ -223,7 +223,8 @@ def test_what_a_person_does(case: dict[str, Any]) -> None:
         ("relaxed_simd", "ready", "the slower build for browsers without relaxed SIMD"),
         ("artifact", "problem", "?artifact=FOLDER/"),
         ("manifest", "problem", "decoder.tflite is not what manifest.json describes"),
-        ("scripts", "waiting", "python -m http.server"),
+        ("scripts", "waiting", "JavaScript is switched off"),
+        ("server", "problem", "python -m http.server"),
     ],
 )
 def test_says_what_is_missing(case: dict[str, Any], missing: str, state: str, words: str) -> None:
@@ -236,4 +237,4 @@ def test_asks_nobody_but_its_own_server(case: dict[str, Any]) -> None:
     requests = case["report"]["requests"]
     assert any(url.endswith("/litert_wasm_internal.wasm") for url in requests)
     assert any(url.endswith("/litert_wasm_compat_internal.wasm") for url in requests)
-    assert [url for url in requests if not url.startswith((case["url"], "blob:", "data:"))] == []
+    assert [url for url in requests if not url.startswith((case["url"], "blob:", "data:", "file:"))] == []

@@ -22,8 +22,8 @@ async function runtime() {
       return module;
     } catch (error) {
       throw new Problem(
-        `LiteRT.js did not start (${error.message ?? "a file is missing"}). It needs the files in litert/, which ` +
-        "`npm ci` in this folder puts there, and a browser with WebAssembly SIMD.");
+        "LiteRT.js did not start. It needs the files in litert/, which npm ci in this page's folder puts there, and a " +
+        `browser with WebAssembly SIMD. (${error.message ?? "A file is missing"}.)`);
     }
   })();
   return litert;
@@ -87,7 +87,11 @@ export class Codec {
       // Browsers offer digests on https: and localhost alone.
       if (crypto.subtle) {
         const digest = toHex(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes))).join("");
-        if (digest !== manifest.files?.[name]?.sha256) throw new Problem(`${name} is not what manifest.json describes.`);
+        if (digest !== manifest.files?.[name]?.sha256) {
+          throw new Problem(
+            `${name} is not what manifest.json describes: it was changed, or belongs to another artifact. ` +
+            "Copy the whole artifact folder again.");
+        }
       }
       models.push(await Model.load(bytes));
     }

@@ -110,6 +110,7 @@ try {
   };
   const silent = await open(address, { javaScriptEnabled: false });
   report.missing.scripts = { state: "waiting", text: await silent.textContent("#status") };
+  report.missing.server = await verdict(await open(new URL("index.html", import.meta.url).href));
 } catch (error) {
   report.failure = String(error);
 } finally {
