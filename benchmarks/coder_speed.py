@@ -1,11 +1,13 @@
 """Symbols per second of entropy coders, each on the same symbols in the same run.
 
-    python benchmarks/coder_speed.py
+    python benchmarks/coder_speed.py [--peer-python PYTHON]
 
-Two workloads of zero-mean Gaussian integers under 64 scales, on one core: many small messages, and one large. A coder
-takes int32 latents [N, S] to N bytes objects and back; making and taking the bytes objects counts, building its models
-does not. constriction codes one message a call, so that a loop over the messages is what its users write. Each figure
-is the median of the repetitions; the coders take turns within each, so that a disturbance meets all of them.
+Two workloads of zero-mean Gaussian integers under 64 scales: many small messages, and one large; each on one core, and
+on all that there are. A coder takes int32 latents [N, S] to N bytes objects and back; making and taking the bytes
+objects counts, building its models does not. constriction codes one message a call, so that a loop over the messages is
+what its users write. TensorFlow Compression codes with the same tables in an environment of its own (``--peer-python``:
+tensorflow-compression 2.14), by the ops of its entropy models. Each figure is the median of the repetitions; the coders
+take turns within each, so that a disturbance meets all of them.
 """
 
 from __future__ import annotations
@@ -13,26 +15,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shlex
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-# One core for all: threads of other libraries would make unequal terms.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from tfcomp import range_coder
+from tfcomp import evaluate, range_coder
 from tfcomp.tables import FrequencyTables, Int32
 
-RESULTS = Path(__file__).parent / "results" / "coder_speed.json"
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "coder_speed.json"
 LARGEST = 32  # the support is -32 to 32
 
 
@@ -77,6 +79,32 @@ class Coder:
     encode: Callable[[Int32], Sequence[bytes]]
     decode: Callable[[Sequence[bytes]], Int32]
 
+    def timed(self, latents: Int32) -> tuple[float, float, int]:
+        """Seconds to encode and to decode, and bytes; what does not restore the latents ends the run."""
+        begin = time.perf_counter()
+        payloads = self.encode(latents)
+        middle = time.perf_counter()
+        restored = self.decode(payloads)
+        end = time.perf_counter()
+        if not np.array_equal(restored, latents):
+            sys.exit(f"{self.name} did not restore the latents")
+        return middle - begin, end - middle, sum(map(len, payloads))
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A row whose coder runs in another process, which times itself."""
+
+    name: str
+    process: subprocess.Popen[str]
+
+    def timed(self, latents: Int32) -> tuple[float, float, int]:
+        del latents  # it has them
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        found = json.loads(self.process.stdout.readline())
+        return found["encode"], found["decode"], found["bytes"]
+
 
 # === Coders: add one by adding a function that makes it for a workload, and its name in CODERS ===
 
@@ -87,6 +115,53 @@ def numpy_coder(work: Workload) -> Coder:
         lambda latents: range_coder.encode(latents, work.tables, work.index, work.segments),
         lambda payloads: range_coder.decode(payloads, work.tables, work.index, work.segments),
     )
+
+
+def graph_coder(work: Workload, compiled: bool = False) -> Coder:
+    """The coder of SavedModels, from and to bytes objects: the buffers are filled and cut in NumPy."""
+    import tensorflow as tf
+
+    from tfcomp.range_coder_graph import GraphCoder
+
+    coder, messages = GraphCoder(work.tables, work.index, work.segments), len(work.latents)
+    payload = [tf.TensorSpec([messages, coder.capacity], tf.uint8), tf.TensorSpec([messages], tf.int32)]
+    latent = [tf.TensorSpec(work.latents.shape, tf.int32)]
+    encoder = tf.function(coder.encode, input_signature=latent, jit_compile=compiled)
+    decoder = tf.function(coder.decode, input_signature=payload, jit_compile=compiled)
+
+    def encode(latents: Int32) -> list[bytes]:
+        buffers, lengths = encoder(latents)
+        data = buffers.numpy().tobytes()
+        starts = range(0, len(data), coder.capacity)
+        return [data[start : start + length] for start, length in zip(starts, lengths.numpy().tolist(), strict=True)]
+
+    def decode(payloads: Sequence[bytes]) -> Int32:
+        buffers = np.frombuffer(b"".join(payload.ljust(coder.capacity, b"\0") for payload in payloads), np.uint8)
+        lengths = np.fromiter(map(len, payloads), np.int32, messages)
+        return decoder(buffers.reshape(messages, -1), lengths).numpy()
+
+    return Coder(f"tfcomp range_coder_graph ({'XLA' if compiled else 'tf.function'})", encode, decode)
+
+
+def compiled_graph_coder(work: Workload) -> Coder:
+    return graph_coder(work, compiled=True)
+
+
+@contextmanager
+def tensorflow_compression(work: Workload, python: str | None) -> Iterator[list[Peer]]:
+    """The peer, started and stopped; no row without its interpreter."""
+    if not python:
+        yield []
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "work.npz"
+        frequencies = work.tables.frequencies.reshape(len(work.tables), -1)
+        np.savez(path, latents=work.latents, index=work.index, frequencies=frequencies, least=-LARGEST)
+        command = [python, str(HERE / "peers" / "tfc_coder.py"), str(path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            started = json.loads(process.stdout.readline())
+            yield [Peer(f"TensorFlow Compression range coder (TensorFlow {started['tensorflow']})", process)]
+            process.stdin.close()
 
 
 def constriction_gaussian_range(work: Workload) -> Coder:
@@ -167,6 +242,8 @@ def constriction_categorical_grouped(work: Workload) -> Coder | None:
 
 CODERS: list[Callable[[Workload], Coder | None]] = [
     numpy_coder,
+    graph_coder,
+    compiled_graph_coder,
     constriction_gaussian_range,
     constriction_gaussian_ans,
     constriction_categorical_range,
@@ -176,85 +253,73 @@ CODERS: list[Callable[[Workload], Coder | None]] = [
 # === Measurement ===
 
 
-def measure(work: Workload, repetitions: int) -> list[dict[str, Any]]:
-    """One dictionary for each coder; a coder that does not restore the latents ends the run."""
-    coders = [coder for make in CODERS if (coder := make(work)) is not None]
-    seconds: dict[str, tuple[list[float], list[float]]] = {coder.name: ([], []) for coder in coders}
-    size = {}
-    for repetition in range(repetitions + 1):  # the first warms up
-        for coder in coders:
-            begin = time.perf_counter()
-            payloads = coder.encode(work.latents)
-            middle = time.perf_counter()
-            restored = coder.decode(payloads)
-            end = time.perf_counter()
-            if not np.array_equal(restored, work.latents):
-                sys.exit(f"{coder.name} did not restore the latents of {work.name}")
-            size[coder.name] = sum(map(len, payloads))
-            if repetition:
-                seconds[coder.name][0].append(middle - begin)
-                seconds[coder.name][1].append(end - middle)
+def measure(work: Workload, repetitions: int, peer_python: str | None) -> list[dict[str, Any]]:
+    """One dictionary for each coder."""
+    with tensorflow_compression(work, peer_python) as peers:
+        coders = [*(coder for make in CODERS if (coder := make(work)) is not None), *peers]
+        results: dict[str, list[tuple[float, float, int]]] = {coder.name: [] for coder in coders}
+        for repetition in range(repetitions + 1):
+            for coder in coders:
+                found = coder.timed(work.latents)
+                if repetition:  # the first warms up
+                    results[coder.name].append(found)
     ideal_bytes = float(work.tables.ideal_bits(work.latents, work.index).sum()) / 8
     return [
         {
             "workload": work.name,
+            "cores": len(os.sched_getaffinity(0)),
             "coder": name,
-            "encode_symbols_per_second": round(work.latents.size / statistics.median(encoding)),
-            "decode_symbols_per_second": round(work.latents.size / statistics.median(decoding)),
-            "bytes": size[name],
+            "encode_symbols_per_second": round(work.latents.size / statistics.median(r[0] for r in found)),
+            "decode_symbols_per_second": round(work.latents.size / statistics.median(r[1] for r in found)),
+            "bytes": found[0][2],
             "ideal_bytes_under_tables": round(ideal_bytes, 1),
         }
-        for name, (encoding, decoding) in seconds.items()
+        for name, found in results.items()
     ]
 
 
-def machine() -> str:
-    """The kind of machine, without its name."""
-    info = Path("/proc/cpuinfo")
-    models = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores, {platform.system()}"
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    first = rows[0]
+    print(f"\n{first['workload']}, cores: {first['cores']} (ideal: {first['ideal_bytes_under_tables']:,.0f} bytes)")
+    print(f"{'':62}{'encode':>10}{'decode':>10}{'bytes':>12}")
+    for row in rows:
+        encode, decode = (row[f"{way}_symbols_per_second"] / 1e6 for way in ("encode", "decode"))
+        print(f"{row['coder']:62}{encode:8.1f} M{decode:8.1f} M{row['bytes']:12,}", flush=True)
 
 
-def installed(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "source"
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--messages", type=int, default=10_000, help="small messages, of 64 symbols")
+    parser.add_argument("--symbols", type=int, default=300_032, help="of the large message, a multiple of 64")
+    parser.add_argument("--segments", type=int, default=512, help="segments of the large message")
+    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peer-python", help="interpreter with tensorflow-compression 2.14")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--rows-for", choices=["one", "all"], help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--messages", type=int, default=10_000, help="small messages, of 64 symbols")
-    parser.add_argument("--symbols", type=int, default=300_000, help="symbols of the large message")
-    parser.add_argument("--segments", type=int, default=512, help="segments of the large message")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-
+    args = parse()
+    large = (f"1 message of {args.symbols} symbols", 1, args.symbols, args.segments)
+    works = [(f"{args.messages} messages of 64 symbols", args.messages, 64, 1), large]
+    if args.rows_for:
+        if args.rows_for == "one":
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        for work in works:
+            print(json.dumps(measure(Workload.gaussian(*work, args.seed), args.repetitions, args.peer_python)))
+        return
     rows = []
-    for name, messages, symbols, segments in [
-        (f"{args.messages} messages of 64 symbols", args.messages, 64, 1),
-        (f"1 message of {args.symbols} symbols", 1, args.symbols, args.segments),
-    ]:
-        work = Workload.gaussian(name, messages, symbols, segments, args.seed)
-        rows += measure(work, args.repetitions)
-        ideal = rows[-1]["ideal_bytes_under_tables"]
-        print(f"\n{name} (ideal under the tables: {ideal:,.0f} bytes)")
-        print(f"{'':58}{'encode':>10}{'decode':>10}{'bytes':>12}")
-        for row in (row for row in rows if row["workload"] == name):
-            encode, decode = (row[f"{way}_symbols_per_second"] / 1e6 for way in ("encode", "decode"))
-            print(f"{row['coder']:58}{encode:8.1f} M{decode:8.1f} M{row['bytes']:12,}")
-
+    for cores in ("one", "all"):  # in processes of their own: thread pools are made for the cores there are
+        command = [sys.executable, __file__, *sys.argv[1:], "--rows-for", cores]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        for line in done.stdout.splitlines():
+            print_rows(json.loads(line))
+            rows += json.loads(line)
     report = {
         "benchmark": "coder_speed",
-        "command": shlex.join(["python", "benchmarks/coder_speed.py", *sys.argv[1:]]),
-        "machine": f"{machine()}; pinned to one core",
-        "versions": {"python": platform.python_version()}
-        | {p: installed(p) for p in ("tfcomp", "numpy", "constriction")},
-        "seed": args.seed,
+        **evaluate.provenance(["tfcomp", "numpy", "tensorflow", "constriction"], seed=args.seed),
         "repetitions": args.repetitions,
         "statistic": "median",
         "rows": rows,
