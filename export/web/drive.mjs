@@ -24,11 +24,12 @@ async function open(address, { prepare, without, javaScriptEnabled = true } = {}
   return page;
 }
 
-/** What the page says once it is no longer waiting. */
-async function verdict(page) {
+/** What the page says once it is no longer waiting; `picture` is a file to keep of it. */
+async function verdict(page, picture) {
   const status = page.locator("#status:is([data-state=ready], [data-state=problem])");
   const [state, text] = [await status.getAttribute("data-state"), await status.textContent()];
   const footer = await page.textContent("#codec");
+  if (picture) await page.screenshot({ path: picture, clip: { x: 0, y: 0, width: 1000, height: 190 } });
   await page.context().close();
   return { state, text: text + footer };
 }
@@ -102,7 +103,8 @@ try {
 
   // === What the page says when something is missing ===
   report.missing = {
-    wasm: await verdict(await open(address, { prepare: () => delete globalThis.WebAssembly })),
+    wasm: await verdict(
+      await open(address, { prepare: () => delete globalThis.WebAssembly }), job.screenshot?.replace(".png", "_missing.png")),
     litert: await verdict(await open(address, { without: "**/litert/**" })),
     relaxed_simd: await verdict(await open(address, { prepare: refuseProbes })),
     artifact: await verdict(await open(`${job.page}?artifact=nowhere`)),
