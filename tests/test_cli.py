@@ -148,6 +148,11 @@ def test_nothing_but_the_one_line_reaches_the_stderr_of_the_process(artifact: Pa
         assert done.returncode == 2
         assert done.stderr.startswith(f"tfcomp: cannot read the image {name}")
         assert done.stderr.count("\n") == 1
+    save_images(tmp_path / "in", 1)
+    command[4] = "in"
+    closed = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *command], cwd=tmp_path, timeout=120, check=False)
+    assert closed.returncode == 0
+    assert (tmp_path / "a.tfz").is_file()
 
 
 def test_a_file_of_another_codec_and_a_damaged_one_are_named(

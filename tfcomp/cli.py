@@ -195,8 +195,11 @@ def _held_native_lines() -> Iterator[None]:
     Python's own lines and progress bars pass. Of the others, information is dropped, and everything is where an error
     says in one line what is wrong.
     """
+    if sys.stderr is None:  # closed by the caller: its number may be another file's by now
+        yield
+        return
     own, python = os.dup(2), sys.stderr
-    with tempfile.TemporaryFile() as said, open(own, "w", buffering=1, closefd=False) as passing:
+    with tempfile.TemporaryFile() as said, open(own, "w", buffering=1) as passing:
         os.dup2(said.fileno(), 2)
         if python is sys.__stderr__:
             sys.stderr = passing
@@ -213,7 +216,6 @@ def _held_native_lines() -> Iterator[None]:
             for line in said:
                 if not refused and not line.startswith(b"INFO: "):
                     os.write(2, line)
-    os.close(own)
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
