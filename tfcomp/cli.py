@@ -199,7 +199,7 @@ def _held_native_lines() -> Iterator[None]:
         yield
         return
     own, python = os.dup(2), sys.stderr
-    with tempfile.TemporaryFile() as said, open(own, "w", buffering=1) as passing:
+    with tempfile.TemporaryFile() as said, os.fdopen(own, "w", buffering=1) as passing:
         os.dup2(said.fileno(), 2)
         if python is sys.__stderr__:
             sys.stderr = passing
