@@ -1,4 +1,4 @@
-"""Milliseconds from one MNIST image to its payload and back, in each runtime and in TensorFlow Compression.
+"""One MNIST image, and 10,000 at once, to their payloads and back, in each runtime and in TensorFlow Compression.
 
     python benchmarks/runtime_latency.py [--data-dir FOLDER] [--peer-python PYTHON --peer-script SCRIPT]
 
@@ -7,11 +7,12 @@ layer of 500, 96 latents), trained for one epoch, as the peer. An artifact's who
 the networks, the range coder and the copies in and out: ``encoder.tflite`` and ``decoder.tflite`` on one thread, the
 SavedModels' ``serving_default``, and `Codec.load`, which has the range coder in NumPy. Each figure is the median over
 calls on different images; the runtimes take turns, so that a disturbance meets all of them. The peer times itself, on
-all cores: the mean of 200 calls.
+all cores: the mean of 200 calls. Throughput is that of one call of ``compress`` and one of ``decompress`` with all test
+images, on all cores: of `Codec.freeze`'s Keras networks and of both runtimes of `Codec.load`; the peer's likewise.
 
 The peer needs TensorFlow 2.14 in an environment of its own, with tensorflow-compression 2.14; ``--peer-script`` is a
-program that takes an ``.npz`` of x_train and x_test, and prints JSON with ``encode_ms_one_image`` and
-``decode_ms_one_image``.
+program that takes an ``.npz`` of x_train and x_test, and prints JSON with ``encode_ms_one_image``,
+``decode_ms_one_image``, ``encode_us_per_image_batched`` and ``decode_us_per_image_batched``.
 
 Also measured: seconds to import tfcomp and load an artifact in a process without TensorFlow, and the peak resident
 memory of that process when it has decoded 1,000 payloads.
@@ -22,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -39,7 +39,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from runtime_exactness import ROOT, buffers, trained_codec
 
-from tfcomp import Codec, datasets
+from tfcomp import Codec, datasets, evaluate
 from tfcomp.artifacts import Manifest
 from tfcomp.codec import Images
 from tfcomp.models import AutoEncoder
@@ -136,6 +136,25 @@ def measure(calls: dict[str, tuple[Call, Call]], count: int, turns: int = 20) ->
     }
 
 
+def throughput(codecs: dict[str, Codec], images: Images, turns: int) -> dict[str, dict[str, float]]:
+    """Median microseconds an image to compress and decompress all images in one call each; the codecs take turns."""
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in codecs}
+    for turn in range(turns + 1):
+        for name, codec in codecs.items():
+            begin = time.perf_counter()
+            payloads = codec.compress(images)
+            middle = time.perf_counter()
+            codec.decompress(payloads)
+            end = time.perf_counter()
+            if turn:  # the first turn warms up
+                times[name][0].append(1e6 * (middle - begin) / len(images))
+                times[name][1].append(1e6 * (end - middle) / len(images))
+    return {
+        name: {"encode_us": round(statistics.median(encode), 2), "decode_us": round(statistics.median(decode), 2)}
+        for name, (encode, decode) in times.items()
+    }
+
+
 def peer(python: str, script: str, train: Images, test: Images) -> dict[str, Any]:
     """What the peer's script prints, after one epoch."""
     with tempfile.TemporaryDirectory() as folder:
@@ -150,13 +169,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", help="where tensorflow-datasets keeps MNIST")
     parser.add_argument("--calls", type=int, default=2000, help="of each runtime, each way")
+    parser.add_argument("--turns", type=int, default=5, help="of each runtime with all test images")
     parser.add_argument("--peer-python", help="interpreter with tensorflow-compression 2.14")
     parser.add_argument("--peer-script")
     parser.add_argument("--base-python", default=sys.executable, help="interpreter of a base install of tfcomp")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     train, test = datasets.load_arrays("mnist", data_dir=args.data_dir)
-    report: dict[str, Any] = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "calls": args.calls, "ms": {}}
+    report: dict[str, Any] = {
+        "benchmark": "runtime_latency",
+        **evaluate.provenance(["tfcomp", "tensorflow", "keras", "ai-edge-litert", "numpy"], seed=0),
+        "calls": args.calls,
+        "batch": len(test),
+        "ms": {},
+        "us_per_image_in_batch": {},
+    }
     with tempfile.TemporaryDirectory() as folder:
         for name, build in MODELS.items():
             codec = trained_codec(f"latency-{name}", build, train, train[:10_000], epochs=1)
@@ -173,6 +200,12 @@ def main() -> None:
             }
             report["ms"][name] = measure(calls, args.calls)
             report.setdefault("measured", {})[name] = manifest["measured"]
+            codecs = {
+                "Codec.freeze (Keras)": codec,
+                "Codec.load (LiteRT)": Codec.load(plain),
+                "Codec.load (TensorFlow)": Codec.load(plain, runtime="tensorflow"),
+            }
+            report["us_per_image_in_batch"][name] = throughput(codecs, test, args.turns)
             if name == "dense":
                 runs = []
                 for _ in range(5):
@@ -193,10 +226,18 @@ def main() -> None:
             "encode_ms": found["encode_ms_one_image"],
             "decode_ms": found["decode_ms_one_image"],
         }
+        report["us_per_image_in_batch"]["convolutional"]["TensorFlow Compression"] = {
+            "encode_us": found["encode_us_per_image_batched"],
+            "decode_us": found["decode_us_per_image_batched"],
+        }
     for name, rows in report["ms"].items():
         print(f"\n{name:26}{'encode':>10}{'decode':>10}  ms")
         for runtime, row in rows.items():
             print(f"{runtime:26}{row['encode_ms']:10.3f}{row['decode_ms']:10.3f}")
+    for name, rows in report["us_per_image_in_batch"].items():
+        print(f"\n{name:26}{'encode':>10}{'decode':>10}  microseconds an image, {len(test)} at once")
+        for runtime, row in rows.items():
+            print(f"{runtime:26}{row['encode_us']:10.1f}{row['decode_us']:10.1f}")
     print(f"\nbase install: {report['base_install']}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=2) + "\n")
