@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import itertools
 import json
 import math
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from tfcomp import range_coder
+from tfcomp import lanes, range_coder
 from tfcomp.errors import BitstreamError, InputError
-from tfcomp.range_coder import decode, encode, max_payload_bytes, segment_count
-from tfcomp.tables import FrequencyTables, Int32
+from tfcomp.range_coder import choose_sets, decode, encode, max_payload_bytes, segment_count
+from tfcomp.tables import COST_UNITS, MAX_PRECISION, FrequencyTables, Int32
 
 GOLDEN = Path(__file__).parent / "golden" / "payloads.json"
 
@@ -56,26 +58,52 @@ def model_of(latents: Int32, tables: FrequencyTables, index: Int32) -> Model:
     return model
 
 
-def model_encode(latents: Int32, tables: FrequencyTables, index: Int32, segments: int) -> bytes:
+def under_set(m: int, latents: Int32, tables: FrequencyTables, index: Int32, sets: int) -> tuple[Int32, Int32]:
+    """A segment of table sets as what it is: a segment of one symbol more."""
+    if sets == 1 or not latents.size:
+        return latents, index
+    return np.append(np.int32(m), latents), np.append(np.int32(len(tables) - 1), index + m * (len(tables) // sets))
+
+
+def model_choice(latents: Int32, tables: FrequencyTables, index: Int32, sets: int) -> int:
+    def cost(m: int) -> int:
+        frequencies = tables.frequencies[tables.positions(*under_set(m, latents, tables, index, sets))].tolist()
+        return sum(round(256 * (tables.precision - math.log2(frequency))) for frequency in frequencies)
+
+    return min(range(sets), key=cost) if latents.size else 0
+
+
+def segments_of(latents: Int32, segments: int) -> list[slice]:
     length = math.ceil(len(latents) / segments)
-    cuts = [slice(k * length, (k + 1) * length) for k in range(segments)]
-    pieces = [model_of(latents[cut], tables, index[cut]).payload() for cut in cuts]
+    return [slice(k * length, (k + 1) * length) for k in range(segments)]
+
+
+def model_encode(
+    latents: Int32, tables: FrequencyTables, index: Int32, segments: int, sets: int = 1, chosen: list[int] | None = None
+) -> bytes:
+    cuts = segments_of(latents, segments)
+    chosen = chosen or [model_choice(latents[cut], tables, index[cut], sets) for cut in cuts]
+    whole = [under_set(m, latents[cut], tables, index[cut], sets) for m, cut in zip(chosen, cuts, strict=True)]
+    pieces = [model_of(x, tables, i).payload() for x, i in whole]
     header = b"".join(bytes([len(piece) & 255, len(piece) >> 8]) for piece in pieces[:-1])
     return (header + b"".join(pieces)).rstrip(b"\0")
 
 
-def model_decode(payload: bytes, tables: FrequencyTables, index: Int32) -> list[int]:
-    model, latents = Model(tables), []
-    for table in index.tolist():
+def model_decode(payload: bytes, tables: FrequencyTables, index: Int32, sets: int = 1) -> list[int]:
+    model, latents, to_set = Model(tables), [], 0
+    selector = [len(tables) - 1] if sets > 1 and index.size else []
+    for step, table in enumerate([*selector, *index.tolist()]):
+        if step == 1 and selector:
+            to_set = latents.pop() * (len(tables) // sets)
         bits = 30 + 8 * model.digits
         code = (int.from_bytes(payload, "big") << bits >> 8 * len(payload)) - model.low
         slot = min(code // (model.range >> tables.precision), (1 << tables.precision) - 1)
-        first, size = int(tables.first[table]), int(tables.sizes[table])
+        first, size = int(tables.first[table + to_set]), int(tables.sizes[table + to_set])
         position = next(
             p for p in range(first, first + size) if tables.starts[p] <= slot < tables.starts[p] + tables.frequencies[p]
         )
         model.narrow(position)
-        latents.append(position - first + int(tables.lower[table]))
+        latents.append(position - first + int(tables.lower[table + to_set]))
     return latents
 
 
@@ -88,47 +116,61 @@ def worst_bits(tables: FrequencyTables, latents: Int32, index: Int32) -> float:
     return float(tables.ideal_bits(latents, index).sum()) + rounding * latents.size
 
 
-def check_coder(tables: FrequencyTables, latents: Int32, index: Int32, segments: int = 1) -> list[bytes]:
+def check_coder(tables: FrequencyTables, latents: Int32, index: Int32, segments: int = 1, sets: int = 1) -> list[bytes]:
     """All that the format promises of any messages that can be coded at all."""
-    payloads = encode(latents, tables, index, segments)
+    payloads = encode(latents, tables, index, segments, sets)
     rows = np.broadcast_to(index, latents.shape)
-    assert payloads == [model_encode(x, tables, i, segments) for x, i in zip(latents, rows, strict=True)]
-    restored = decode(payloads, tables, index, segments)
+    assert payloads == [model_encode(x, tables, i, segments, sets) for x, i in zip(latents, rows, strict=True)]
+    restored = decode(payloads, tables, index, segments, sets)
     assert restored.dtype == np.int32
     np.testing.assert_array_equal(restored, latents)
-    for payload, x, i in zip(payloads, latents, rows, strict=True):
-        assert len(payload) <= max_payload_bytes(tables, np.ascontiguousarray(i), segments)
-        assert len(payload) <= worst_bits(tables, x, i) / 8 + segments + 2 * (segments - 1) + 1e-6
+    chosen = choose_sets(latents, tables, index, segments, sets)
+    assert (chosen.dtype, chosen.shape) == (np.int32, (len(latents), segments))
+    for payload, x, i, of_segments in zip(payloads, latents, rows, chosen.tolist(), strict=True):
+        cuts = segments_of(x, segments)
+        assert of_segments == [model_choice(x[cut], tables, i[cut], sets) for cut in cuts]
+        whole = [under_set(m, x[cut], tables, i[cut], sets) for m, cut in zip(of_segments, cuts, strict=True)]
+        bits = sum(worst_bits(tables, *segment) for segment in whole)
+        assert len(payload) <= max_payload_bytes(tables, np.ascontiguousarray(i), segments, sets)
+        assert len(payload) <= bits / 8 + segments + 2 * (segments - 1) + 1e-6
     return payloads
 
 
 @st.composite
-def frequency_tables(draw: st.DrawFn, max_tables: int = 4) -> FrequencyTables:
-    precision = draw(st.integers(1, 14))
-    probabilities = []
-    for _ in range(draw(st.integers(1, max_tables))):
-        size = draw(st.integers(1, min(1 << precision, 40)) | st.just(1) | st.just(min(1 << precision, 300)))
-        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-        skew = draw(st.sampled_from([0.0, 1.0, 10.0, 200.0]))
-        probabilities.append(rng.random(size) ** skew + 1e-300)
-    lower = draw(st.lists(st.integers(-400, 400), min_size=len(probabilities), max_size=len(probabilities)))
-    return FrequencyTables.from_probabilities(probabilities, lower, precision)
+def frequency_tables(draw: st.DrawFn, sets: int = 1, max_tables: int = 4) -> FrequencyTables:
+    precision = draw(st.integers((sets - 1).bit_length() or 1, 14))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+
+    def probabilities(size: int) -> NDArray[np.float64]:
+        return rng.random(size) ** draw(st.sampled_from([0.0, 1.0, 10.0, 200.0])) + 1e-300
+
+    size = st.integers(1, min(1 << precision, 40)) | st.just(1) | st.just(min(1 << precision, 300))
+    sizes = draw(st.lists(size, min_size=1, max_size=max_tables))
+    lower = draw(st.lists(st.integers(-400, 400), min_size=len(sizes), max_size=len(sizes)))
+    if sets == 1:
+        return FrequencyTables.from_probabilities([*map(probabilities, sizes)], lower, precision)
+    alike = draw(st.booleans())  # so that sets tie, wherever their selectors cost the same
+    parts = [*map(probabilities, sizes)] * sets if alike else [*map(probabilities, sizes * sets)]
+    return FrequencyTables.from_probabilities([*parts, probabilities(sets)], [*lower * sets, 0], precision)
+
+
+Messages = tuple[FrequencyTables, Int32, Int32, int, int]
 
 
 @st.composite
-def messages(draw: st.DrawFn) -> tuple[FrequencyTables, Int32, Int32, int]:
-    tables = draw(frequency_tables())
+def messages(draw: st.DrawFn) -> Messages:
+    sets = draw(st.sampled_from([1, 1, 2, 3, 16]))
+    tables = draw(frequency_tables(sets))
     count, symbols = draw(st.integers(0, 4)), draw(st.integers(0, 70))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    index = rng.integers(0, len(tables), (count, symbols) if draw(st.booleans()) else symbols, np.int32)
-    rows = np.broadcast_to(index, (count, symbols))
+    of_each = sets == 1 and draw(st.booleans())
+    index = rng.integers(0, max(1, len(tables) // sets), (count, symbols) if of_each else symbols, np.int32)
+    rows = index + rng.integers(0, sets, (count, 1)) * (len(tables) // sets)
     kind = draw(st.sampled_from(["uniform", "least", "most", "likely"]))
     if kind == "likely":
         slots = rng.integers(0, 1 << tables.precision, rows.shape)
-        order = range_coder._Coding.of(tables)
-        position = order.order[
-            np.searchsorted(order.keys, (rows.astype(np.int64) << tables.precision) + slots, "right") - 1
-        ]
+        coding = lanes.Coding.of(tables)
+        position = coding.order.take(coding.find((rows << tables.precision) + slots))
         latents = position - (tables.first - tables.lower)[rows]
     elif kind == "most":
         latents = (tables.most_probable - tables.first + tables.lower)[rows]
@@ -137,47 +179,44 @@ def messages(draw: st.DrawFn) -> tuple[FrequencyTables, Int32, Int32, int]:
         latents = (np.array([part.argmin() for part in parts]) + tables.lower)[rows]
     else:
         latents = tables.lower[rows] + (rng.random(rows.shape) * tables.sizes[rows]).astype(np.int32)
-    return tables, latents.astype(np.int32), index, draw(st.integers(1, 6))
+    return tables, latents.astype(np.int32), index, draw(st.integers(1, 6)), sets
 
 
 @settings(max_examples=400)
 @given(messages())
-def test_any_messages_round_trip_as_the_model_says(drawn: tuple[FrequencyTables, Int32, Int32, int]) -> None:
-    tables, latents, index, segments = drawn
-    check_coder(tables, latents, index, segments)
+def test_any_messages_round_trip_as_the_model_says(drawn: Messages) -> None:
+    tables, latents, index, segments, sets = drawn
+    check_coder(tables, latents, index, segments, sets)
 
 
 @given(messages(), st.lists(st.binary(max_size=80), min_size=1, max_size=4))
-def test_any_bytes_decode_into_the_support_or_are_refused(
-    drawn: tuple[FrequencyTables, Int32, Int32, int], payloads: list[bytes]
-) -> None:
-    tables, _, index, segments = drawn
+def test_any_bytes_decode_into_the_support_or_are_refused(drawn: Messages, payloads: list[bytes]) -> None:
+    tables, _, index, segments, sets = drawn
     index = index if index.ndim == 1 else index[:1].reshape(-1)
     for payload in payloads:
         try:
-            latents = decode([payload], tables, index, segments)
+            latents = decode([payload], tables, index, segments, sets)
         except BitstreamError:
             continue
-        (shortest,) = encode(latents, tables, index, segments)  # raises if a latent is outside its support
-        assert len(shortest) <= len(payload)
+        # Raises if a latent is outside its support.
+        (shortest,) = encode(latents, tables, index, segments, sets)
+        assert len(shortest) <= len(payload) or sets > 1  # a set that costs more may by luck end in zeros
         if segments == 1:
-            assert latents[0].tolist() == model_decode(payload, tables, index)
+            assert latents[0].tolist() == model_decode(payload, tables, index, sets)
 
 
 @given(messages(), st.data())
-def test_changed_payloads_decode_into_the_support_or_are_refused(
-    drawn: tuple[FrequencyTables, Int32, Int32, int], data: st.DataObject
-) -> None:
-    tables, latents, index, segments = drawn
+def test_changed_payloads_decode_into_the_support_or_are_refused(drawn: Messages, data: st.DataObject) -> None:
+    tables, latents, index, segments, sets = drawn
     for payload, row in zip(
-        encode(latents, tables, index, segments), np.broadcast_to(index, latents.shape), strict=True
+        encode(latents, tables, index, segments, sets), np.broadcast_to(index, latents.shape), strict=True
     ):
         changed = bytearray(payload)
         for _ in range(data.draw(st.integers(1, 3))):
             at = data.draw(st.integers(0, len(changed)))
             changed[at : at + data.draw(st.integers(0, 1))] = data.draw(st.binary(max_size=2))
         try:
-            restored = decode([bytes(changed)], tables, np.ascontiguousarray(row), segments)
+            restored = decode([bytes(changed)], tables, np.ascontiguousarray(row), segments, sets)
         except BitstreamError:
             continue
         assert np.isfinite(tables.ideal_bits(restored, row)).all()
@@ -288,12 +327,98 @@ def test_blocks_of_lanes_and_searched_tables_change_nothing(monkeypatch: pytest.
     index = rng.integers(0, 3, (23, 31), np.int32)
     tables = FrequencyTables.from_arrays(arrays)
     latents = tables.clip(rng.integers(-20, 60, index.shape), index)
+    of_sets, shared = FrequencyTables.from_arrays(competing(5).arrays()), np.int32([0, 1, 2] * 7)
+    in_sets = of_sets.clip(rng.integers(-4, 8, (23, 21)), shared)
     expected = [encode(latents, tables, index, segments) for segments in (1, 4)]
+    expected += [encode(in_sets, of_sets, shared, segments, 5) for segments in (1, 4)]
     monkeypatch.setattr(range_coder, "_LANES_AT_ONCE", 10)
-    monkeypatch.setattr(range_coder, "_LOOKUP_ENTRIES", 0)
+    monkeypatch.setattr(range_coder, "_SUMS_AT_ONCE", 15)
+    monkeypatch.setattr(lanes, "_LOOKUP_ENTRIES", 0)
     tables = FrequencyTables.from_arrays(arrays)  # look-ups are kept with the tables that they were made for
-    assert range_coder._Coding.of(tables).lookup is None
-    assert [check_coder(tables, latents, index, segments) for segments in (1, 4)] == expected
+    assert lanes.Coding.of(tables).shared_bits == tables.precision
+    found = [check_coder(tables, latents, index, segments) for segments in (1, 4)]
+    of_sets = competing(5)
+    assert found + [check_coder(of_sets, in_sets, shared, segments, 5) for segments in (1, 4)] == expected
+
+
+# === Table sets ===
+
+
+def competing(sets: int, selector: list[int] | None = None) -> FrequencyTables:
+    """Sets whose latents are around -1, 0, 1, ...; three tables in each, the second of one value."""
+    values = np.arange(-4, 5)
+    parts = [p for m in range(sets) for p in (0.5 ** np.abs(values - m + 1), np.ones(1), 0.6 ** np.abs(values - m + 1))]
+    return FrequencyTables.from_probabilities([*parts, np.array(selector or [1] * sets)], [*[-4, 7, -4] * sets, 0], 10)
+
+
+@pytest.mark.parametrize("segments", [1, 3, 5, 8])
+def test_each_segment_chooses_its_set(segments: int) -> None:
+    tables, index = competing(3), np.int32([0, 1, 2, 2, 0, 1])
+    latents = np.int32([[-1, 7, 0, 0, 1, 7], [1, 7, 2, 1, 0, 7], [0] * 6])
+    latents = tables.clip(latents, index)
+    check_coder(tables, latents, index, segments, 3)
+    if segments == 3:
+        assert choose_sets(latents, tables, index, 3, 3).tolist() == [[0, 1, 2], [2, 2, 1], [1, 1, 1]]
+
+
+def test_segments_without_latents_have_no_selector() -> None:
+    tables, index, latents = competing(4, [1, 1, 1, 900]), np.int32([0, 2]), np.int32([[-4, -4]])
+    assert choose_sets(latents, tables, index, 5, 4).tolist() == [[3, 3, 0, 0, 0]]
+    (payload,) = check_coder(tables, latents, index, 5, 4)
+    pieces = b"".join(encode(latents[:, [s]], tables, index[[s]], 1, 4)[0] for s in range(2))
+    assert payload == (bytes([payload[0], 0, payload[2], 0, 0, 0, 0, 0]) + pieces)
+    for segments in (1, 3):
+        assert check_coder(tables, np.zeros((2, 0), np.int32), index[:0], segments, 4) == [b"", b""]
+        assert max_payload_bytes(tables, index[:0], segments, 4) == 2 * (segments - 1)
+
+
+def test_the_lowest_of_equal_sets_is_chosen() -> None:
+    probabilities = [*[np.float64([1, 2, 1])] * 4, np.ones(4)]
+    tables = FrequencyTables.from_probabilities(probabilities, [0] * 5, 6)
+    latents = np.int32([[0, 1, 2, 2], [1, 1, 1, 1]])
+    assert choose_sets(latents, tables, np.zeros(4, np.int32), 2, 4).tolist() == [[0, 0], [0, 0]]
+    check_coder(tables, latents, np.zeros(4, np.int32), 2, 4)
+
+
+def test_any_set_decodes_and_stays_within_the_bound() -> None:
+    tables, index = competing(3, [500, 1, 1]), np.int32([0, 1, 2, 2, 0])
+    latents = np.int32([-4, 7, 4, 4, -3])
+    for chosen in itertools.product(range(3), repeat=2):
+        payload = model_encode(latents, tables, index, 2, 3, [*chosen])
+        np.testing.assert_array_equal(decode([payload], tables, index, 2, 3), [latents])
+        assert len(payload) <= max_payload_bytes(tables, index, 2, 3)
+
+
+def test_sums_of_costs_fit_32_bits() -> None:
+    assert (range_coder.SEGMENT_SYMBOLS + 1) * COST_UNITS * MAX_PRECISION < 2**31
+    index = np.zeros(range_coder.SEGMENT_SYMBOLS + 1, np.int32)
+    with pytest.raises(InputError, match=r"segments of at most 524288 symbols .* found 524289 symbols in 1 segments"):
+        max_payload_bytes(competing(2), index, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("index", "sets", "message"),
+    [
+        (np.zeros((1, 5), np.int32), 3, r"int32 \[S\], that of all messages, with 3 sets, found int32 \[1, 5\]"),
+        (np.full(5, 3, np.int32), 3, "index of 0 to 2, found 3 to 3"),
+        (np.zeros(5, np.int32), 2, "tables for 2 sets and a selector, found 10"),
+        (np.zeros(5, np.int32), 10, "tables for 10 sets and a selector, found 10"),
+        (np.zeros(5, np.int32), 9, "same lowest values in each of 9 sets"),
+        (np.zeros(5, np.int32), 0, "1 set of tables or more, found 0"),
+        (np.zeros(5, np.int32), 2.0, "1 set of tables or more, found 2.0"),
+    ],
+)
+def test_tables_and_indices_that_are_no_sets(index: Int32, sets: int, message: str) -> None:
+    tables = competing(3)
+    latents = np.zeros((1, 5), np.int32)
+    for call in (
+        lambda: encode(latents, tables, index, 1, sets),
+        lambda: decode([b""], tables, index, 1, sets),
+        lambda: max_payload_bytes(tables, index, 1, sets),
+        lambda: choose_sets(latents, tables, index, 1, sets),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
 
 
 # === Bounds ===
@@ -456,8 +581,16 @@ def golden_cases() -> list[dict[str, object]]:
         ("no symbols", mixed[:0], 1),
     ]:
         latents = tables.lower[index] + np.int32(draw[: index.size]) % tables.sizes[index]
-        cases.append((name, tables, index, segments, latents))
-    cases.append(("a carry through 50 digits", skewed(), *_carried(skewed())))
+        cases.append((name, tables, index, segments, latents, 1))
+    cases.append(("a carry through 50 digits", skewed(), *_carried(skewed()), 1))
+    tables = _golden_sets()
+    for name, index, segments in [
+        ("three sets, one message", mixed[:40] % 2, 1),
+        ("three sets, four segments, the last one empty", mixed[:9] % 2, 4),
+        ("three sets, one-symbol tables alone", np.ones(6, np.int32), 2),
+    ]:
+        latents = tables.lower[index] + np.int32(draw[: index.size]) % tables.sizes[index]
+        cases.append((name, tables, index, segments, latents, 3))
     return [
         {
             "name": name,
@@ -465,11 +598,32 @@ def golden_cases() -> list[dict[str, object]]:
             **{key: getattr(used, key).tolist() for key in ("lower", "sizes", "frequencies")},
             "index": index.tolist(),
             "segments": segments,
+            **({"sets": sets} if sets > 1 else {}),
             "latents": latents.tolist(),
-            "payload": encode(latents[np.newaxis], used, index, segments)[0].hex(),
+            "payload": encode(latents[np.newaxis], used, index, segments, sets)[0].hex(),
         }
-        for name, used, index, segments, latents in cases
+        for name, used, index, segments, latents, sets in cases
     ]
+
+
+def _golden_sets() -> FrequencyTables:
+    frequencies = [
+        [150, 40, 30, 26, 10],
+        [256],
+        [20, 50, 116, 50, 20],
+        [256],
+        [10, 10, 30, 70, 136],
+        [256],
+        [6, 50, 200],
+    ]
+    return FrequencyTables.from_arrays(
+        {
+            "precision": np.int32(8),
+            "lower": np.int32([-2, 9, -2, 9, -2, 9, 0]),
+            "sizes": np.int32([len(part) for part in frequencies]),
+            "frequencies": np.concatenate(frequencies).astype(np.int32),
+        }
+    )
 
 
 def _carried(tables: FrequencyTables) -> tuple[Int32, int, Int32]:
@@ -485,11 +639,12 @@ def test_golden_payloads(rewrite_golden: bool) -> None:
         GOLDEN.write_text(f'{{"format_version": {range_coder.FORMAT_VERSION}, "cases": [\n{lines}\n]}}\n')
     golden = json.loads(GOLDEN.read_text())
     assert golden["format_version"] == range_coder.FORMAT_VERSION
-    assert len(golden["cases"]) == 7
+    assert len(golden["cases"]) == 10
     for case in golden["cases"]:
         arrays = {key: np.array(case[key], np.int32) for key in ("precision", "lower", "sizes", "frequencies")}
         tables, index = FrequencyTables.from_arrays(arrays), np.array(case["index"], np.int32)
         latents = np.array([case["latents"]], np.int32).reshape(1, -1)
         payloads = [bytes.fromhex(case["payload"])]
-        np.testing.assert_array_equal(decode(payloads, tables, index, case["segments"]), latents, case["name"])
-        assert check_coder(tables, latents, index, case["segments"]) == payloads, case["name"]
+        how = case["segments"], case.get("sets", 1)
+        np.testing.assert_array_equal(decode(payloads, tables, index, *how), latents, case["name"])
+        assert check_coder(tables, latents, index, *how) == payloads, case["name"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tfcomp.errors import BitstreamError, InputError
-from tfcomp.tables import MAX_PRECISION, FrequencyTables, allot
+from tfcomp.tables import COST_UNITS, MAX_PRECISION, FrequencyTables, TableSets, allot
 
 
 @st.composite
@@ -139,6 +139,57 @@ def test_ideal_bits() -> None:
     bits = tables.ideal_bits(np.int32([[-1, 0, 1, 9], [0, 0, 0, 9]]), np.int32([0, 0, 0, 1]))
     assert bits.tolist() == [[2, 1, 2, 0], [1, 1, 1, 0]]
 
+
+@given(frequency_tables())
+def test_costs_are_ideal_bits_in_units(tables: FrequencyTables) -> None:
+    values = np.concatenate([np.arange(n) for n in tables.sizes]).astype(np.int32)
+    index = np.repeat(np.arange(len(tables), dtype=np.int32), tables.sizes)
+    bits = tables.ideal_bits(values + tables.lower[index], index)
+    assert tables.costs.dtype == np.int32
+    assert np.abs(tables.costs / COST_UNITS - bits).max() <= 0.5 / COST_UNITS
+
+
+def test_costs_round_alike_on_every_machine() -> None:
+    bits = COST_UNITS * np.log2(np.arange(1, 2**MAX_PRECISION + 1))
+    from_half = np.abs(bits % 1 - 0.5).min()
+    assert from_half > 1e-5
+    assert 1e6 * np.spacing(bits.max()) < from_half
+
+
+# === Sets of tables ===
+
+
+def test_values_of_a_set_lie_together() -> None:
+    tables = tables_of([4, 12], [16], [2, 14], [16], [12, 4], [16], [5, 5, 6], lower=[3, 0] * 3 + [0])
+    sets = TableSets.of(tables, 3)
+    assert (sets.count, sets.tables, sets.values) == (3, 2, 3)
+    for m in range(3):
+        at = m * sets.values
+        np.testing.assert_array_equal(sets.costs[:-1, m], tables.costs[at : at + sets.values])
+    assert sets.costs[-1].tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(sets.selector_costs, tables.costs[-3:])
+    alone = TableSets.of(tables, 1)
+    assert (alone.count, alone.tables, alone.values) == (1, 7, 12)
+    np.testing.assert_array_equal(alone.costs[:, 0], [*tables.costs, 0])
+
+
+@pytest.mark.parametrize(
+    ("frequencies", "lower", "message"),
+    [
+        ([[2, 2], [1, 3]], [0, 0], "tables for 2 sets and a selector, found 2"),
+        ([[2, 2]], [0], "tables for 2 sets and a selector, found 1"),
+        ([[2, 2], [1, 3], [2, 2]], [0, 1, 0], "same lowest values in each of 2 sets"),
+        ([[2, 2], [1, 1, 2], [2, 2]], [0, 0, 0], "same sizes in each of 2 sets"),
+        ([[2, 2], [1, 3], [2, 1, 1]], [0, 0, 0], "last table of 2 values from 0, .* found one of 3 values from 0"),
+        ([[2, 2], [1, 3], [2, 2]], [0, 0, 1], "last table of 2 values from 0, .* found one of 2 values from 1"),
+    ],
+)
+def test_tables_that_are_no_sets_are_refused(frequencies: list[list[int]], lower: list[int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TableSets.of(tables_of(*frequencies, lower=lower), 2)
+
+
+# === Arrays ===
 
 VALID = tables_of([1, 2, 1], [1, 3], lower=[-1, 5]).arrays()
 

@@ -56,6 +56,18 @@ Segments
 
     A symbol of a one-symbol table leaves the state as it was, so lanes of unequal length may be padded with such.
 
+Table sets
+    Tables may come in ``M > 1`` complete sets, of which each segment uses the one that suits it. Of ``M * T + 1``
+    tables, ``m * T + t`` belongs to set ``m``; the tables ``t``, ``T + t``, ``2 * T + t``, ... have equal supports; the
+    last table is the selector, of the values ``0 <= m < M``. The index holds ``0 <= t < T`` and is the same for all
+    messages. Each segment, also that of a message of one segment, begins with one symbol of the selector, ``m``; its
+    latents are then coded by the tables ``m * T + index``. A segment without latents has no selector, and no bytes.
+    ``M`` is known to the decoder.
+
+    Any ``m`` decodes, but all encoders choose alike: the one with the least sum of `FrequencyTables.costs` over the
+    selector and the segment's latents, the lowest of equals. A segment has at most ``2**19`` latents, so that the sum
+    is less than ``2**31``.
+
 Cost
     Rounding ``u`` down makes a symbol's share of the range smaller than its probability by a factor above
     ``1 - 2**P / range``, hence it costs at most ``-log2(1 - 2**(P - 22))`` bits over the ideal (0.006 at ``P = 14``);
@@ -63,6 +75,9 @@ Cost
     message::
 
         bytes <= (ideal bits + symbols * -log2(1 - 2**(P - 22))) / 8 + 1
+
+    A selector counts as a symbol. The costs of the sets are rounded to 1/256 bit, so the set chosen costs at most
+    ``1/256`` bit more for each symbol than the best one.
 
 Example:
     ``P = 5``; the values -1, 0, 1 have the frequencies 3, 28, 1. Zero is coded last, so their starts are 0, 4, 3. The
@@ -95,28 +110,26 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tfcomp import lanes
 from tfcomp.errors import BitstreamError, InputError
+from tfcomp.lanes import DIGIT_BITS, LEAST_BITS, Coding
 from tfcomp.tables import FrequencyTables, Int32
 
 FORMAT_VERSION = 1
 
 LENGTH_BYTES = 2  # of a segment's length, little-endian
-RANGE_BITS, DIGIT_BITS = 30, 8
-LEAST_BITS = RANGE_BITS - DIGIT_BITS  # 2**22 <= range between two symbols
+SEGMENT_SYMBOLS = 1 << 19  # the most in a segment that chooses among sets
 
 _LANES_AT_ONCE = 6144  # a step's arrays of this many lanes stay in a core's second-level cache
-_LOOKUP_ENTRIES = 1 << 24  # 64 MiB of int32; larger sets of tables are searched
-_PADDING = bytes(4)  # between messages: the zeros a reader that stops at its message's end may meet
+_SUMS_AT_ONCE = 1 << 16  # so do these sums of costs, of some lanes and all sets
 
-UInt32 = NDArray[np.uint32]
 Intp = NDArray[np.intp]
 
 
@@ -127,30 +140,33 @@ def segment_count(symbols: int, symbols_per_segment: int) -> int:
     return max(1, -(-symbols // symbols_per_segment))
 
 
-def max_payload_bytes(tables: FrequencyTables, index: Int32, segments: int = 1) -> int:
+def max_payload_bytes(tables: FrequencyTables, index: Int32, segments: int = 1, sets: int = 1) -> int:
     """A length in bytes that no payload exceeds: every symbol the least frequent one of its table.
 
     Args:
         tables: the tables.
-        index: int32 [S], or [N, S] for the bound over all messages: the table of each symbol.
+        index: int32 [S], or, of one set, [N, S] for the bound over all messages: the table of each symbol.
         segments: ``K``, in how many segments a message is coded.
+        sets: ``M``, how many sets the tables are. Payloads are bounded whichever set a segment uses.
 
     Raises:
-        InputError: if the index is not one, or if a segment could be too long for its length's two bytes.
+        InputError: if the index is not one, if the tables are not so many sets, or if a segment could be too long for
+            its length's two bytes.
     """
-    index = _checked_index(tables, index, segments)
-    bounds = _segment_bounds(tables, np.atleast_2d(index), segments).sum(axis=1)
+    index = _checked_index(tables, index, segments, sets)
+    bounds = _segment_bounds(tables, np.atleast_2d(index), segments, sets).sum(axis=1)
     return LENGTH_BYTES * (segments - 1) + int(bounds.max(initial=0))
 
 
-def encode(latents: Int32, tables: FrequencyTables, index: Int32, segments: int = 1) -> list[bytes]:
+def encode(latents: Int32, tables: FrequencyTables, index: Int32, segments: int = 1, sets: int = 1) -> list[bytes]:
     """The payloads of ``N`` messages of ``S`` symbols each.
 
     Args:
         latents: int32 [N, S], each inside its table's support.
         tables: the tables.
-        index: int32 [S] or [N, S]: the table of each latent.
+        index: int32 [S], or, of one set, [N, S]: the table of each latent, within a set.
         segments: ``K``, in how many segments each message is coded.
+        sets: ``M``, how many sets the tables are.
 
     Returns:
         ``N`` bytes objects; those of messages that are all as expected as can be may be empty.
@@ -158,217 +174,97 @@ def encode(latents: Int32, tables: FrequencyTables, index: Int32, segments: int 
     Raises:
         InputError: if an argument is not as above, or if a segment could be too long for its length's two bytes.
     """
-    if not isinstance(latents, np.ndarray) or latents.dtype != np.int32 or latents.ndim != 2:
-        raise InputError(f"expected latents as int32 [N, S], found {_kind(latents)}")
-    index = _checked_index(tables, index, segments, latents.shape)
-    coding = _Coding.of(tables)
     payloads: list[bytes] = []
-    for block in _blocks(len(latents), segments):
-        intervals = coding.intervals.take(tables.positions(latents[block], _rows(index, block)))
-        records, counts = _encode_lanes(_lanes(intervals, segments, fill=coding.intervals[-1]), coding.precision)
-        payloads += _join(_segment_bytes(records, counts), segments)
+    for positions, coding in _positions(latents, tables, index, segments, sets):
+        if sets > 1 and len(positions):
+            chosen = _cheapest_sets(positions, coding)
+            selector = np.where(_empty(positions, coding), coding.padding, sets * coding.sets.values + chosen)
+            positions = np.vstack([selector, positions + chosen * coding.sets.values])
+        payloads += _join(lanes.encode(positions, coding), segments)
     return payloads
 
 
-def decode(payloads: Sequence[bytes], tables: FrequencyTables, index: Int32, segments: int = 1) -> Int32:
-    """The latents of ``N`` payloads; the inverse of `encode` under the same tables, index and segments.
+def choose_sets(latents: Int32, tables: FrequencyTables, index: Int32, segments: int, sets: int) -> Int32:
+    """The set that `encode` uses for each segment, int32 [N, K]; 0 for a segment without latents. It takes the same."""
+    blocks = [_cheapest_sets(*block) for block in _positions(latents, tables, index, segments, sets)]
+    return np.concatenate([np.zeros(0, np.int32), *blocks]).astype(np.int32).reshape(len(latents), segments)
+
+
+def decode(payloads: Sequence[bytes], tables: FrequencyTables, index: Int32, segments: int = 1, sets: int = 1) -> Int32:
+    """The latents of ``N`` payloads; the inverse of `encode` under the same tables, index, segments and sets.
 
     Args:
         payloads: ``N`` bytes objects.
         tables: the tables.
-        index: int32 [S] or [N, S]: the table of each latent.
+        index: int32 [S], or, of one set, [N, S]: the table of each latent, within a set.
         segments: ``K``, in how many segments each message was coded.
+        sets: ``M``, how many sets the tables are.
 
     Returns:
         int32 [N, S], each inside its table's support, whatever the bytes.
 
     Raises:
-        InputError: if the index or segments are not as above.
+        InputError: if the index, segments or sets are not as above.
         BitstreamError: if a payload is not bytes or not one that `encode` can make, as far as its length can tell.
     """
-    index = _checked_index(tables, index, segments)
+    index = _checked_index(tables, index, segments, sets)
     messages, symbols = len(payloads), index.shape[-1]
     if index.ndim == 2 and len(index) != messages:
         raise InputError(f"expected an index for {messages} payloads, found one of shape {list(index.shape)}")
-    coding = _Coding.of(tables)
+    coding = Coding.of(tables, sets)
     latents = np.empty((messages, symbols), np.int32)
     offset = (tables.first - tables.lower)[index]
     for block in _blocks(messages, segments):
         pieces = [piece for i in range(block.start, block.stop) for piece in _split(payloads[i], segments, i)]
-        table = np.atleast_2d(_rows(index, block))
         rows = block.stop - block.start
+        table = np.atleast_2d(_rows(index, block))
         if segments > 1:
             table = np.broadcast_to(table, (rows, symbols))
-        positions = _decode_lanes(pieces, _lanes(table, segments, fill=len(tables)), coding, segments, block.start)
+        table = _lanes(table, segments, fill=coding.padding_table)
+        if sets > 1 and symbols:
+            table = np.vstack([np.where(table[0] < coding.padding_table, len(tables) - 1, coding.padding_table), table])
+
+        where = partial(_refuse, segments=segments, first_message=block.start)
+        where([piece.endswith(b"\0") for piece in pieces], "a last byte other than zero, found zero")
+        positions, longest = lanes.decode(pieces, table, coding)
+        sizes = [*map(len, pieces)]
+        where(sizes > longest, "at most {} bytes, found {}", longest, sizes)
+        if sets > 1 and symbols:
+            positions = positions[1:] - (positions[0] - sets * coding.sets.values) * coding.sets.values
         latents[block] = positions.T.reshape(rows, -1)[:, :symbols] - _rows(offset, block)
     return latents
 
 
-@dataclass(frozen=True)
-class _Coding:
-    """What both directions look up, made once for each `FrequencyTables`.
-
-    Attributes:
-        precision: ``P``.
-        intervals: uint32 [V + 1], ``start | frequency << 16 | is_last << 31`` of each of the tables' ``V`` values. One
-            more entry pads: the whole range.
-        keys: int64 [V + 1], ascending, ``(table << P) + start``; the padding is a table of its own, after the others.
-        order: int32 [V + 1], the position in `intervals` of each key.
-        lookup: int32 [(T + 1) << P], the position in `intervals` for each ``(table << P) + slot``; None where that
-            would take too much memory.
-    """
-
-    precision: int
-    intervals: UInt32
-    keys: NDArray[np.int64]
-    order: Int32
-    lookup: Int32 | None
-
-    @classmethod
-    def of(cls, tables: FrequencyTables) -> _Coding:
-        if tables not in _CODINGS:
-            _CODINGS[tables] = cls._make(tables)
-        return _CODINGS[tables]
-
-    @classmethod
-    def _make(cls, tables: FrequencyTables) -> _Coding:
-        precision = tables.precision
-        starts, frequencies = np.append(tables.starts, 0), np.append(tables.frequencies, 1 << precision)
-        last = starts + frequencies == 1 << precision
-        table = np.append(np.repeat(np.arange(len(tables)), tables.sizes), len(tables))
-        keys = (table.astype(np.int64) << precision) + starts
-        order = np.argsort(keys).astype(np.int32)
-        fits = len(tables) + 1 <= _LOOKUP_ENTRIES >> precision
-        return cls(
-            precision,
-            (starts | frequencies << 16).astype(np.uint32) | last.astype(np.uint32) << np.uint32(31),
-            keys[order],
-            order,
-            np.repeat(order, frequencies[order]) if fits else None,
-        )
-
-    def find(self, keys: Intp) -> Int32:
-        """The positions in `intervals` of ``(table << P) + slot``."""
-        if self.lookup is not None:
-            return self.lookup.take(keys)
-        return self.order.take(np.searchsorted(self.keys, keys, side="right") - 1)
+def _positions(
+    latents: Int32, tables: FrequencyTables, index: Int32, segments: int, sets: int
+) -> Iterator[tuple[Intp, Coding]]:
+    """Where the symbols of some messages at a time lie in set 0, intp [L, N * K], a column for each segment."""
+    if not isinstance(latents, np.ndarray) or latents.dtype != np.int32 or latents.ndim != 2:
+        raise InputError(f"expected latents as int32 [N, S], found {_kind(latents)}")
+    index = _checked_index(tables, index, segments, sets, latents.shape)
+    coding = Coding.of(tables, sets)
+    for block in _blocks(len(latents), segments):
+        positions = tables.positions(latents[block], _rows(index, block))
+        yield _lanes(positions, segments, fill=coding.padding), coding
 
 
-_CODINGS: WeakKeyDictionary[FrequencyTables, _Coding] = WeakKeyDictionary()
+def _empty(positions: Intp, coding: Coding) -> NDArray[np.bool_]:
+    """Which lanes have padding alone: bool [N * K]."""
+    return np.all(positions[:1] == coding.padding, axis=0)
 
 
-def _encode_lanes(intervals: UInt32, precision: int) -> tuple[UInt32, NDArray[np.uint8]]:
-    """Codes lanes side by side.
-
-    Args:
-        intervals: uint32 [steps, lanes], packed as in `_Coding`.
-        precision: ``P``.
-
-    Returns:
-        For each step, and one more for the end: uint32 [steps + 1, lanes], ``low`` before its digits leave it; and
-        uint8 [steps + 1, lanes], how many digits (0, 1, 2) leave, from bit 22 down.
-    """
-    steps, lanes = intervals.shape
-    lows, counts = np.empty((steps + 1, lanes), np.uint32), np.empty((steps + 1, lanes), np.uint8)
-    low, range_ = np.zeros(lanes, np.uint32), np.full(lanes, 1 << RANGE_BITS, np.uint32)
-    starts, frequencies, leftovers = _unpack(intervals, precision)
-    for step in range(steps):
-        unit = range_ >> precision
-        np.add(low, unit * starts[step], out=lows[step])
-        range_ = unit * frequencies[step] + (range_ & leftovers[step])
-        count, shift = _digits_due(range_)
-        counts[step] = count
-        range_ <<= shift
-        # Where digits leave, bits from 30 up go with them; elsewhere bit 30 may hold a carry and stays.
-        low = lows[step] << shift
-        low &= np.right_shift(np.uint32(2**31 - 1), count > 0, dtype=np.uint32)
-    for bits in range(LEAST_BITS, RANGE_BITS + 1):
-        multiple = (low + range_ - 1) >> bits << bits
-        lows[-1] = np.where(multiple >= low, multiple, lows[-1] if bits > LEAST_BITS else multiple)
-    counts[-1] = 1
-    return lows, counts
-
-
-def _decode_lanes(pieces: list[bytes], table: Intp, coding: _Coding, segments: int, first_message: int) -> Int32:
-    """The positions in `_Coding.intervals`, int32 [steps, lanes], of lanes decoded side by side.
-
-    Args:
-        pieces: one segment of bytes for each lane.
-        table: intp [steps, lanes or 1], the table of each symbol.
-        coding: the tables' look-ups.
-        segments, first_message: to name a message in an error.
-    """
-    precision, lanes = coding.precision, len(pieces)
-    sizes = np.fromiter(map(len, pieces), np.intp, lanes)
-    data = np.frombuffer(_PADDING + _PADDING.join(pieces) + _PADDING, np.uint8)
-    begin = np.cumsum(sizes + len(_PADDING)) - sizes
-    end = begin + sizes
-    _refuse((sizes > 0) & (data[end - 1] == 0), segments, first_message, "a last byte other than zero, found zero")
-
-    # Each lane is read through two zero bits put before it; they push its last two bits into the padding.
-    data = data >> np.uint8(2) | np.roll(data, 1) << np.uint8(6)
-    pairs = data[:-1].astype(np.uint32) << 8 | data[1:]
-    code = pairs[begin] << 16 | pairs[begin + 2]
-    range_ = np.full(lanes, 1 << RANGE_BITS, np.uint32)
-    read = begin + 4
-    zeros = end + 1
-
-    positions = np.empty((len(table), lanes), np.int32)
-    for step, keys in enumerate(table.astype(np.intp) << precision):
-        unit = range_ >> precision
-        slot = np.minimum(code // unit, (1 << precision) - 1)
-        positions[step] = position = coding.find(keys + slot)
-        start, frequency, leftover = _unpack(coding.intervals.take(position), precision)
-        code -= unit * start
-        range_ = unit * frequency + (range_ & leftover)
-        count, shift = _digits_due(range_)
-        range_ <<= shift
-        code <<= shift
-        code |= pairs.take(np.minimum(read, zeros)) >> (2 * DIGIT_BITS - shift)
-        read += count
-    longest = read - begin - 4 + 1
-    _refuse(sizes > longest, segments, first_message, "at most {} bytes, found {}", longest, sizes)
-    return positions
-
-
-def _unpack(intervals: UInt32, precision: int) -> tuple[UInt32, UInt32, UInt32]:
-    """Starts, frequencies, and a mask of the part of the range that the interval adds to ``u * frequency``."""
-    frequency = intervals >> np.uint32(16) & np.uint32(0x7FFF)
-    leftover = (intervals >> np.uint32(31)) * np.uint32((1 << precision) - 1)
-    return intervals & np.uint32(0xFFFF), frequency, leftover
-
-
-def _digits_due(range_: UInt32) -> tuple[NDArray[np.uint8], UInt32]:
-    """How many digits, 0 to 2, bring a range back to ``2**22`` or more; and how many bits they are."""
-    count = (range_ < 1 << LEAST_BITS).view(np.uint8)
-    count += range_ < 1 << LEAST_BITS - DIGIT_BITS
-    return count, count.astype(np.uint32) * np.uint32(DIGIT_BITS)
-
-
-def _segment_bytes(lows: UInt32, counts: NDArray[np.uint8]) -> list[bytes]:
-    """The bytes of each lane, from what `_encode_lanes` returns."""
-    totals = counts.sum(axis=0, dtype=np.intp)
-    counts = counts.T.ravel()
-    emitting = np.flatnonzero(counts > 0)
-    lows, counts = lows.T.ravel().take(emitting), counts.take(emitting)
-    first = np.cumsum(counts, dtype=np.intp) - counts
-    second = counts == 2
-    digits = np.empty(totals.sum(), np.uint16)
-    digits[first] = lows >> LEAST_BITS
-    digits[first[second] + 1] = lows[second] >> (LEAST_BITS - DIGIT_BITS) & 255
-
-    # A ninth bit carries through all digits 255 before it, to the last that is not 255, which is in the same lane.
-    stops = np.flatnonzero(digits != 255)
-    if stops.size:
-        digits[stops[0] : stops[-1]] += np.repeat(digits[stops[1:]] >> DIGIT_BITS, np.diff(stops))
-    data = digits.astype(np.uint8)
-
-    ends = np.cumsum(totals)
-    nonzero = np.flatnonzero(data)
-    last_nonzero = np.append(-1, nonzero)[np.searchsorted(nonzero, ends)]
-    joined = data.tobytes()
-    # Where a lane has no byte but zero, the last that is none lies before its begin, and the slice is empty.
-    return [joined[a:b] for a, b in zip((ends - totals).tolist(), (last_nonzero + 1).tolist(), strict=True)]
+def _cheapest_sets(positions: Intp, coding: Coding) -> Intp:
+    """The set in which each lane costs least, the lowest of equals, 0 where it is empty: intp [N * K]."""
+    sets, chosen = coding.sets, np.zeros(positions.shape[1], np.intp)
+    at_once = max(1, _SUMS_AT_ONCE // sets.count)
+    for begin in range(0, chosen.size if sets.count > 1 else 0, at_once):
+        block = positions[:, begin : begin + at_once]
+        sums = np.tile(sets.selector_costs, (block.shape[1], 1))
+        costs = np.empty_like(sums)
+        for step in block:
+            sums += sets.costs.take(step, axis=0, out=costs, mode="clip")  # what is past the end is padding, and free
+        chosen[begin : begin + at_once] = sums.argmin(axis=1)
+    return np.where(_empty(positions, coding), 0, chosen)
 
 
 def _join(pieces: list[bytes], segments: int) -> list[bytes]:
@@ -402,9 +298,15 @@ def _split(payload: bytes, segments: int, message: int) -> list[bytes]:
     return [payload[a:b] for a, b in pairwise(bounds)]
 
 
-def _refuse(bad: NDArray[np.bool_], segments: int, first_message: int, expected: str, *figures: Intp) -> None:
-    if bad.any():
-        lane = int(bad.argmax())
+def _refuse(
+    bad: Sequence[bool] | NDArray[np.bool_],
+    expected: str,
+    *figures: Sequence[int] | Intp,
+    segments: int,
+    first_message: int,
+) -> None:
+    if any(bad):
+        lane = list(bad).index(True)
         message, segment = divmod(lane, segments)
         where = f"message {first_message + message}" + (f", segment {segment}" if segments > 1 else "")
         raise BitstreamError(f"{where}: expected {expected.format(*(int(figure[lane]) for figure in figures))}")
@@ -430,12 +332,19 @@ def _lanes(values: NDArray[Any], segments: int, fill: float) -> NDArray[Any]:
     return np.ascontiguousarray(padded.reshape(messages * segments, steps).T)
 
 
-def _segment_bounds(tables: FrequencyTables, index: Int32, segments: int) -> Intp:
+def _segment_bounds(tables: FrequencyTables, index: Int32, segments: int, sets: int) -> Intp:
     """A length in bytes that no segment exceeds: intp [N, K]; index: int32 [N, S]."""
+    if sets > 1:
+        index = index + np.arange(sets)[:, None] * Coding.of(tables, sets).sets.tables
     least = np.minimum.reduceat(tables.frequencies, tables.first)
     rounding = -np.log2(1 - 2.0 ** (tables.precision - LEAST_BITS))
     bits = np.where(tables.sizes > 1, tables.precision - np.log2(least) + rounding, 0)
     steps = _lanes(bits[index], segments, 0).sum(axis=0).reshape(-1, segments)
+    if sets > 1:
+        selector = tables.precision - np.log2(tables.frequencies[-sets:]) + rounding
+        begins = np.arange(segments) * -(-index.shape[1] // segments)
+        steps += np.where(begins < index.shape[1], selector[:, None], 0)
+        steps = steps.max(axis=0, keepdims=True)
     # One part in 10**9 is for the float sum's own rounding.
     bounds = np.where(steps > 0, np.floor(steps / DIGIT_BITS * (1 + 1e-9)) + 1, 0).astype(np.intp)
     longest = int(bounds[:, :-1].max(initial=0))
@@ -447,18 +356,31 @@ def _segment_bounds(tables: FrequencyTables, index: Int32, segments: int) -> Int
     return bounds
 
 
-def _checked_index(tables: FrequencyTables, index: Int32, segments: int, shape: tuple[int, int] | None = None) -> Int32:
+def _checked_index(
+    tables: FrequencyTables, index: Int32, segments: int, sets: int, shape: tuple[int, ...] | None = None
+) -> Int32:
     """The index, if it is one of messages of that shape."""
-    if not isinstance(index, np.ndarray) or index.dtype != np.int32 or index.ndim not in (1, 2):
-        raise InputError(f"expected an index as int32 [S] or [N, S], found {_kind(index)}")
+    within = Coding.of(tables, sets).sets.tables
+    if (
+        not isinstance(index, np.ndarray)
+        or index.dtype != np.int32
+        or index.ndim not in (1, 2)[: 2 if sets == 1 else 1]
+    ):
+        expected = "int32 [S] or [N, S]" if sets == 1 else f"int32 [S], that of all messages, with {sets} sets"
+        raise InputError(f"expected an index as {expected}, found {_kind(index)}")
     if shape is not None and index.shape != shape[2 - index.ndim :]:
         raise InputError(f"expected an index of shape {[*shape[1:]]} or {[*shape]}, found {[*index.shape]}")
-    if index.size and (index.min() < 0 or index.max() >= len(tables)):
-        raise InputError(f"expected an index of 0 to {len(tables) - 1}, found {index.min()} to {index.max()}")
+    if index.size and (index.min() < 0 or index.max() >= within):
+        raise InputError(f"expected an index of 0 to {within - 1}, found {index.min()} to {index.max()}")
     if not isinstance(segments, int) or segments < 1:
         raise InputError(f"expected 1 segment or more, found {segments}")
+    if sets > 1 and -(-index.size // segments) > SEGMENT_SYMBOLS:
+        raise InputError(
+            f"expected segments of at most {SEGMENT_SYMBOLS} symbols to choose a set for, "
+            f"found {index.size} symbols in {segments} segments"
+        )
     if segments > 1:
-        _segment_bounds(tables, np.atleast_2d(index), segments)
+        _segment_bounds(tables, np.atleast_2d(index), segments, sets)
     return index
 
 

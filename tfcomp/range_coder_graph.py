@@ -39,7 +39,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfcomp.errors import InputError
-from tfcomp.range_coder import DIGIT_BITS, LEAST_BITS, LENGTH_BYTES, RANGE_BITS, max_payload_bytes
+from tfcomp.lanes import DIGIT_BITS, LEAST_BITS, RANGE_BITS
+from tfcomp.range_coder import LENGTH_BYTES, max_payload_bytes
 from tfcomp.tables import FrequencyTables, Int32
 
 Tensor = Any  # tf.Tensor; TensorFlow ships no types

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from tfcomp.errors import BitstreamError, InputError
 
 MAX_PRECISION = 14
+COST_UNITS = 1 << 8  # of FrequencyTables.costs in a bit
 
 Int32 = NDArray[np.int32]
 
@@ -175,6 +176,14 @@ class FrequencyTables:
         before[self.most_probable] = (1 << self.precision) - self.frequencies[self.most_probable]
         return before.astype(np.int32)
 
+    @cached_property
+    def costs(self) -> Int32:
+        """int32 [sum(sizes)]: the ideal code length of each value, in units of 1/256 bit, rounded.
+
+        Every machine rounds alike: of all frequencies up to ``2**14``, none has a length within 1e-5 of a half-integer.
+        """
+        return np.rint(COST_UNITS * (self.precision - np.log2(self.frequencies))).astype(np.int32)
+
     def clip(self, latents: NDArray[np.integer], index: Int32) -> Int32:
         """int32, the latents' shape: the nearest value inside the support of each one's table.
 
@@ -198,3 +207,53 @@ class FrequencyTables:
     def ideal_bits(self, latents: Int32, index: Int32) -> NDArray[np.float64]:
         """float64, the latents' shape: the ideal code length of each latent, ``precision - log2(frequency)`` bits."""
         return self.precision - np.log2(self.frequencies[self.positions(latents, index)])
+
+
+@dataclass(frozen=True, eq=False)
+class TableSets:
+    """How tables fall into ``M`` sets of ``T`` tables and ``V`` values each.
+
+    Where ``M > 1``, there are ``M * T + 1`` tables. Table ``m * T + t`` belongs to set ``m``; it has the support of
+    table ``t``. The last table, of the values ``0 <= m < M``, is the selector. So what lies at position ``p`` of
+    set 0, ``0 <= p < V``, lies at ``m * V + p`` of all tables, and ``m`` at ``M * V + m``.
+
+    Attributes:
+        count: ``M``.
+        tables: ``T``.
+        values: ``V``.
+        costs: int32 [V + 1, M], `FrequencyTables.costs` of the same value in each set; the last row is zero.
+        selector_costs: int32 [M], that of the selector's values; zero where ``M = 1``.
+    """
+
+    count: int
+    tables: int
+    values: int
+    costs: Int32
+    selector_costs: Int32
+
+    @classmethod
+    def of(cls, tables: FrequencyTables, count: int) -> TableSets:
+        """The sets of these tables.
+
+        Raises:
+            InputError: if they are not ``count`` sets.
+        """
+        if not isinstance(count, int) or count < 1:
+            raise InputError(f"expected 1 set of tables or more, found {count}")
+        if count == 1:
+            return cls(1, len(tables), tables.costs.size, np.append(tables.costs, 0)[:, None], np.zeros(1, np.int32))
+        per_set, left = divmod(len(tables) - 1, count)
+        if per_set < 1 or left:
+            raise InputError(f"expected tables for {count} sets and a selector, found {len(tables)}")
+        for name, array in (("lowest values", tables.lower), ("sizes", tables.sizes)):
+            rows = array[:-1].reshape(count, per_set)
+            if np.any(rows != rows[0]):
+                raise InputError(f"expected tables of the same {name} in each of {count} sets, found others")
+        if tables.lower[-1] != 0 or tables.sizes[-1] != count:
+            raise InputError(
+                f"expected a last table of {count} values from 0, the selector of {count} sets, "
+                f"found one of {tables.sizes[-1]} values from {tables.lower[-1]}"
+            )
+        of_sets, selector_costs = np.split(tables.costs, [-count])
+        columns = np.ascontiguousarray(of_sets.reshape(count, -1).T)
+        return cls(count, per_set, len(columns), np.pad(columns, ((0, 1), (0, 0))), selector_costs)
