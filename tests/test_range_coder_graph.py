@@ -24,32 +24,37 @@ UInt8 = NDArray[np.uint8]
 
 
 @st.composite
-def frequency_tables(draw: st.DrawFn) -> FrequencyTables:
-    precision = draw(st.integers(1, 14))
+def frequency_tables(draw: st.DrawFn, sets: int = 1) -> FrequencyTables:
+    precision = draw(st.integers((sets - 1).bit_length() or 1, 14))
     sizes = draw(st.lists(st.integers(1, min(1 << precision, 20)) | st.just(1), min_size=1, max_size=4))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    skew = draw(st.sampled_from([0.0, 1.0, 10.0, 200.0]))
-    lower = rng.integers(-400, 400, len(sizes))
+    skew = draw(st.sampled_from([0.0, 1.0, 10.0, 200.0]))  # with none, all sets are alike and may tie
+    lower = [*np.tile(rng.integers(-400, 400, len(sizes)), sets), *[0] * (sets > 1)]
+    sizes = [*sizes * sets, *[sets] * (sets > 1)]
     return FrequencyTables.from_probabilities([rng.random(n) ** skew + 1e-300 for n in sizes], lower, precision)
 
 
-def likely(tables: FrequencyTables, index: Int32, messages: int, rng: np.random.Generator) -> Int32:
-    """int32 [N, S], drawn from the tables."""
+def likely(tables: FrequencyTables, index: Int32, messages: int, rng: np.random.Generator, sets: int = 1) -> Int32:
+    """int32 [N, S], drawn from the tables; each message from those of a set."""
+    per_set = max(1, len(tables) // sets)
+    table = index + per_set * rng.integers(0, sets, (messages, 1))
     latents = np.zeros((messages, index.size), np.int32)
-    for table in range(len(tables)):
-        frequencies = tables.frequencies[tables.first[table] :][: tables.sizes[table]]
-        places = np.flatnonzero(index == table)
-        drawn = rng.choice(frequencies.size, (messages, places.size), p=frequencies / (1 << tables.precision))
-        latents[:, places] = drawn + tables.lower[table]
+    for used in np.unique(table):
+        frequencies = tables.frequencies[tables.first[used] :][: tables.sizes[used]]
+        where = table == used
+        drawn = rng.choice(frequencies.size, where.sum(), p=frequencies / (1 << tables.precision))
+        latents[where] = drawn + tables.lower[used]
     return latents
 
 
-def laplacian(count: int = 3, precision: int = 12, size: int = 19) -> FrequencyTables:
+def laplacian(count: int = 3, precision: int = 12, size: int = 19, sets: int = 1) -> FrequencyTables:
+    """Tables of the values around 0; in further sets these are less or more spread."""
     values = np.arange(size) - size // 2
-    scales = np.geomspace(0.4, 3, count)
-    return FrequencyTables.from_probabilities(
-        [np.exp(-np.abs(values) / s) for s in scales], [-(size // 2)] * count, precision
-    )
+    scales = np.outer(np.linspace(1, 2, sets), np.geomspace(0.4, 3, count)).ravel()
+    parts = [np.exp(-np.abs(values) / s) for s in scales]
+    selector = [np.arange(sets) + 1.0] * (sets > 1)
+    lower = [-(size // 2)] * len(scales) + [0] * (sets > 1)
+    return FrequencyTables.from_probabilities([*parts, *selector], lower, precision)
 
 
 # === Contract ===
@@ -67,7 +72,7 @@ def check_graph(
 ) -> list[bytes]:
     """The graph's buffers are the reference's payloads, to the last zero, and decode to the latents."""
     encode, decode = runtime.get("encode", coder.encode), runtime.get("decode", coder.decode)
-    payloads = range_coder.encode(latents, tables, index, coder.segments)
+    payloads = range_coder.encode(latents, tables, index, coder.segments, coder.sets)
     expected = buffers_of(payloads, coder.capacity)
     for found, wanted in zip(encode(latents), expected, strict=True):
         assert np.asarray(found).dtype == wanted.dtype
@@ -109,19 +114,21 @@ def corrupt(payloads: list[bytes], capacity: int, count: int, rng: np.random.Gen
 # === Eager: each example costs no trace ===
 
 
-@settings(max_examples=40, deadline=None)
-@given(frequency_tables(), st.data())
-def test_any_messages_are_coded_as_the_reference_does(tables: FrequencyTables, data: st.DataObject) -> None:
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_messages_are_coded_as_the_reference_does(data: st.DataObject) -> None:
+    sets = data.draw(st.sampled_from([1, 1, 2, 3, 16]))
+    tables = data.draw(frequency_tables(sets))
     symbols, segments, messages = (data.draw(st.integers(1, n)) for n in (24, 6, 8))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    index = rng.integers(0, len(tables), symbols, np.int32)
+    index = rng.integers(0, max(1, len(tables) // sets), symbols, np.int32)
     kind = data.draw(st.sampled_from(["likely", "uniform", "ends"]))
     if kind == "likely":
-        latents = likely(tables, index, messages, rng)
+        latents = likely(tables, index, messages, rng, sets)
     else:
         share = rng.random((messages, symbols)) if kind == "uniform" else rng.integers(0, 2, (messages, symbols))
         latents = tables.clip(tables.lower[index] + np.floor(share * tables.sizes[index]).astype(np.int32), index)
-    coder = GraphCoder(tables, index, segments)
+    coder = GraphCoder(tables, index, segments, sets)
     check_graph(coder, tables, index, latents)
 
     buffer = rng.integers(0, 256, (messages, coder.capacity)).astype(np.uint8)
@@ -130,7 +137,7 @@ def test_any_messages_are_coded_as_the_reference_does(tables: FrequencyTables, d
     assert inside(tables, index, restored)
     for row, size, latent in zip(buffer, np.clip(length, 0, coder.capacity), restored, strict=True):
         try:
-            expected = range_coder.decode([row[:size].tobytes()], tables, index, segments)
+            expected = range_coder.decode([row[:size].tobytes()], tables, index, segments, sets)
         except BitstreamError:
             continue
         np.testing.assert_array_equal(latent, expected[0])
@@ -181,6 +188,16 @@ def test_one_symbol_tables_cost_nothing(segments: int) -> None:
     assert check_graph(coder, tables, index, np.full((2, 10), 7, np.int32)) == [b"", b""]
 
 
+def test_the_lowest_of_equal_sets_is_chosen() -> None:
+    tables = FrequencyTables.from_probabilities([*[np.float64([1, 2, 1])] * 64, np.ones(64)], [0] * 65, 6)
+    index, latents = np.zeros(4, np.int32), np.int32([[0, 1, 2, 2], [1, 1, 1, 1]])
+    coder = GraphCoder(tables, index, 2, 64)
+    check_graph(coder, tables, index, latents)
+    assert not range_coder.choose_sets(latents, tables, index, 2, 64).any()
+    encode, decode = traced(coder, jit_compile=True)
+    check_graph(coder, tables, index, latents, encode=encode, decode=decode)
+
+
 def test_latents_are_clipped_to_the_support() -> None:
     tables, index = laplacian(), np.array([0, 1, 2, 1], np.int32)
     latents = np.array([[-(2**31), 2**31 - 1, 10, -10]], np.int32)
@@ -201,6 +218,8 @@ def test_refuses_what_it_cannot_code() -> None:
     for index in (np.zeros(0, np.int32), np.zeros((2, 2), np.int32), np.array([3], np.int32)):
         with pytest.raises(InputError, match="index"):
             GraphCoder(tables, index)
+    with pytest.raises(InputError, match="tables for 3 sets"):
+        GraphCoder(tables, np.zeros(4, np.int32), 1, 3)
     with pytest.raises(InputError, match="segment"):
         GraphCoder(tables, np.zeros(4, np.int32), 0)
     with pytest.raises(InputError, match="bytes"):
@@ -217,14 +236,16 @@ def traced(coder: GraphCoder, **options: Any) -> tuple[Callable[..., Any], Calla
     return encode, tf.function(coder.decode, input_signature=signature, **options)
 
 
-@pytest.mark.parametrize(("symbols", "segments"), [(300, 1), (700, 3), (6, 7)])
-def test_one_trace_serves_any_batch(symbols: int, segments: int) -> None:
+@pytest.mark.parametrize(
+    ("symbols", "segments", "sets"), [(300, 1, 1), (700, 3, 1), (6, 7, 1), (64, 1, 20), (300, 1, 2), (6, 7, 3)]
+)
+def test_one_trace_serves_any_batch(symbols: int, segments: int, sets: int) -> None:
     rng = np.random.default_rng(symbols)
-    tables, index = laplacian(), rng.integers(0, 3, symbols, np.int32)
-    coder = GraphCoder(tables, index, segments)
+    tables, index = laplacian(sets=sets), rng.integers(0, 3, symbols, np.int32)
+    coder = GraphCoder(tables, index, segments, sets)
     encode, decode = traced(coder)
     for messages in (1, 5, 0):
-        latents = likely(tables, index, messages, rng)
+        latents = likely(tables, index, messages, rng, sets)
         payloads = check_graph(coder, tables, index, latents, encode=encode, decode=decode)
         assert coder.to_bytes(*buffers_of(payloads, coder.capacity)).numpy().tolist() == payloads
     buffer, length = corrupt(payloads or [b"\5"], coder.capacity, 300, rng)
@@ -241,12 +262,13 @@ def test_strings() -> None:
     assert coder.decode(buffer, length).shape == (4, 8)
 
 
-def test_xla() -> None:
+@pytest.mark.parametrize("sets", [1, 5])
+def test_xla(sets: int) -> None:
     rng = np.random.default_rng(9)
-    tables, index = laplacian(), rng.integers(0, 3, 22, np.int32)
-    coder = GraphCoder(tables, index, segments=2)
+    tables, index = laplacian(sets=sets), rng.integers(0, 3, 22, np.int32)
+    coder = GraphCoder(tables, index, 2, sets)
     encode, decode = traced(coder, jit_compile=True)
-    payloads = check_graph(coder, tables, index, likely(tables, index, 4, rng), encode=encode, decode=decode)
+    payloads = check_graph(coder, tables, index, likely(tables, index, 4, rng, sets), encode=encode, decode=decode)
     assert inside(tables, index, decode(*corrupt(payloads, coder.capacity, 4, rng)).numpy())
 
 
@@ -287,11 +309,11 @@ class LiteCoder:
         )
 
 
-@pytest.fixture(scope="module", params=[(24, 1), (300, 2)], ids=str)
+@pytest.fixture(scope="module", params=[(24, 1, 1), (300, 2, 1), (24, 1, 16), (150, 8, 3)], ids=str)
 def lite(request: pytest.FixtureRequest) -> tuple[FrequencyTables, Int32, GraphCoder, LiteCoder]:
-    symbols, segments = request.param
-    tables, index = laplacian(), np.arange(symbols, dtype=np.int32) % 3
-    coder = GraphCoder(tables, index, segments)
+    symbols, segments, sets = request.param
+    tables, index = laplacian(sets=sets), np.arange(symbols, dtype=np.int32) % 3
+    coder = GraphCoder(tables, index, segments, sets)
     return tables, index, coder, LiteCoder(coder)
 
 
@@ -300,7 +322,7 @@ Lite = tuple[FrequencyTables, Int32, GraphCoder, LiteCoder]
 
 def test_litert_makes_and_reads_the_same_bytes(lite: Lite) -> None:
     tables, index, coder, converted = lite
-    latents = likely(tables, index, 40, np.random.default_rng(1))
+    latents = likely(tables, index, 40, np.random.default_rng(1), coder.sets)
     latents[0], latents[1] = tables.lower[index], tables.clip(np.zeros(index.size, np.int32), index)
     check_graph(coder, tables, index, latents, encode=converted.encode, decode=converted.decode)
 
@@ -320,7 +342,8 @@ def test_litert_uses_builtin_operators_and_static_shapes(lite: Lite) -> None:
 def test_litert_decodes_anything_into_the_support(lite: Lite) -> None:
     tables, index, coder, converted = lite
     rng = np.random.default_rng(2)
-    payloads = range_coder.encode(likely(tables, index, 50, rng), tables, index, coder.segments)
+    latents = likely(tables, index, 50, rng, coder.sets)
+    payloads = range_coder.encode(latents, tables, index, coder.segments, coder.sets)
     buffer, length = corrupt(payloads, coder.capacity, 300, rng)
     restored = converted.decode(buffer, length)
     assert inside(tables, index, restored)

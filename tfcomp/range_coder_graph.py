@@ -27,6 +27,12 @@ The decoder's search runs over ``keys``: for each table the starts in coding ord
 ``u >= 2**(22 - P)``, ``u * END >= range``, and the last symbol's upper bound is ``min(u * END, range)``, its remainder
 included. Any bytes decode to symbols, and no symbols shift more digits than a segment can have: no read leaves the
 buffer. Lengths are clamped, and bytes past the end of a segment or of the payload are zero.
+
+Among sets of tables (see `tfcomp.range_coder`), the encoder chooses by a gather of ``[V, M]`` costs, a sum, and the
+least; the selector is one step more in front. The decoder takes one step for it before its loop. All that belongs to
+set ``m`` lies at an equal distance from what belongs to set 0, which padding, the last of everywhere, is kept from::
+
+    positions   + m * V,    keys   + m * (V + T),    what they are raised by   + m * T * (END + 1)
 """
 
 from __future__ import annotations
@@ -41,7 +47,7 @@ import tensorflow as tf
 from tfcomp.errors import InputError
 from tfcomp.lanes import DIGIT_BITS, LEAST_BITS, RANGE_BITS
 from tfcomp.range_coder import LENGTH_BYTES, max_payload_bytes
-from tfcomp.tables import FrequencyTables, Int32
+from tfcomp.tables import FrequencyTables, Int32, TableSets
 
 Tensor = Any  # tf.Tensor; TensorFlow ships no types
 
@@ -60,30 +66,34 @@ class GraphCoder:
     Attributes:
         symbols: ``S``.
         segments: ``K``.
+        sets: ``M``.
         capacity: ``MAX``, bytes of a payload buffer: what no payload exceeds, and at least 1.
     """
 
-    def __init__(self, tables: FrequencyTables, index: Int32, segments: int = 1) -> None:
+    def __init__(self, tables: FrequencyTables, index: Int32, segments: int = 1, sets: int = 1) -> None:
         """Prepares the constants.
 
         Args:
             tables: the frequency tables.
-            index: int32 [S], the table of each latent; ``S >= 1``.
+            index: int32 [S], the table of each latent, within a set; ``S >= 1``.
             segments: ``K``, in how many segments each message is coded.
+            sets: ``M``, how many sets the tables are.
 
         Raises:
-            InputError: if the index or the segments do not fit the tables or int32, or a segment its two-byte length.
+            InputError: if the index, the segments or the sets do not fit the tables or int32, or a segment its two-byte
+                length.
         """
         index = np.asarray(index)
         if index.ndim != 1 or index.size < 1:
             raise InputError(f"expected the index as int32 [S] of one latent or more, found shape {index.shape}")
-        self.symbols, self.segments = index.size, segments
-        self.capacity = max(1, max_payload_bytes(tables, index, segments))
+        self.symbols, self.segments, self.sets = index.size, segments, sets
+        self.capacity = max(1, max_payload_bytes(tables, index, segments, sets))
+        self._of_sets = of_sets = TableSets.of(tables, sets)
         self._precision = tables.precision
         self._per_segment = -(-self.symbols // segments)
         self._nesting = _nesting(self._per_segment)
         pieces = [index[k : k + self._per_segment] for k in range(0, self.symbols, self._per_segment)]
-        self._digits = max(1, *(max_payload_bytes(tables, piece) for piece in pieces))
+        self._digits = max(1, *(max_payload_bytes(tables, piece, 1, sets) for piece in pieces))
         end = (1 << tables.precision) + (1 << max(0, 2 * tables.precision - LEAST_BITS))
         if max((len(tables) + 1) * (end + 1), segments * (self._digits + 4), self.capacity) > 2**30:
             raise InputError(
@@ -110,10 +120,15 @@ class GraphCoder:
         self._keys, self._bounds = keys.astype(np.int32), bounds[order].astype(np.int32)
         self._values = np.append(values, np.zeros(len(tables) + 2))[order].astype(np.int32)
         table = np.append(index, len(tables))[self._layout()]
+        # The selector's table, of a segment that has latents: its first step is no padding.
+        table = np.concatenate([np.where(table[:1] < len(tables), len(tables) - 1, len(tables)), table])
         first_key = np.append(tables.first, tables.frequencies.size)[table] + table
         raised = table * (end + 1)
+        self._selector = np.where(table[0] < len(tables), sets * of_sets.values, self._starts.size - 1).astype(np.int32)
+        self._padding_key, self._padding_raised = tables.frequencies.size + len(tables), len(tables) * (end + 1)
+        self._next_set_key, self._next_set_raised = of_sets.values + of_sets.tables, of_sets.tables * (end + 1)
         # Few symbols: compare each slot with all starts of its table but the first. Many: search among the keys.
-        self._in_rows = segments == 1 and widest * first_key.size <= ROWS
+        self._in_rows = segments == sets == 1 and widest * (len(table) - 1) <= ROWS
         if self._in_rows:
             raised = np.minimum(keys[first_key + np.arange(1, widest + 1)] - raised, end)
         self._first_key, self._compared = first_key.astype(np.int32), raised.astype(np.int32)
@@ -130,7 +145,7 @@ class GraphCoder:
             uint8 [N, MAX], zero after the payload, and the payload's length in bytes, int32 [N].
         """
         positions = tf.minimum(tf.maximum(latents, self._lower), self._upper) + self._offset
-        positions = self._to_steps(positions, self._starts.size - 1)
+        positions = self._to_steps(positions)
         starts, slopes = tf.gather(self._starts, positions), tf.gather(self._slopes, positions)
         is_last = _mask(slopes <= 0)
 
@@ -140,7 +155,7 @@ class GraphCoder:
             return (after * tf.gather(_SHIFTS, _digits_due(after)),), range_
 
         whole = tf.fill(tf.shape(positions)[1:], 1 << RANGE_BITS)
-        (last,), ranges = _scan(step, (whole,), (slopes, is_last), self._nesting)
+        (last,), ranges = _scan(step, (whole,), (slopes, is_last), _nesting(positions.shape[0]))
 
         units = _shift_right(ranges, self._precision)
         due = _digits_due(units * slopes + is_last * ranges)
@@ -241,8 +256,14 @@ class GraphCoder:
             shift, place = tf.gather(_SHIFTS, due), place + due
             return ((code - low) * shift + tf.gather(pairs, place) % shift, after * shift, place), key
 
-        whole = tf.fill(tf.shape(code), 1 << RANGE_BITS)
-        _, keys = _scan(step, (code, whole, place), (self._first_key, self._compared), self._nesting)
+        state = code, tf.fill(tf.shape(code), 1 << RANGE_BITS), place
+        first_key, compared = self._first_key[1:], self._compared[1:]
+        if self.sets > 1:
+            state, key = step(state, self._first_key[0], self._compared[0])
+            chosen = tf.gather(self._values, key)
+            first_key = tf.minimum(first_key + chosen * self._next_set_key, self._padding_key)
+            compared = tf.minimum(compared + chosen * self._next_set_raised, self._padding_raised)
+        _, keys = _scan(step, state, (first_key, compared), self._nesting)
         values = tf.transpose(tf.gather(self._values, _cut(keys, 0, 0, self._per_segment)), [1, 2, 0])
         return tf.reshape(values, [-1, self.segments * self._per_segment])[:, : self.symbols]
 
@@ -278,14 +299,30 @@ class GraphCoder:
             np.pad(places, ((0, 0), (0, steps - per_segment)), constant_values=self.symbols).T[:, None].astype(np.int32)
         )
 
-    def _to_steps(self, positions: Tensor, padding: int) -> Tensor:
-        """int32 [T, N, K] of int32 [N, S]."""
+    def _to_steps(self, positions: Tensor) -> Tensor:
+        """int32 [T, N, K], with the selector of each segment if there are several sets, of int32 [N, S], of set 0."""
+        padding = self._starts.size - 1
         missing = self.segments * self._per_segment - self.symbols
         if missing:
             positions = tf.pad(positions, [[0, 0], [0, missing]], constant_values=padding)
-        steps = tf.transpose(tf.reshape(positions, [-1, self.segments, self._per_segment]), [2, 0, 1])
-        missing = math.prod(self._nesting) - self._per_segment
+        positions = tf.reshape(positions, [-1, self.segments, self._per_segment])
+        if self.sets > 1:
+            chosen = self._cheapest_sets(positions)[..., None]
+            selector = tf.minimum(self._selector[..., None] + chosen, padding)
+            positions = tf.minimum(positions + chosen * self._of_sets.values, padding)
+            positions = tf.concat([selector, positions], axis=-1)
+        steps = tf.transpose(positions, [2, 0, 1])
+        missing = math.prod(_nesting(steps.shape[0])) - steps.shape[0]
         return tf.pad(steps, [[0, missing], [0, 0], [0, 0]], constant_values=padding) if missing else steps
+
+    def _cheapest_sets(self, positions: Tensor) -> Tensor:
+        """int32 [N, K], the set in which each segment costs least, the lowest of equals; positions: int32 [N, K, L]."""
+        sets = self._of_sets
+        costs = tf.gather(sets.costs, tf.minimum(positions, sets.values))
+        sums = tf.reduce_sum(costs, axis=2) + sets.selector_costs
+        # Not tf.argmin, which does not say which of equals it takes.
+        least = sums <= tf.reduce_min(sums, axis=-1, keepdims=True)
+        return tf.reduce_min(tf.where(least, tf.range(sets.count), sets.count), axis=-1)
 
 
 _SHIFTS = np.array([1, DIGIT, DIGIT * DIGIT], np.int32)
