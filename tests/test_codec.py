@@ -57,6 +57,41 @@ def test_payloads_decode_exactly_to_the_latents_that_were_coded(kind: str, model
     assert evaluate.psnr_db(test, restored) > evaluate.psnr_db(test, np.broadcast_to(test.mean(), test.shape))
 
 
+def test_sets_of_tables_save_bytes_of_images_that_differ_in_kind(models: dict, images: np.ndarray) -> None:
+    train, test = images[:1000], images[1000:]
+    one, several = (Codec.freeze(models["rate"], train, sets=sets) for sets in (1, 6))
+    latents = several.encode(test)
+    payloads, report = several.compress_with_report(test)
+    np.testing.assert_array_equal(several.entropy_model.decode(payloads), latents)
+    np.testing.assert_array_equal(several.decompress(payloads), several.decode(latents))
+    np.testing.assert_array_equal(latents, one.encode(test))  # what is coded does not change, only its price
+    assert report.ideal_bits / 8 < report.payload_bytes < report.ideal_bits / 8 + 0.45 * len(test)
+    assert report.payload_bytes < 0.99 * sum(map(len, one.compress(test)))
+    # The ideal is that of the cheapest set, its selector included; any of the sets alone costs as much or more.
+    entropy_model = several.entropy_model
+    within = len(entropy_model.tables) // 6
+    selector = entropy_model.tables.ideal_bits(np.arange(6, dtype=np.int32)[:, None], np.int32([6 * within]))
+    alone = [
+        selector[m, 0] + entropy_model.tables.ideal_bits(latents, entropy_model.index + np.int32(m * within)).sum(1)
+        for m in range(6)
+    ]
+    np.testing.assert_allclose(entropy_model.ideal_bits(latents), np.min(alone, axis=0), rtol=1e-3)
+    target = Codec.freeze(models["plain"], train, sets=3, target_bytes=6.0)
+    assert evaluate.measure(target, train).bytes_per_image == pytest.approx(6.0, rel=0.03)
+
+
+def test_segments_choose_their_sets_one_by_one(models: dict, images: np.ndarray) -> None:
+    whole = Codec.freeze(models["rate"], images[:1000], sets=4).entropy_model
+    parts = replace(whole, symbols_per_segment=5)
+    latents = whole.clip(np.rint(models["rate"].encoder(images[1000:])).astype(np.int32))
+    np.testing.assert_array_equal(parts.decode(parts.encode(latents)), latents)
+    sizes = [sum(map(len, model.encode(latents))) for model in (whole, parts)]
+    bits = [model.ideal_bits(latents).sum() for model in (whole, parts)]
+    overhead = sizes[1] - bits[1] / 8
+    assert sizes[0] < sizes[1]
+    assert 0 < overhead < len(latents) * (2 * (parts.segments - 1) + 0.5 * parts.segments)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_model_gives_a_curve(kind: str, models: dict, images: np.ndarray) -> None:
     points = [
@@ -121,6 +156,7 @@ def test_the_fingerprint_tells_codecs_apart(models: dict, images: np.ndarray) ->
         replace(one, offset=one.offset + np.float32(0.5)),
         replace(one, symbols_per_segment=4),
         replace(one, index=one.index[::-1].copy()),
+        Codec.freeze(models["rate"], images[:300], sets=2).entropy_model,
     ]
     assert len({model.fingerprint for model in (one, *others)}) == 1 + len(others)
 
@@ -161,6 +197,10 @@ def test_freeze_refuses_what_cannot_be(models: dict, images: np.ndarray) -> None
         Codec.freeze(model, images, target_psnr_db=99)
     with pytest.raises(InputError, match="larger step"):
         Codec.freeze(model, images, target_bytes=1e6)
+    with pytest.raises(InputError, match=r"1 set of tables, or for the mean up to 4096, found 0 for the mean"):
+        Codec.freeze(model, images, sets=0)
+    with pytest.raises(InputError, match="found 2 for the sample"):
+        Codec.freeze(models["rate"], images, sets=2, latents="sample")
     with pytest.raises(InputError, match="calibration images of shape"):
         Codec.freeze(model, images[:, :20])
     diverged = AutoEncoder.dense((28, 28, 1), 2, hidden=(4,))

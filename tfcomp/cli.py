@@ -74,7 +74,7 @@ def export(args: argparse.Namespace) -> None:
     model = models.load_model(Path(args.run) / MODEL)
     images, _ = datasets.load_arrays(args.data or run["settings"]["data"])
     targets = {name: getattr(args, name) for name in ("step", "target_psnr_db", "target_bytes")}
-    codec = Codec.freeze(model, images, **targets)
+    codec = Codec.freeze(model, images, sets=args.sets, **targets)
     manifest = Manifest(**codec.export(args.artifact, quantize=args.quantize))
     size = sum(file["bytes"] for file in manifest.files.values())
     print(f"{args.artifact}: codec {codec.fingerprint}, {len(manifest.files)} files, {size:,} bytes")
@@ -328,6 +328,9 @@ def parser() -> argparse.ArgumentParser:
         default="float32",
         metavar="TYPE",
         help="networks of the .tflite files: float32, float16 or dynamic (8 bits) weights, or int8 throughout",
+    )
+    command.add_argument(
+        "--sets", type=_positive, default=1, help="sets of tables that compete for each message; 64 suit small images"
     )
     target = command.add_mutually_exclusive_group()
     target.add_argument("--step", type=float, help="quantization step, as a multiple of each latent's unit")

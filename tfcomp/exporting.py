@@ -105,7 +105,9 @@ class Graphs:
     """The functions of an artifact; each names its inputs by its signature and its results by a dictionary's keys."""
 
     def __init__(self, networks: KerasNetworks, entropy_model: EntropyModel) -> None:
-        self.coder = coder = GraphCoder(entropy_model.tables, entropy_model.index, entropy_model.segments)
+        self.coder = coder = GraphCoder(
+            entropy_model.tables, entropy_model.index, entropy_model.segments, entropy_model.sets
+        )
         self.networks, self.entropy_model = networks, entropy_model
         image = tf.TensorSpec([None, *networks.encoder.input_shape[1:]], tf.uint8, "image")
         latent = tf.TensorSpec([None, *entropy_model.latent_shape], tf.int32, "latent")

@@ -1,0 +1,183 @@
+"""Rate and distortion on MNIST: tfcomp, TensorFlow Compression's tutorial codec, and the classical image formats.
+
+    python benchmarks/mnist_rate_distortion.py --peer-python PYTHON --peer-script SCRIPT [--only LAMBDA] [--retrain]
+
+All learned codecs are trained on the 60,000 images in 15 epochs of batches of 128, one network per point, for
+``bits + lambda * mean squared error``, and tested on the 10,000; nothing is chosen on the test images. tfcomp's points
+are `AutoEncoder.conv` at its default widths, Adam with a warm-up and a cosine to zero, and `Codec.freeze` with sets of
+tables. Bytes are those of real payloads, which are decoded again; the classical formats write one file per image, at
+the settings of `tfcomp.classical`, on every tenth test image. Trained networks, and what the peer's script printed, are
+kept in ``runs/mnist_rate_distortion`` and used again. Results: ``benchmarks/results/mnist_rate_distortion.*``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+
+from tfcomp import Codec, classical, datasets, evaluate, load_model, plots
+from tfcomp.evaluate import Point
+from tfcomp.models import AutoEncoder
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "mnist_rate_distortion.json"
+RUNS = ROOT / "runs" / "mnist_rate_distortion"
+SHAPE = (28, 28, 1)
+EPOCHS, BATCH, SEED = 15, 128, 0
+LATENTS = {3_000: 64, 15_000: 64, 80_000: 128, 400_000: 192, 1_600_000: 192}
+"""Lambda -> latent dimensions of tfcomp's points; the last is for 30 dB."""
+PEER = {3_000: 64, 15_000: 96, 80_000: 160, 400_000: 192}
+"""The peer's four points."""
+SETS = 64
+FORMATS = ("webp", "avif", "jxl", "jpeg", "jpeg2000")
+TARGETS = {22: 8.0, 26: 4.0, 30: 2.0}
+"""PSNR in dB -> how many times tfcomp's bytes the best classical format should need."""
+
+
+def trained(rate_distortion_lambda: int, images: np.ndarray, retrain: bool) -> tuple[AutoEncoder, dict[str, Any]]:
+    """The network of one point, and what its training was."""
+    path, log = RUNS / f"{rate_distortion_lambda}.keras", RUNS / f"{rate_distortion_lambda}.json"
+    if path.exists() and log.exists() and not retrain:
+        return load_model(path), json.loads(log.read_text())
+    keras.utils.set_random_seed(SEED)
+    beta = math.prod(SHAPE) / (rate_distortion_lambda * math.log(2))
+    model = AutoEncoder.conv(SHAPE, LATENTS[rate_distortion_lambda], beta=beta)
+    steps, warm_up = EPOCHS * -(-len(images) // BATCH), 300
+    rate = keras.optimizers.schedules.CosineDecay(2e-5, steps - warm_up, 0, warmup_target=2e-3, warmup_steps=warm_up)
+    model.compile(optimizer=keras.optimizers.Adam(rate))
+    start = time.perf_counter()
+    model.fit(images, batch_size=BATCH, epochs=EPOCHS, verbose=2)
+    facts = {"epochs": EPOCHS, "steps": steps, "seconds": round(time.perf_counter() - start)}
+    RUNS.mkdir(parents=True, exist_ok=True)
+    model.save(path)
+    log.write_text(json.dumps(facts))
+    return model, facts
+
+
+def peer(args: argparse.Namespace, rate_distortion_lambda: int, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
+    """What the peer's script prints for one point."""
+    log = RUNS / f"peer-{rate_distortion_lambda}.json"
+    if not log.exists() or args.retrain:
+        if not (args.peer_python and args.peer_script):
+            raise SystemExit("--peer-python and --peer-script are needed: no run of the peer is kept")
+        with tempfile.TemporaryDirectory() as folder:
+            data = Path(folder) / "mnist.npz"
+            np.savez(data, x_train=train[..., 0], x_test=test[..., 0])
+            command = [args.peer_python, args.peer_script, data, "--epochs", str(EPOCHS)]
+            command += ["--rate-distortion-lambda", str(rate_distortion_lambda)]
+            command += ["--latent-dim", str(PEER[rate_distortion_lambda])]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        log.write_text(done.stdout.splitlines()[-1] + "\n")
+    return dict(json.loads(log.read_text()))
+
+
+def multiply_accumulates(network: keras.Model) -> int:
+    """Of one image through dense and convolutional layers."""
+    total = 0
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Dense):
+            total += layer.kernel.shape[0] * layer.kernel.shape[1]
+        elif isinstance(layer, (keras.layers.Conv2D, keras.layers.Conv2DTranspose)):
+            side = layer.input if isinstance(layer, keras.layers.Conv2DTranspose) else layer.output
+            total += math.prod(layer.kernel.shape) * math.prod(side.shape[1:3])
+    return int(total)
+
+
+def peer_decoder_multiply_accumulates(latents: int) -> int:
+    """Dense 500 and 2,450, transposed convolutions 50 -> 20 -> 1 of 5x5 at 7x7 and 14x14."""
+    return latents * 500 + 500 * 2450 + 49 * 25 * 50 * 20 + 196 * 25 * 20
+
+
+def ours(images: np.ndarray, test: np.ndarray, retrain: bool) -> tuple[dict[str, list[Point]], list[dict[str, Any]]]:
+    """The curves of tfcomp with one set of tables and with several, and the particulars of each point."""
+    curves: dict[str, list[Point]] = {"tfcomp": [], "tfcomp, one set of tables": []}
+    rows = []
+    for value in LATENTS:
+        model, facts = trained(value, images, retrain)
+        row = {"lambda": value, "latents": LATENTS[value], **facts}
+        row["decoder_macs"] = multiply_accumulates(model.decoder)
+        row["encoder_macs"] = multiply_accumulates(model.encoder)
+        for name, sets in (("tfcomp", SETS), ("tfcomp, one set of tables", 1)):
+            codec = Codec.freeze(model, images, sets=sets)
+            latents = codec.encode(test)
+            payloads, report = codec.compress_with_report(test)
+            assert np.array_equal(codec.entropy_model.decode(payloads), latents), "payloads decode to what was coded"
+            point = evaluate.measure(codec, test, f"{name}, lambda {value}")
+            curves[name].append(point)
+            row[name] = {**point.as_dict(), "ideal_bytes_per_image": report.ideal_bits / 8 / report.images}
+        print(row, flush=True)
+        rows.append(row)
+    return curves, rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", help="interpreter with tensorflow-compression 2.14")
+    parser.add_argument("--peer-script")
+    parser.add_argument(
+        "--only", type=int, choices=list(LATENTS), help="train tfcomp's network of this lambda, no more"
+    )
+    parser.add_argument("--retrain", action="store_true")
+    args = parser.parse_args()
+    train, test = datasets.load_arrays("mnist")
+    if args.only:
+        trained(args.only, train, args.retrain)
+        return
+    curves, rows = ours(train, test, args.retrain)
+    peers = [peer(args, value, train, test) for value in PEER]
+    tfc = [Point(f"lambda {row['lambda']:g}", row["bytes_per_image"], row["psnr_db"]) for row in peers]
+    some = test[::10]
+    formats = {classical.FORMATS[name].title: classical.curve(some, name) for name in FORMATS}
+
+    ratios = {}
+    for target, wanted in TARGETS.items():
+        needed = {}
+        for name, curve in formats.items():
+            if max(point.psnr_db for point in curve) >= target:
+                needed[name] = evaluate.bytes_at(curve, target)
+        best = min(needed, key=needed.__getitem__)
+        mine = evaluate.bytes_at(curves["tfcomp"], target)
+        ratios[f"{target} dB"] = {
+            "tfcomp_bytes": mine, "best_classical": best, "classical_bytes": needed[best],
+            "times": needed[best] / mine, "wanted_times": wanted,
+        }  # fmt: skip
+    result = {
+        **evaluate.provenance(["tfcomp", "tensorflow", "keras", "numpy", "pillow", "pillow-jxl-plugin"], seed=SEED),
+        "bd_rate_percent_against_tensorflow_compression": {
+            name: evaluate.bd_rate(tfc, curve) for name, curve in curves.items()
+        },
+        "classical_at_equal_psnr": ratios,
+        "tfcomp": rows,
+        "tensorflow_compression": [
+            {**row, "decoder_macs": peer_decoder_multiply_accumulates(row["latent_dim"])} for row in peers
+        ],
+        "classical": {name: [point.as_dict() for point in curve] for name, curve in formats.items()},
+        "classical_images": len(some),
+    }
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    shown = {**curves, "TensorFlow Compression": tfc, **formats}
+    figure = plots.rate_distortion(
+        {
+            name: [(p.bytes_per_image, p.psnr_db) for p in evaluate.frontier(curve) if p.psnr_db <= 36]
+            for name, curve in shown.items()
+        },
+        logarithmic=True,
+    )
+    figure.savefig(RESULTS.with_suffix(".png"), dpi=110)
+    print(json.dumps({key: result[key] for key in list(result)[4:6]}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
