@@ -137,6 +137,13 @@ def test_beta_can_change_between_steps_that_are_already_traced() -> None:
         assert logs["loss"] == pytest.approx(logs["distortion"] + beta * LN2 * logs["rate_bits"], rel=1e-5)
 
 
+def test_a_model_without_a_prior_refuses_a_price_of_rate() -> None:
+    model = small("autoencoder")
+    model.beta = 0.0
+    with pytest.raises(InputError, match=r"beta = 0, as the model was made without a prior, found 0.1"):
+        model.beta = 0.1
+
+
 def test_regularisation_losses_are_part_of_the_loss() -> None:
     image = keras.Input(SHAPE, dtype="uint8")
     penalised = keras.layers.Dense(3, kernel_regularizer=keras.regularizers.L2(1.0))
@@ -262,14 +269,19 @@ def test_denoising_trains_towards_the_given_targets() -> None:
     ("data", "message"),
     [
         (images().astype("float32") / 255, "images as uint8 with values 0 to 255, found float32"),
-        (images(4, (8, 6, 3)), r"images of shape \[N, \*\(8, 6, 1\)\], found \(.*, 8, 6, 3\)"),
+        (images(4, (8, 6, 3)), r"images of shape \[N, \*\(8, 6, 1\)\], found \(.*, 8, 6, (3|None)\)"),
         (tf.data.Dataset.from_tensor_slices(images(4)), "must be batched"),
         (tf.data.Dataset.from_tensors((images(4), np.zeros(4, np.uint8))), "hold no labels"),
+        (tf.data.Dataset.from_tensors({"image": images(4)}), "images as uint8 with values 0 to 255, found dict"),
+        (tf.data.Dataset.from_tensors(["seven"]), "images as uint8 with values 0 to 255, found string"),
     ],
 )
-def test_wrong_data_gets_one_clear_error(data: object, message: str) -> None:
+@pytest.mark.parametrize("trained", [False, True])
+def test_wrong_data_gets_one_clear_error(data: object, message: str, trained: bool) -> None:
     model = small("autoencoder")
     model.compile(optimizer="sgd")
+    if trained:  # TensorFlow then knows what the step takes, and would speak first
+        model.fit(images(4), verbose=0)
     with pytest.raises(InputError, match=message):
         model.fit(data, verbose=0)
 

@@ -184,6 +184,11 @@ class LatentModel(keras.Model):
         """
         raise NotImplementedError
 
+    @property
+    def has_rate(self) -> bool:
+        """Whether a beta can have an effect."""
+        return True
+
     # === Shapes and passes ===
 
     @property
@@ -203,6 +208,8 @@ class LatentModel(keras.Model):
     def beta(self, value: float) -> None:
         if not (math.isfinite(value) and value >= 0):
             raise InputError(f"expected a finite beta >= 0, found {value}")
+        if value > 0 and not self.has_rate:
+            raise InputError(f"expected beta = 0, as the model was made without a prior, found {value}")
         self.beta_variable.assign(value)
 
     def build(self, input_shape: Any = None) -> None:  # noqa: ARG002 - Keras calls it with one
@@ -273,13 +280,15 @@ class LatentModel(keras.Model):
             raise InputError("expected images alone, found sample weights; tfcomp's models do not use them")
         targets = images if targets is None else targets
         for name, value in (("images", images), ("targets", targets)):
-            if tf.as_dtype(value.dtype) != tf.uint8:
+            dtype = getattr(value, "dtype", type(value).__name__)
+            if dtype != tf.uint8:
+                found = getattr(dtype, "name", dtype)
+                raise InputError(f"expected {name} as uint8 with values 0 to 255, found {found}")
+            # TensorFlow leaves the rank open once it has seen two.
+            shape = tf.TensorShape(value.shape)
+            if shape.rank is None or tuple(shape[1:]) != self.image_shape:
                 raise InputError(
-                    f"expected {name} as uint8 with values 0 to 255, found {tf.as_dtype(value.dtype).name}"
-                )
-            if tuple(value.shape[1:]) != self.image_shape:
-                raise InputError(
-                    f"expected {name} of shape [N, *{self.image_shape}], found {tuple(value.shape)}; "
+                    f"expected {name} of shape [N, *{self.image_shape}], found {shape}; "
                     "a data set must be batched and hold no labels"
                 )
         return images, ops.cast(targets, "float32") / 255

@@ -82,6 +82,10 @@ class AutoEncoder(LatentModel):
     def latent_network(self) -> keras.Model:
         return self.encoder
 
+    @property
+    def has_rate(self) -> bool:
+        return self.prior is not None
+
     def objective(self, images: Any, targets: Any, training: bool) -> Terms:
         latent = self.encoder(images, training=training)
         if self.prior is None:
