@@ -2,7 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
-BENCHMARKS ?= $(wildcard benchmarks/[a-z]*.py)
+# benchmarks/litert_js.py is a part of runtime_exactness.py.
+BENCHMARKS ?= $(filter-out benchmarks/litert_js.py,$(wildcard benchmarks/[a-z]*.py))
 
 .PHONY: demo test lint format slow golden notebooks test-notebooks benchmark web clean
 
