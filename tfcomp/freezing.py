@@ -40,7 +40,7 @@ from tfcomp import table_sets
 from tfcomp.codec import Codec, EntropyModel, Images
 from tfcomp.datasets import as_images
 from tfcomp.errors import InputError
-from tfcomp.models import LatentModel
+from tfcomp.latent_model import LatentModel, Quantizer
 from tfcomp.tables import FrequencyTables, Int32
 
 PSEUDO_COUNT = 32.0
@@ -119,7 +119,7 @@ def freeze(
         step = fit.solve_bytes(target_bytes)
     elif target_psnr_db is not None:
         step = fit.solve(fit.psnr_db, target_psnr_db, "target_psnr_db", limit=fit.unquantized_psnr_db())
-    elif step is None and fit.trained_for_rate:
+    elif step is None and model.quantizers:
         step = 1.0
     elif step is None:
         target = fit.unquantized_psnr_db() - DEFAULT_LOSS_DB
@@ -135,8 +135,6 @@ class _Fit:
         self.model, self.images, self.precision, self.sets = model, images, precision, sets
         # Copies, so that training the model further does not change a codec that was frozen before.
         self.encoder, self.decoder = frozen(model.latent_network), frozen(model.decoder)
-        self.prior = getattr(model, "prior", None)
-        self.trained_for_rate = self.prior is not None
         self.latents = _batched(lambda x: self.encoder(x, training=False), images).astype(np.float32)
         if not np.all(np.isfinite(self.latents)):
             raise InputError("expected finite latents, found NaN or infinity: the model's weights or training diverged")
@@ -144,20 +142,15 @@ class _Fit:
         self.channels = self.shape[-1]
 
     @cached_property
-    def offset(self) -> Float32:
-        """float32 [C]: what the integer 0 stands for when the mean is coded."""
-        if self.trained_for_rate:
-            return np.zeros(self.channels, np.float32)
-        return np.median(self.latents.reshape(-1, self.channels), axis=0).astype(np.float32)
-
-    @cached_property
-    def unit(self) -> Float32:
-        """float32 [C]: the unit of each channel's step; see the module's docstring."""
-        if self.trained_for_rate:
-            return np.ones(self.channels, np.float32)
+    def quantizer(self) -> Quantizer:
+        """The unit of each channel's step, and what the integer 0 stands for; see the module's docstring."""
+        if self.model.quantizers:
+            return self.model.quantizers[-1]
+        latents = self.latents.reshape(-1, self.channels)
         # A million deviations round to zero as surely as infinity would, and stay finite in float32.
-        widest = 1e6 * np.maximum(self.latents.reshape(-1, self.channels).std(axis=0), 1e-6)
-        return np.minimum(1 / np.sqrt(np.maximum(self._sensitivity(), 1e-30)), widest).astype(np.float32)
+        widest = 1e6 * np.maximum(latents.std(axis=0), 1e-6)
+        unit = np.minimum(1 / np.sqrt(np.maximum(self._sensitivity(), 1e-30)), widest)
+        return Quantizer(unit.astype(np.float32), np.median(latents, axis=0).astype(np.float32), None)
 
     def _sensitivity(self, examples: int = 512, probes: int = 8) -> NDArray[np.float64]:
         """float64 [C]: mean of ``sum_pixels (d pixel / d latent)^2``, by random projections of the Jacobian's rows.
@@ -178,18 +171,18 @@ class _Fit:
 
     def quantize(self, step: float) -> Int32:
         """int32 [N, *latent_shape]: the calibration latents as integers."""
-        return quantize(self.latents, self.unit * np.float32(step), self.offset)
+        return quantize(self.latents, self.quantizer.unit * np.float32(step), self.quantizer.offset)
 
     def entropy_model(self, step: float, sets: int) -> EntropyModel:
         """The mean in steps of ``step`` units: one table for each channel, in each set."""
-        steps = self.unit * np.float32(step)
+        steps, offsets = self.quantizer.unit * np.float32(step), self.quantizer.offset
         integers = self.quantize(step).reshape(-1, self.channels)
-        tables = [self._table(c, values, steps[c], self.offset[c]) for c, values in enumerate(integers.T)]
+        tables = [self._table(c, values, steps[c], offsets[c]) for c, values in enumerate(integers.T)]
         channel_of = np.broadcast_to(np.arange(self.channels, dtype=np.int32), self.shape).ravel()
         if sets > 1:
             tables = self._sets(tables, integers.reshape(len(self.latents), -1), channel_of, sets)
         return self._entropy_model(
-            tables, channel_of, np.broadcast_to(steps, self.shape), np.broadcast_to(self.offset, self.shape), sets
+            tables, channel_of, np.broadcast_to(steps, self.shape), np.broadcast_to(offsets, self.shape), sets
         )
 
     @staticmethod
@@ -237,10 +230,13 @@ class _Fit:
             )
         counts = np.bincount(values - low, minlength=high - low + 1).astype(np.float64)
         support = np.arange(low, high + 1)
-        if self.prior is not None:
+        prior = self.quantizer.prior
+        if prior is not None:
+            # The prior is that of the latent in its channel's units.
+            unit, zero = self.quantizer.unit[channel], self.quantizer.offset[channel]
             centres = np.zeros((len(support), self.channels), np.float32)
-            centres[:, channel] = support * step + offset
-            mass = np.exp(np.asarray(self.prior.log_mass(centres, step), np.float64)[:, channel])
+            centres[:, channel] = (support * step + offset - zero) / unit
+            mass = np.exp(np.asarray(prior.log_mass(centres, step / unit), np.float64)[:, channel])
         else:
             # A logistic of standard deviation d has scale d * sqrt(3) / pi; 1/12 is the variance of the rounding.
             scale = math.sqrt(3 * (float(values.var()) + 1 / 12)) / math.pi
@@ -266,8 +262,8 @@ class _Fit:
         return self._restored_psnr_db(self.latents[:SEARCH_IMAGES])
 
     def psnr_db(self, step: float) -> float:
-        width = self.unit * np.float32(step)
-        return self._restored_psnr_db(self.quantize(step)[:SEARCH_IMAGES] * width + self.offset)
+        unit, offset, _ = self.quantizer
+        return self._restored_psnr_db(self.quantize(step)[:SEARCH_IMAGES] * (unit * np.float32(step)) + offset)
 
     def mean_bytes(self, step: float, sets: int = 1) -> float:
         payloads = self.entropy_model(step, sets).encode(self.quantize(step)[:SEARCH_IMAGES])

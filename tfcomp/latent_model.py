@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from tfcomp import networks
 from tfcomp.errors import InputError
+from tfcomp.priors import FactorizedPrior
 
 LN2 = math.log(2.0)
 
@@ -69,6 +70,19 @@ class Terms(NamedTuple):
     distortion: Any
     rate: Any
     pixels: Any
+
+
+class Quantizer(NamedTuple):
+    """What a model was trained to have its latent rounded to: the integer ``q`` stands for ``q * unit + offset``.
+
+    Attributes:
+        unit, offset: float32 [C], for each channel of the latent; units are positive.
+        prior: of ``(latent - offset) / unit``; None if the model has none of it.
+    """
+
+    unit: NDArray[np.float32]
+    offset: NDArray[np.float32]
+    prior: FactorizedPrior | None
 
 
 @keras.saving.register_keras_serializable("tfcomp")
@@ -183,6 +197,11 @@ class LatentModel(keras.Model):
             InputError: if the model has no posterior, or one that the decoder cannot know.
         """
         raise NotImplementedError
+
+    @property
+    def quantizers(self) -> tuple[Quantizer, ...]:
+        """One for each rate that the model was trained for, of the lowest rate first; none if it left that open."""
+        return ()
 
     @property
     def has_rate(self) -> bool:

@@ -21,6 +21,7 @@ from tfcomp.latent_model import (
     Distortion,
     LatentModel,
     PeakSignalToNoise,
+    Quantizer,
     Terms,
     binary_cross_entropy,
     check_shapes,
@@ -85,6 +86,13 @@ class AutoEncoder(LatentModel):
     @property
     def has_rate(self) -> bool:
         return self.prior is not None
+
+    @property
+    def quantizers(self) -> tuple[Quantizer, ...]:
+        if self.prior is None:
+            return ()
+        channels = self.latent_shape[-1]
+        return (Quantizer(np.ones(channels, np.float32), np.zeros(channels, np.float32), self.prior),)
 
     def objective(self, images: Any, targets: Any, training: bool) -> Terms:
         latent = self.encoder(images, training=training)
