@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,24 @@ def test_any_messages_are_coded_as_the_reference_does(data: st.DataObject) -> No
         np.testing.assert_array_equal(latent, expected[0])
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_each_message_is_coded_by_its_row_of_the_index(data: st.DataObject) -> None:
+    sets = data.draw(st.sampled_from([1, 1, 2, 3]))
+    tables = data.draw(frequency_tables(sets))
+    symbols, segments, messages, rows = (data.draw(st.integers(1, n)) for n in (24, 4, 8, 5))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    index = rng.integers(0, max(1, len(tables) // sets), (rows, symbols), np.int32)
+    coder, row_of = GraphCoder(tables, index, segments, sets), rng.integers(0, rows, messages, np.int32)
+    latents = np.zeros((messages, symbols), np.int32)
+    for row in np.unique(row_of):
+        at = row_of == row
+        latents[at] = likely(tables, index[row], at.sum(), rng, sets)
+        encode, decode = partial(coder.encode, rows=row_of[at]), partial(coder.decode, rows=row_of[at])
+        check_graph(coder, tables, index[row], latents[at], encode=encode, decode=decode)
+    np.testing.assert_array_equal(coder.decode(*coder.encode(latents, row_of), row_of), latents)
+
+
 @pytest.mark.parametrize("rows", [range_coder_graph.ROWS, 0], ids=["rows", "search"])
 def test_wide_tables(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(range_coder_graph, "ROWS", rows)
@@ -215,7 +234,7 @@ def test_no_messages() -> None:
 
 def test_refuses_what_it_cannot_code() -> None:
     tables = laplacian()
-    for index in (np.zeros(0, np.int32), np.zeros((2, 2), np.int32), np.array([3], np.int32)):
+    for index in (np.zeros(0, np.int32), np.zeros((2, 2, 2), np.int32), np.array([3], np.int32)):
         with pytest.raises(InputError, match="index"):
             GraphCoder(tables, index)
     with pytest.raises(InputError, match="tables for 3 sets"):

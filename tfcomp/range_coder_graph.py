@@ -38,25 +38,18 @@ set ``m`` lies at an equal distance from what belongs to set 0, which padding, t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfcomp.errors import InputError
+from tfcomp.graph_ops import Tensor, ahead, cut, delayed, mask, nesting, of_rows, scan, scatter, shift_right
 from tfcomp.lanes import DIGIT_BITS, LEAST_BITS, RANGE_BITS
 from tfcomp.range_coder import LENGTH_BYTES, max_payload_bytes
 from tfcomp.tables import FrequencyTables, Int32, TableSets
 
-Tensor = Any  # tf.Tensor; TensorFlow ships no types
-
 DIGIT = 1 << DIGIT_BITS
 LEAST = 1 << LEAST_BITS
-# LiteRT plans the memory of a loop's body anew whenever it enters the loop, which costs the more the longer the body;
-# and each turn copies all that the loop has gathered. So: few unrolled steps, and two nested loops for a long message.
-UNROLLED, UNROLLED_IN_NESTED = 4, 8
-FLAT = 32  # the most turns of a loop that is not nested
 ROWS = 1 << 14  # entries, 4 bytes each, of the starts that the symbols of a message are compared with at once
 
 
@@ -75,7 +68,8 @@ class GraphCoder:
 
         Args:
             tables: the frequency tables.
-            index: int32 [S], the table of each latent, within a set; ``S >= 1``.
+            index: int32 [S], the table of each latent, within a set; ``S >= 1``. Or [R, S]: each message is coded by
+                the row that `encode` and `decode` are told.
             segments: ``K``, in how many segments each message is coded.
             sets: ``M``, how many sets the tables are.
 
@@ -84,15 +78,18 @@ class GraphCoder:
                 length.
         """
         index = np.asarray(index)
-        if index.ndim != 1 or index.size < 1:
-            raise InputError(f"expected the index as int32 [S] of one latent or more, found shape {index.shape}")
-        self.symbols, self.segments, self.sets = index.size, segments, sets
-        self.capacity = max(1, max_payload_bytes(tables, index, segments, sets))
+        if index.ndim not in (1, 2) or index.size < 1:
+            raise InputError(
+                f"expected the index as int32 [S] or [R, S] of one latent or more, found shape {index.shape}"
+            )
+        index = np.atleast_2d(index)
+        self.symbols, self.segments, self.sets = index.shape[1], segments, sets
+        self.capacity = max(1, *(max_payload_bytes(tables, row, segments, sets) for row in index))
         self._of_sets = of_sets = TableSets.of(tables, sets)
         self._precision = tables.precision
         self._per_segment = -(-self.symbols // segments)
-        self._nesting = _nesting(self._per_segment)
-        pieces = [index[k : k + self._per_segment] for k in range(0, self.symbols, self._per_segment)]
+        self._nesting = nesting(self._per_segment)
+        pieces = [row[k : k + self._per_segment] for row in index for k in range(0, self.symbols, self._per_segment)]
         self._digits = max(1, *(max_payload_bytes(tables, piece, 1, sets) for piece in pieces))
         end = (1 << tables.precision) + (1 << max(0, 2 * tables.precision - LEAST_BITS))
         if max((len(tables) + 1) * (end + 1), segments * (self._digits + 4), self.capacity) > 2**30:
@@ -100,8 +97,8 @@ class GraphCoder:
                 f"expected fewer tables or latents, found {len(tables)} and {self.symbols}: int32 is too small"
             )
 
-        self._lower, self._upper = tables.lower[index][None], (tables.lower + (tables.sizes - 1))[index][None]
-        self._offset = (tables.first - tables.lower)[index][None].astype(np.int32)
+        self._lower, self._upper = tables.lower[index], (tables.lower + (tables.sizes - 1))[index]
+        self._offset = (tables.first - tables.lower)[index].astype(np.int32)
         # One entry more, the only symbol of its table, pads the segments to equal length at no cost.
         self._starts = np.append(tables.starts, 0).astype(np.int32)
         is_last = tables.starts + tables.frequencies == 1 << tables.precision
@@ -119,48 +116,51 @@ class GraphCoder:
         keys = np.append(keys[order], np.full(2 * widest, 2**31 - 1))
         self._keys, self._bounds = keys.astype(np.int32), bounds[order].astype(np.int32)
         self._values = np.append(values, np.zeros(len(tables) + 2))[order].astype(np.int32)
-        table = np.append(index, len(tables))[self._layout()]
+        table = np.pad(index, ((0, 0), (0, 1)), constant_values=len(tables))[:, self._layout()].transpose(1, 0, 2)
         # The selector's table, of a segment that has latents: its first step is no padding.
         table = np.concatenate([np.where(table[:1] < len(tables), len(tables) - 1, len(tables)), table])
         first_key = np.append(tables.first, tables.frequencies.size)[table] + table
         raised = table * (end + 1)
-        self._selector = np.where(table[0] < len(tables), sets * of_sets.values, self._starts.size - 1).astype(np.int32)
+        selector = np.where(table[0, :1] < len(tables), sets * of_sets.values, self._starts.size - 1)
+        self._selector = selector.astype(np.int32)
         self._padding_key, self._padding_raised = tables.frequencies.size + len(tables), len(tables) * (end + 1)
         self._next_set_key, self._next_set_raised = of_sets.values + of_sets.tables, of_sets.tables * (end + 1)
         # Few symbols: compare each slot with all starts of its table but the first. Many: search among the keys.
-        self._in_rows = segments == sets == 1 and widest * (len(table) - 1) <= ROWS
+        self._in_rows = segments == sets == 1 and widest * table[1:].size <= ROWS
         if self._in_rows:
             raised = np.minimum(keys[first_key + np.arange(1, widest + 1)] - raised, end)
         self._first_key, self._compared = first_key.astype(np.int32), raised.astype(np.int32)
 
     # === Encoding ===
 
-    def encode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, latents: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Payload buffers and lengths.
 
         Args:
             latents: int32 [N, S]; each is clipped to its table's support.
+            rows: int32 [N], the row of the index that codes each message, if it has several.
 
         Returns:
             uint8 [N, MAX], zero after the payload, and the payload's length in bytes, int32 [N].
         """
-        positions = tf.minimum(tf.maximum(latents, self._lower), self._upper) + self._offset
+        lower, upper, offset = (of_rows(values, rows) for values in (self._lower, self._upper, self._offset))
+        positions = tf.minimum(tf.maximum(latents, lower), upper) + offset
         positions = self._to_steps(positions)
         starts, slopes = tf.gather(self._starts, positions), tf.gather(self._slopes, positions)
-        is_last = _mask(slopes <= 0)
+        is_last = mask(slopes <= 0)
 
         def step(state: tuple[Tensor, ...], slope: Tensor, is_last: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
             (range_,) = state
-            after = _shift_right(range_, self._precision) * slope + is_last * range_
+            after = shift_right(range_, self._precision) * slope + is_last * range_
             return (after * tf.gather(_SHIFTS, _digits_due(after)),), range_
 
         whole = tf.fill(tf.shape(positions)[1:], 1 << RANGE_BITS)
-        (last,), ranges = _scan(step, (whole,), (slopes, is_last), _nesting(positions.shape[0]))
+        (last,), ranges = scan(step, (whole,), (slopes, is_last), nesting(positions.shape[0]))
 
-        units = _shift_right(ranges, self._precision)
+        units = shift_right(ranges, self._precision)
         due = _digits_due(units * slopes + is_last * ranges)
         digits = self._resolve(tf.cumsum(due, axis=0, exclusive=True), units * starts, tf.reduce_sum(due, axis=0), last)
-        lengths = tf.reduce_max(_mask(digits > 0) * tf.range(1, self._digits + 1), axis=-1)
+        lengths = tf.reduce_max(mask(digits > 0) * tf.range(1, self._digits + 1), axis=-1)
         if self.segments == 1:
             return tf.cast(digits[:, 0], tf.uint8), lengths[:, 0]
         return self._join(digits, lengths)
@@ -177,30 +177,28 @@ class GraphCoder:
         lanes = tf.reshape(tf.range(tf.size(total)), tf.shape(total))
         lane = lanes * self._digits
         shape = tf.concat([tf.shape(total), [self._digits]], axis=0)
-        added = tf.reshape(_scatter(lane + emitted, added, tf.size(total) * self._digits), shape)
+        added = tf.reshape(scatter(lane + emitted, added, tf.size(total) * self._digits), shape)
         low = added % (1 << 6)
         for bits in (14, 22):
-            low = (added + _delayed(low) * DIGIT) % (1 << bits)
-        low = added + _delayed(low) * DIGIT
+            low = (added + delayed(low) * DIGIT) % (1 << bits)
+        low = added + delayed(low) * DIGIT
 
         low_end = tf.gather(tf.reshape(low, [-1]), lane + total)
-        least, most = _shift_right(low_end + (LEAST - 1), LEAST_BITS), _shift_right(low_end + range_ - 1, LEAST_BITS)
+        least, most = shift_right(low_end + (LEAST - 1), LEAST_BITS), shift_right(low_end + range_ - 1, LEAST_BITS)
         closing = most
         for bits in range(1, DIGIT_BITS + 1):
-            multiple = _shift_right(most, bits) * (1 << bits)
+            multiple = shift_right(most, bits) * (1 << bits)
             closing = tf.where(multiple >= least, multiple, closing)
         place, total = tf.range(self._digits), total[..., None]
-        digits = _shift_right(low, LEAST_BITS) * _mask(place < total) + closing[..., None] * _mask(
-            tf.equal(place, total)
-        )
+        digits = shift_right(low, LEAST_BITS) * mask(place < total) + closing[..., None] * mask(tf.equal(place, total))
 
-        ninth = _mask(digits >= DIGIT)
-        digits = digits - ninth * DIGIT + _ahead(ninth)
+        ninth = mask(digits >= DIGIT)
+        digits = digits - ninth * DIGIT + ahead(ninth)
         # A carry that enters a run of 255 leaves it: each digit asks the next one that is not 255.
-        lane = lanes[..., None] * (self._digits + 2) + tf.cumsum(_mask(tf.not_equal(digits, DIGIT - 1)), axis=-1)
-        carries = _scatter(lane, _mask(digits >= DIGIT), tf.size(lanes) * (self._digits + 2))
+        lane = lanes[..., None] * (self._digits + 2) + tf.cumsum(mask(tf.not_equal(digits, DIGIT - 1)), axis=-1)
+        carries = scatter(lane, mask(digits >= DIGIT), tf.size(lanes) * (self._digits + 2))
         digits += tf.gather(carries, lane + 1)
-        return digits * _mask(digits < DIGIT)
+        return digits * mask(digits < DIGIT)
 
     def _join(self, digits: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The payload and its length, from the segments' bytes, int32 [N, K, D], and lengths, int32 [N, K]."""
@@ -209,42 +207,43 @@ class GraphCoder:
         size = self.capacity + self._digits
         row = tf.range(tf.shape(lengths)[0])[:, None, None] * size
         # What lies after a segment is zero, and adds nothing to the segments it falls on.
-        data = _scatter(row + begin[..., None] + tf.range(self._digits), digits, tf.shape(lengths)[0] * size)
+        data = scatter(row + begin[..., None] + tf.range(self._digits), digits, tf.shape(lengths)[0] * size)
         data = tf.reshape(data, [-1, size])
-        high = _shift_right(lengths, DIGIT_BITS)
+        high = shift_right(lengths, DIGIT_BITS)
         pairs = tf.stack([lengths - high * DIGIT, high], axis=-1)[:, :-1]
-        payload = tf.concat([tf.reshape(pairs, [-1, header]), _cut(data, -1, header, self.capacity)], axis=-1)
+        payload = tf.concat([tf.reshape(pairs, [-1, header]), cut(data, -1, header, self.capacity)], axis=-1)
         total = tf.reduce_sum(lengths, axis=-1)
         return tf.cast(payload, tf.uint8), tf.where(total > 0, total + header, 0)
 
     # === Decoding ===
 
-    def decode(self, buffer: Tensor, length: Tensor) -> Tensor:
+    def decode(self, buffer: Tensor, length: Tensor, rows: Tensor | None = None) -> Tensor:
         """The latents of payloads.
 
         Args:
             buffer: uint8 [N, MAX].
             length: int32 [N], bytes of each payload; what the buffer holds after it is not read.
+            rows: as `encode` took them.
 
         Returns:
             int32 [N, S], each inside its table's support, whatever the bytes and lengths.
         """
-        data = tf.cast(buffer, tf.int32) * _mask(tf.range(self.capacity) < length[:, None])
+        data = tf.cast(buffer, tf.int32) * mask(tf.range(self.capacity) < length[:, None])
         data = data[:, None] if self.segments == 1 else self._split(data)
         # Two zero bits in front make the code's first 30 bits four bytes; then pairs of bytes.
         data = tf.pad(data, [[0, 0], [0, 0], [0, 3]])
-        data = (_delayed(data) % 4) * (DIGIT // 4) + _shift_right(data, 2)
-        pairs = data * DIGIT + _ahead(data)
+        data = (delayed(data) % 4) * (DIGIT // 4) + shift_right(data, 2)
+        pairs = data * DIGIT + ahead(data)
         code = pairs[..., 0] * DIGIT**2 + pairs[..., 2]
         place = tf.reshape(tf.range(tf.size(code)), tf.shape(code)) * (self._digits + 3) + 2
         pairs = tf.reshape(pairs, [-1])
 
         def step(state: tuple[Tensor, ...], key: Tensor, compared: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
             code, range_, place = state
-            unit = _shift_right(range_, self._precision)
+            unit = shift_right(range_, self._precision)
             slot = code // unit
             if self._in_rows:
-                key += tf.reduce_sum(_mask(compared <= slot), axis=-1, keepdims=True)
+                key += tf.reduce_sum(mask(compared <= slot), axis=-1, keepdims=True)
             else:
                 slot += compared
                 for width in self._widths:
@@ -257,14 +256,14 @@ class GraphCoder:
             return ((code - low) * shift + tf.gather(pairs, place) % shift, after * shift, place), key
 
         state = code, tf.fill(tf.shape(code), 1 << RANGE_BITS), place
-        first_key, compared = self._first_key[1:], self._compared[1:]
+        first_key, compared = (of_rows(values[1:], rows, axis=1) for values in (self._first_key, self._compared))
         if self.sets > 1:
-            state, key = step(state, self._first_key[0], self._compared[0])
+            state, key = step(state, self._first_key[0, :1], self._compared[0, :1])
             chosen = tf.gather(self._values, key)
             first_key = tf.minimum(first_key + chosen * self._next_set_key, self._padding_key)
             compared = tf.minimum(compared + chosen * self._next_set_raised, self._padding_raised)
-        _, keys = _scan(step, state, (first_key, compared), self._nesting)
-        values = tf.transpose(tf.gather(self._values, _cut(keys, 0, 0, self._per_segment)), [1, 2, 0])
+        _, keys = scan(step, state, (first_key, compared), self._nesting)
+        values = tf.transpose(tf.gather(self._values, cut(keys, 0, 0, self._per_segment)), [1, 2, 0])
         return tf.reshape(values, [-1, self.segments * self._per_segment])[:, : self.symbols]
 
     def _split(self, data: Tensor) -> Tensor:
@@ -276,7 +275,7 @@ class GraphCoder:
         place, size = tf.range(self._digits), self.capacity + self._digits
         row = tf.range(tf.shape(data)[0])[:, None, None] * size
         data = tf.reshape(tf.pad(data, [[0, 0], [0, self._digits]]), [-1])
-        return tf.gather(data, row + begin[..., None] + place) * _mask(place < lengths[..., None])
+        return tf.gather(data, row + begin[..., None] + place) * mask(place < lengths[..., None])
 
     # === Payloads as strings ===
 
@@ -292,12 +291,10 @@ class GraphCoder:
     # === From latents in order to one row for each step, and one lane for each segment ===
 
     def _layout(self) -> Int32:
-        """int32 [T, 1, K]: which latent each step of each segment codes; ``S`` where it codes none."""
+        """int32 [T, K]: which latent each step of each segment codes; ``S`` where it codes none."""
         per_segment, steps = self._per_segment, math.prod(self._nesting)
         places = np.minimum(np.arange(self.segments * per_segment), self.symbols).reshape(self.segments, per_segment)
-        return (
-            np.pad(places, ((0, 0), (0, steps - per_segment)), constant_values=self.symbols).T[:, None].astype(np.int32)
-        )
+        return np.pad(places, ((0, 0), (0, steps - per_segment)), constant_values=self.symbols).T.astype(np.int32)
 
     def _to_steps(self, positions: Tensor) -> Tensor:
         """int32 [T, N, K], with the selector of each segment if there are several sets, of int32 [N, S], of set 0."""
@@ -312,7 +309,7 @@ class GraphCoder:
             positions = tf.minimum(positions + chosen * self._of_sets.values, padding)
             positions = tf.concat([selector, positions], axis=-1)
         steps = tf.transpose(positions, [2, 0, 1])
-        missing = math.prod(_nesting(steps.shape[0])) - steps.shape[0]
+        missing = math.prod(nesting(steps.shape[0])) - steps.shape[0]
         return tf.pad(steps, [[0, missing], [0, 0], [0, 0]], constant_values=padding) if missing else steps
 
     def _cheapest_sets(self, positions: Tensor) -> Tensor:
@@ -327,90 +324,7 @@ class GraphCoder:
 
 _SHIFTS = np.array([1, DIGIT, DIGIT * DIGIT], np.int32)
 
-Step = Callable[..., tuple[tuple[Tensor, ...], Tensor]]
-
-
-def _mask(condition: Tensor) -> Tensor:
-    return tf.cast(condition, tf.int32)
-
 
 def _digits_due(range_: Tensor) -> Tensor:
     """How many digits, 0 to 2, bring a range back to ``2**22`` or more."""
-    return _mask(range_ < LEAST) + _mask(range_ < LEAST // DIGIT)
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    return tf.bitwise.right_shift(x, bits)
-
-
-def _cut(x: Tensor, axis: int, begin: int, end: int) -> Tensor:
-    """``x[begin:end]`` along an axis: SLICE, which copies rows; LiteRT's STRIDED_SLICE is ten times slower."""
-    begins, sizes = [0] * x.shape.rank, [-1] * x.shape.rank
-    begins[axis], sizes[axis] = begin, end - begin
-    return tf.slice(x, begins, sizes)
-
-
-def _delayed(x: Tensor) -> Tensor:
-    """The last axis moved one place on, a zero in front."""
-    return tf.pad(_cut(x, -1, 0, x.shape[-1] - 1), [[0, 0], [0, 0], [1, 0]])
-
-
-def _ahead(x: Tensor) -> Tensor:
-    """The last axis moved one place back, a zero at the end."""
-    return tf.pad(_cut(x, -1, 1, x.shape[-1]), [[0, 0], [0, 0], [0, 1]])
-
-
-def _scatter(places: Tensor, values: Tensor, size: Tensor) -> Tensor:
-    """int32 [size], the sums of the values that fall on each place."""
-    return tf.scatter_nd(tf.reshape(places, [-1, 1]), tf.reshape(values, [-1]), tf.reshape(size, [1]))
-
-
-def _shape(x: Tensor) -> list[Any]:
-    """The dimensions, each as a number where it is known."""
-    return [tf.shape(x)[i] if n is None else n for i, n in enumerate(x.shape)]
-
-
-def _nesting(steps: int) -> tuple[int, ...]:
-    """Turns of the outer loop, of the inner one, and unrolled steps, whose product is ``steps`` or a little more."""
-    if steps <= UNROLLED * FLAT:
-        unrolled = min(steps, UNROLLED)
-        return 1, -(-steps // unrolled), unrolled
-    turns = -(-steps // UNROLLED_IN_NESTED)
-    inner = math.isqrt(turns - 1) + 1
-    return -(-turns // inner), inner, UNROLLED_IN_NESTED
-
-
-def _scan(
-    step: Step, state: tuple[Tensor, ...], inputs: Sequence[Tensor], nesting: tuple[int, ...]
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Runs ``state, output = step(state, *inputs[t])`` for all steps in turn.
-
-    Args:
-        step: the function.
-        state: its first state.
-        inputs: each [T, ...], ``T = prod(nesting)``.
-        nesting: how many turns each loop has, the outermost first; the last are unrolled.
-
-    Returns:
-        The last state, and the outputs, [T, ...].
-    """
-    turns, rest = nesting[0], nesting[1:]
-    if not rest:
-        outputs = []
-        for row in zip(*(tf.unstack(x, num=turns) for x in inputs), strict=True):
-            state, output = step(state, *row)
-            outputs.append(output)
-        return state, tf.stack(outputs)
-    if turns == 1:
-        return _scan(step, state, inputs, rest)
-    size = math.prod(rest)
-    inputs = [tf.reshape(x, [turns, size, *_shape(x)[1:]]) for x in inputs]
-
-    def body(turn: Tensor, state: tuple[Tensor, ...], gathered: Tensor) -> tuple[Any, ...]:
-        state, output = _scan(step, state, [tf.gather(x, turn) for x in inputs], rest)
-        # Not a TensorArray: LiteRT gives its parts dynamic shapes, and plans the memory of the body anew in each turn.
-        return turn + 1, state, tf.concat([_cut(gathered, 0, 1, turns), tf.reshape(output, [1, -1])], axis=0)
-
-    gathered = tf.zeros([turns, size * tf.size(state[0])], tf.int32)
-    _, state, gathered = tf.while_loop(lambda turn, *_: turn < turns, body, (0, state, gathered), parallel_iterations=1)
-    return state, tf.reshape(gathered, [turns * size, *_shape(state[0])])
+    return mask(range_ < LEAST) + mask(range_ < LEAST // DIGIT)
