@@ -13,7 +13,7 @@ from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, Tf
 if TYPE_CHECKING:
     from tfcomp import classical, datasets, evaluate, plots
     from tfcomp.codec import Codec
-    from tfcomp.models import VAE, AutoEncoder, load_model
+    from tfcomp.models import VAE, AutoEncoder, VariableRateAutoEncoder, load_model
 
 __version__ = "0.1.0"
 
@@ -25,6 +25,7 @@ __all__ = [
     "InputError",
     "MissingDependencyError",
     "TfcompError",
+    "VariableRateAutoEncoder",
     "__version__",
     "load_model",
     "classical",
@@ -33,7 +34,8 @@ __all__ = [
     "plots",
 ]
 
-_HOME = {"AutoEncoder": "tfcomp.models", "VAE": "tfcomp.models", "load_model": "tfcomp.models", "Codec": "tfcomp.codec"}
+_HOME = dict.fromkeys(["AutoEncoder", "VAE", "VariableRateAutoEncoder", "load_model"], "tfcomp.models")
+_HOME["Codec"] = "tfcomp.codec"
 _MODULES = {"classical", "datasets", "evaluate", "plots"}
 
 

@@ -183,6 +183,10 @@ class LatentModel(keras.Model):
         """One pass: distortion and rate of each example."""
         raise NotImplementedError
 
+    def loss_of(self, terms: Terms) -> Any:
+        """The loss of each example, float32 [N]."""
+        return terms.distortion + self.beta_variable * terms.rate
+
     @property
     def latent_network(self) -> keras.Model:
         """Keras model: uint8 images -> the float latent [N, *latent_shape] that a codec quantizes."""
@@ -317,7 +321,7 @@ class LatentModel(keras.Model):
         images, targets = self._unpack(data)
         with tf.GradientTape() as tape:
             terms = self.objective(images, targets, training=True)
-            loss = ops.mean(terms.distortion + self.beta_variable * terms.rate) + sum(self.losses)
+            loss = ops.mean(self.loss_of(terms)) + sum(self.losses)
             # Replicas sum their gradients: each contributes its share of the mean over the whole batch.
             share = loss / tf.distribute.get_strategy().num_replicas_in_sync
             share = self.optimizer.scale_loss(share)
@@ -332,7 +336,7 @@ class LatentModel(keras.Model):
 
     def _log(self, targets: Any, terms: Terms) -> dict[str, Any]:
         regularisation = sum(self.losses)
-        self.loss_metric.update_state(terms.distortion + self.beta_variable * terms.rate + regularisation)
+        self.loss_metric.update_state(self.loss_of(terms) + regularisation)
         self.distortion_metric.update_state(terms.distortion)
         self.rate_metric.update_state(terms.rate / LN2)
         self.psnr_metric.update_state(targets, terms.pixels)

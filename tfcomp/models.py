@@ -1,6 +1,6 @@
-"""AutoEncoder and VAE: the two models, under one roof with the function that loads them from files.
+"""The models, under one roof with the function that loads them from files. They know nothing of bytes.
 
-What they share, the objective first of all, is in `latent_model`; the VAE is in `vae`. They know nothing of bytes.
+What they share, the objective first of all, is in `latent_model`; `vae` and `variable_rate` have the other two.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tfcomp.latent_model import (
 )
 from tfcomp.priors import FactorizedPrior
 from tfcomp.vae import VAE
+from tfcomp.variable_rate import VariableRateAutoEncoder
 
 __all__ = [
     "LN2",
@@ -38,6 +39,7 @@ __all__ = [
     "LatentModel",
     "PeakSignalToNoise",
     "Terms",
+    "VariableRateAutoEncoder",
     "binary_cross_entropy",
     "load_model",
     "squared_error",
@@ -120,9 +122,9 @@ class AutoEncoder(LatentModel):
 
 
 def load_model(path: str | Path) -> LatentModel:
-    """Load a ``.keras`` file of an `AutoEncoder` or a `VAE`, with Keras's safe mode on.
+    """Load a ``.keras`` file of one of tfcomp's models, with Keras's safe mode on.
 
-    It is ``keras.saving.load_model``, which knows the two classes once this module is imported, with errors in a line.
+    It is ``keras.saving.load_model``, which knows the classes once this module is imported, with errors in a line.
 
     Raises:
         InputError: if the file is absent, is no Keras model, or holds another kind of model.
@@ -133,5 +135,5 @@ def load_model(path: str | Path) -> LatentModel:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(f"expected a saved model of tfcomp at {path}: {reason}") from error
     if not isinstance(model, LatentModel):
-        raise InputError(f"expected an AutoEncoder or a VAE in {path}, found {type(model).__name__}")
+        raise InputError(f"expected a model of tfcomp in {path}, found {type(model).__name__}")
     return model
