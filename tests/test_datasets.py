@@ -399,6 +399,7 @@ def test_load_gives_unbatched_images_without_labels() -> None:
     train, test = datasets.load("glyphs")
     assert train.element_spec == test.element_spec == tf.TensorSpec((28, 28, 1), tf.uint8)
     assert (int(train.cardinality()), int(test.cardinality())) == (10_000, 2_000)
+    assert train.shuffle(9).batch(3).options().autotune.enabled is test.options().autotune.enabled is False
 
 
 # === tensorflow-datasets ===

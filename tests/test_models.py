@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfcomp import datasets
 from tfcomp.errors import InputError
 from tfcomp.models import LN2, VAE, AutoEncoder, LatentModel, binary_cross_entropy, squared_error
 
@@ -61,6 +62,24 @@ def test_loss_is_distortion_plus_beta_times_rate_in_fit_and_in_evaluate(kind: st
         assert logs[prefix + "loss"] == pytest.approx(logs[prefix + "distortion"] + model.beta * rate, rel=1e-5)
     assert (logs["rate_bits"] > 0) == (kind != "autoencoder")
     assert set(model.evaluate(images(), verbose=0, return_dict=True)) == {"loss", "distortion", "rate_bits", "psnr_db"}
+
+
+def test_fit_takes_every_image_of_an_array_once_an_epoch_in_a_new_order_and_without_autotuning() -> None:
+    x = np.arange(10, dtype=np.uint8)[:, None] * np.ones(3, np.uint8)
+    for shuffle in (True, False):
+        data = datasets.batches(x, 4, shuffle=shuffle)
+        assert data.options().autotune.enabled is False
+        first, second = (np.concatenate(list(data.as_numpy_iterator())) for _ in range(2))
+        assert np.array_equal(np.sort(first, axis=0), x)
+        assert np.array_equal(np.sort(second, axis=0), x)
+        assert np.array_equal(first, x) == np.array_equal(first, second) == (not shuffle)
+    model = small("autoencoder")
+    model.compile(optimizer="sgd")
+    seen = []
+    step = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
+    model.fit(images(10), batch_size=4, epochs=2, callbacks=[step], verbose=0)
+    assert seen == [0, 1, 2] * 2
+    assert "val_loss" in model.fit(images(10), validation_split=0.3, verbose=0).history
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop"])

@@ -38,7 +38,7 @@ SUFFIXES = frozenset(
 
 
 def load(source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None) -> tuple[Any, Any]:
-    """The training and the test images as two `tf.data.Dataset` of unbatched uint8 [H, W, C].
+    """The training and the test images as two `tf.data.Dataset` of unbatched uint8 [H, W, C], `untuned`.
 
     Arguments and errors are those of `load_arrays`; TensorFlow is needed besides.
     """
@@ -47,7 +47,7 @@ def load(source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | N
     except ImportError as error:
         raise MissingDependencyError(f'tf.data needs TensorFlow: pip install "tfcomp[train]" ({error})') from error
     train, test = load_arrays(source, data_dir=data_dir)
-    return tf.data.Dataset.from_tensor_slices(train), tf.data.Dataset.from_tensor_slices(test)
+    return untuned(tf.data.Dataset.from_tensor_slices(train)), untuned(tf.data.Dataset.from_tensor_slices(test))
 
 
 def load_arrays(
@@ -78,6 +78,36 @@ def load_arrays(
         return _load_numpy(path)
     found = "a file of another kind" if path.exists() else "no such file or folder"
     raise InputError(f'expected mnist, glyphs, tfds:NAME, a folder, a .npy or an .npz file, found "{name}": {found}')
+
+
+def untuned(data: tf.data.Dataset) -> tf.data.Dataset:
+    """The data set without `tf.data`'s autotuning; pipelines built on it have none either.
+
+    The thread that tunes sleeps for periods that double. The end of an iteration wakes it and waits for it, but wakes
+    it too early half of the time (seen with TensorFlow 2.14 and 2.21): an epoch then lasts up to twice as long.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return data.with_options(options)
+
+
+def batches(images: Images, size: int, *, shuffle: bool) -> tf.data.Dataset:
+    """Batches of an array, in a new order each time if shuffled; `untuned`.
+
+    Args:
+        images: [N, ...], N > 0.
+        size: of a batch; the last may be smaller.
+        shuffle: whether in random order.
+    """
+    import tensorflow as tf
+
+    held = tf.convert_to_tensor(images)
+    order = tf.data.Dataset.range(len(images))
+    if shuffle:
+        order = order.shuffle(len(images))
+    return untuned(order.batch(size).map(lambda chosen: tf.gather(held, chosen)).prefetch(2))
 
 
 def as_images(data: Any) -> Images:

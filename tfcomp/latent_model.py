@@ -24,7 +24,7 @@ import tensorflow as tf
 from keras import ops
 from numpy.typing import NDArray
 
-from tfcomp import networks
+from tfcomp import datasets, networks
 from tfcomp.errors import InputError
 from tfcomp.priors import FactorizedPrior
 
@@ -292,6 +292,13 @@ class LatentModel(keras.Model):
         return array
 
     # === The training and test steps ===
+
+    def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, epochs: int = 1, **options: Any) -> Any:
+        """Keras's `fit`. An array of images alone is read by `datasets.batches`, so that no epoch ends in a wait."""
+        for_arrays = {"validation_split", "sample_weight"} & set(options)
+        if isinstance(x, np.ndarray) and x.dtype == np.uint8 and len(x) and y is None and not for_arrays:
+            x = datasets.batches(x, batch_size or 32, shuffle=options.get("shuffle", True))
+        return super().fit(x, y, batch_size, epochs, **options)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
