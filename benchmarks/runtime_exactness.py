@@ -195,7 +195,7 @@ class LiteRT:
 
 def runtimes(codec: Codec, artifact: Path, browser: litert_js.Browser | None = None) -> dict[str, Any]:
     """All four of one exported codec, and LiteRT.js if there is a browser."""
-    graphs = exporting.Graphs(codec.networks, codec.entropy_model)
+    graphs = exporting.Graphs(codec)
     coder, shape = graphs.coder, codec.entropy_model.latent_shape
 
     @tf.function(input_signature=[tf.TensorSpec([None, *shape], tf.int32, "latent")])

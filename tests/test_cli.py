@@ -164,7 +164,7 @@ def test_a_file_of_another_codec_and_a_damaged_one_are_named(
     assert main(["export", str(artifact.parent / "run"), str(other), "--step", "3"]) == 0
     line = failure(capsys, "decompress", packed, "-o", tmp_path / "out", "--codec", other)
     assert "expected" in line
-    assert "to be made by the codec" in line
+    assert "expected payloads of the codec" in line
     packed.write_bytes(packed.read_bytes()[:-1])
     assert "truncated" in failure(capsys, "decompress", packed, "-o", tmp_path / "out", "--codec", artifact)
     tables = other / "tables.npz"

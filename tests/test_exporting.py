@@ -106,8 +106,7 @@ def test_every_runtime_makes_and_reads_the_same_payloads(
 @pytest.mark.parametrize("quantize", artifacts.QUANTIZATIONS)
 def test_quantized_networks_leave_the_coder_exact(quantize: str, codecs: dict[str, Codec], images: np.ndarray) -> None:
     codec = codecs["autoencoder"]
-    graphs = exporting.Graphs(codec.networks, codec.entropy_model)
-    files = graphs.litert(quantize, codec.encode(codec.networks.calibration[:100]))
+    files = exporting.Graphs(codec).litert(quantize, codec.networks.calibration[:100])
     networks = artifacts.LiteRTNetworks(files[artifacts.ENCODER_LATENT], files[artifacts.DECODER_LATENT])
     quantized = Codec(networks, codec.entropy_model, codec.image_shape)
     interpreters = [Interpreter(model_content=files[n]) for n in (artifacts.ENCODER_LITERT, artifacts.DECODER_LITERT)]

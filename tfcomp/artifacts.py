@@ -10,6 +10,10 @@
     encoder_latent.tflite  image uint8 [1, H, W, C] -> latent int32 [1, *latent_shape], the network alone
     decoder_latent.tflite  latent int32 [1, *latent_shape] -> image uint8 [1, H, W, C], the network alone
 
+Where the codec has several qualities, those that make or read payloads have one more input, ``quality``: int32 [N] in
+the SavedModels, [1] in the ``.tflite`` files, from 1 for the lowest; a number beyond the ends is taken for the end. The
+latent is then that of all qualities, see `qualities`.
+
 `exporting` writes it. The manifest is written last and the folder renamed into place, so that a folder with a manifest
 is whole. Nothing is loaded before its digest has been compared with the manifest's.
 """
@@ -22,14 +26,17 @@ import io
 import json
 import threading
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tfcomp.codec import Codec, EntropyModel, Images
+from tfcomp import qualities
+from tfcomp.codec import Codec, EntropyModel, Images, Networks
 from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, missing_dependency
 from tfcomp.range_coder import FORMAT_VERSION
 from tfcomp.tables import Int32
@@ -53,7 +60,7 @@ class Manifest:
     """What an artifact says of itself; this class alone reads, writes and checks it.
 
     Attributes:
-        fingerprint: hexadecimal name of payload format and tables.
+        fingerprint: hexadecimal name of payload format and tables, of the highest quality.
         image_shape: (height, width, channels), uint8.
         latent_shape: shape of one item's int32 latent.
         max_payload_bytes: ``MAX``, the size of a payload buffer in the ``.tflite`` files.
@@ -64,6 +71,7 @@ class Manifest:
         runtimes: what runs which files.
         payload_version: version of the payload format, see `range_coder`.
         artifact_version: version of this layout.
+        fingerprints: of each quality, the lowest first; an ordinary codec has one.
     """
 
     fingerprint: str
@@ -76,6 +84,7 @@ class Manifest:
     runtimes: dict[str, list[str]] = field(default_factory=lambda: dict(RUNTIMES))
     payload_version: int = FORMAT_VERSION
     artifact_version: int = ARTIFACT_VERSION
+    fingerprints: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
         (folder / MANIFEST).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
@@ -98,6 +107,7 @@ class Manifest:
                     raise BitstreamError(f"{path}: expected {name} {supported}, found {fields[name]!r}")
             for name in ("image_shape", "latent_shape"):
                 fields[name] = tuple(int(n) for n in fields[name])
+            fields["fingerprints"] = tuple(map(str, fields.get("fingerprints", [fields["fingerprint"]])))
             manifest = cls(**fields)
             for name, file in manifest.files.items():
                 if not isinstance(file["sha256"], str) or not isinstance(file["bytes"], int):
@@ -151,20 +161,21 @@ def verify(folder: Path, manifest: Manifest) -> None:
         read_checked(folder, name, manifest)
 
 
-def read_entropy_model(folder: Path, manifest: Manifest) -> EntropyModel:
-    """The artifact's entropy model; its fingerprint is recomputed and compared with the manifest's."""
+def read_entropy_models(folder: Path, manifest: Manifest) -> tuple[EntropyModel, ...]:
+    """The entropy model of each quality; their fingerprints are recomputed and compared with the manifest's."""
     content = read_checked(folder, TABLES, manifest)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            model = EntropyModel.from_arrays({name: arrays[name] for name in arrays.files})
+            models = qualities.from_arrays({name: arrays[name] for name in arrays.files})
     except BitstreamError:
         raise
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, OSError, EOFError) as error:
         raise BitstreamError(f"{folder / TABLES}: expected frequency tables, found something else: {error}") from error
-    found = model.fingerprint.hex(), model.latent_shape
-    if found != (manifest.fingerprint, manifest.latent_shape):
-        raise BitstreamError(f"{folder}: expected tables {manifest.fingerprint}, found {found[0]} of shape {found[1]}")
-    return model
+    for expected, model in zip_longest((*manifest.fingerprints, manifest.fingerprint), (*models, models[-1])):
+        found = (model.fingerprint.hex(), model.latent_shape) if model else ("none", ())
+        if found != (expected, manifest.latent_shape):
+            raise BitstreamError(f"{folder}: expected tables {expected}, found {found[0]} of shape {found[1]}")
+    return models
 
 
 def load(folder: str | Path, *, runtime: str = "litert") -> Codec:
@@ -184,7 +195,7 @@ def load(folder: str | Path, *, runtime: str = "litert") -> Codec:
         raise InputError(f"expected runtime to be one of {tuple(RUNTIMES)}, found {runtime!r}")
     folder = Path(folder)
     manifest = Manifest.read(folder)
-    entropy_model = read_entropy_model(folder, manifest)
+    models = read_entropy_models(folder, manifest)
     networks: LiteRTNetworks | TensorFlowNetworks
     if runtime == "litert":
         networks = LiteRTNetworks(
@@ -199,7 +210,14 @@ def load(folder: str | Path, *, runtime: str = "litert") -> Codec:
         raise BitstreamError(
             f"{folder}: expected an encoder of images {manifest.image_shape}, found one of {networks.image_shape}"
         )
-    return Codec(networks, entropy_model, manifest.image_shape)
+    return codec_of(networks, models, manifest.image_shape)
+
+
+def codec_of(networks: Networks, models: Sequence[EntropyModel], image_shape: tuple[int, ...]) -> Codec:
+    """The codec of an artifact's networks and of the entropy model of each of its qualities."""
+    if len(models) == 1:
+        return Codec(networks, models[0], image_shape)
+    return qualities.VariableRateCodec(networks, models, image_shape)
 
 
 class LiteRTNetworks:

@@ -86,6 +86,8 @@ def compress(args: argparse.Namespace) -> None:
     from tfcomp import container
 
     codec = _codec(args.codec)
+    if args.quality is not None:
+        codec = codec.at(args.quality)
     with _held_native_lines():
         names, images = _read_inputs([Path(path) for path in args.inputs])
     payloads, report = codec.compress_with_report(images)
@@ -110,13 +112,12 @@ def decompress(args: argparse.Namespace) -> None:
     from tfcomp.container import Archive
     from tfcomp.files import replacing_file
 
-    codec = _codec(args.codec)
+    found = _codec(args.codec)
     with Archive.open(args.input) as archive:
-        if archive.header.fingerprint != codec.entropy_model.fingerprint:
-            raise BitstreamError(
-                f"expected {args.input} to be made by the codec {codec.fingerprint} of {args.codec}, "
-                f"found that {archive.header.fingerprint.hex()} made it"
-            )
+        try:
+            codec = found.that_made(archive.header.fingerprint)
+        except BitstreamError as error:
+            raise BitstreamError(f"{args.input}: {error}; --codec is {args.codec}") from error
         targets = list(_targets(archive.metadata.get("names"), len(archive), args.input))
         folder = Path(args.output)
         there = [target for target in targets if (folder / target).exists()]
@@ -136,7 +137,11 @@ def evaluate(args: argparse.Namespace) -> None:
     from tfcomp import comparison, datasets
 
     comparison.chosen(args.against)
-    codecs = {folder: _codec(folder) for folder in args.artifacts}
+    codecs = {
+        f"{folder}, quality {quality}" if found.qualities > 1 else folder: codec
+        for folder, found in [(folder, _codec(folder)) for folder in args.artifacts]
+        for quality, codec in enumerate(found.codecs, 1)
+    }
     with _held_native_lines():
         _, test = datasets.load_arrays(args.data)
     comparison.run(codecs, test, args.data, args.against, args.out, args.images)
@@ -151,7 +156,9 @@ def info(args: argparse.Namespace) -> None:
     if (path / MANIFEST).is_file():
         manifest = Manifest.read(path)
         verify(path, manifest)
-        print(f"artifact     {path}\ncodec        {manifest.fingerprint}")
+        print(f"artifact     {path}")
+        for quality, fingerprint in enumerate(manifest.fingerprints, 1):
+            print(f"codec        {fingerprint}" + (f", quality {quality}" if len(manifest.fingerprints) > 1 else ""))
         print(f"image        uint8 {manifest.image_shape}\nlatent       int32 {manifest.latent_shape}")
         print(f"payload      at most {manifest.max_payload_bytes} bytes\n{manifest.table()}")
         for name, file in manifest.files.items():
@@ -333,7 +340,8 @@ def parser() -> argparse.ArgumentParser:
         "--sets", type=_positive, default=1, help="sets of tables that compete for each message; 64 suit small images"
     )
     target = command.add_mutually_exclusive_group()
-    target.add_argument("--step", type=float, help="quantization step, as a multiple of each latent's unit")
+    step = "quantization step, as a multiple of each latent's unit; several, falling, make as many qualities"
+    target.add_argument("--step", type=float, nargs="+", help=step)
     target.add_argument("--target-psnr-db", type=float, metavar="DB")
     target.add_argument("--target-bytes", type=float, metavar="BYTES", help="mean payload length")
 
@@ -341,6 +349,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders, or one .npy")
     command.add_argument("-o", "--output", required=True, metavar="OUT.tfz")
     command.add_argument("--codec", required=True, metavar="ARTIFACT")
+    command.add_argument(
+        "--quality", type=int, metavar="Q", help="from 1, if the codec has several; default: the highest"
+    )
 
     command = add(decompress)
     command.add_argument("input", metavar="IN.tfz")

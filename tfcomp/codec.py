@@ -223,6 +223,36 @@ class Codec:
         """Hexadecimal name of the payload format and tables; equal for every runtime of one artifact."""
         return self.entropy_model.fingerprint.hex()
 
+    # === Qualities ===
+
+    @property
+    def codecs(self) -> tuple[Codec, ...]:
+        """The codec of each quality, the lowest first: itself, or those of a `qualities.VariableRateCodec`."""
+        return (self,)
+
+    @property
+    def qualities(self) -> int:
+        """How many qualities there are to choose from."""
+        return len(self.codecs)
+
+    def at(self, quality: int) -> Codec:
+        """The codec of one quality, from 1 to `qualities`."""
+        if quality not in range(1, self.qualities + 1):
+            raise InputError(f"expected a quality from 1 to {self.qualities}, found {quality!r}")
+        return self.codecs[int(quality) - 1]
+
+    def that_made(self, fingerprint: bytes) -> Codec:
+        """The codec, among those of all qualities, whose 16-byte fingerprint a ``.tfz`` file names.
+
+        Raises:
+            BitstreamError: if it is none of them.
+        """
+        for codec in self.codecs:
+            if codec.entropy_model.fingerprint == fingerprint:
+                return codec
+        expected = " or ".join(codec.fingerprint for codec in self.codecs)
+        raise BitstreamError(f"expected payloads of the codec {expected}, found those of {fingerprint.hex()}")
+
     # === Latent level ===
 
     def encode(self, images: Any) -> Int32:
@@ -236,14 +266,15 @@ class Codec:
 
     # === Payload level ===
 
-    def compress(self, images: Any) -> list[bytes]:
+    def compress(self, images: Any, quality: int | None = None) -> list[bytes]:
         """uint8 images [N, *image_shape] -> N payloads.
 
         Args:
             images: an array or a data set; integers and floats are accepted where every value is a whole number in
                 0..255, so that nothing is rounded away unseen.
+            quality: 1 to `qualities`, in rising order of bytes. Default: the highest.
         """
-        return self.compress_with_report(images)[0]
+        return (self if quality is None else self.at(quality)).compress_with_report(images)[0]
 
     def compress_with_report(self, images: Any) -> tuple[list[bytes], CompressionReport]:
         """`compress`, and what it cost and clipped."""
@@ -259,8 +290,12 @@ class Codec:
         )
         return payloads, report
 
-    def decompress(self, payloads: Sequence[bytes]) -> Images:
+    def decompress(self, payloads: Sequence[bytes], quality: int | None = None) -> Images:
         """N payloads -> uint8 [N, *image_shape].
+
+        Args:
+            payloads: what `compress` made.
+            quality: that which `compress` was given; the payloads do not say it.
 
         Raises:
             BitstreamError: if a payload cannot have been made by this codec. A bare payload carries no checksum: bytes
@@ -268,6 +303,8 @@ class Codec:
         """
         if isinstance(payloads, (bytes, bytearray, memoryview)):
             raise InputError("expected a list of payloads, found one bytes object; wrap it in a list")
+        if quality is not None:
+            return self.at(quality).decompress(payloads)
         return self._run(self.networks.decode, self.entropy_model.decode(payloads), "decode")
 
     # === Inside ===

@@ -22,13 +22,12 @@ from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.python.convert import ConverterError
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from tfcomp import artifacts, evaluate
-from tfcomp.codec import Codec, EntropyModel, Images
+from tfcomp import artifacts, evaluate, qualities
+from tfcomp.codec import Codec, Images
 from tfcomp.errors import InputError
 from tfcomp.files import replacing_folder
-from tfcomp.freezing import KerasNetworks
+from tfcomp.keras_networks import KerasNetworks
 from tfcomp.range_coder_graph import GraphCoder
-from tfcomp.tables import Int32
 
 # Operators that LiteRT has and an artifact must not: what is kept between calls, or drawn at random.
 FORBIDDEN = {"CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "MULTINOMIAL"}
@@ -55,15 +54,13 @@ def export(codec: Codec, folder: str | Path, *, quantize: str = "float32") -> di
         InputError: on a loaded codec, an unknown quantization, or networks with an operator that LiteRT does not have
             built in, that is random or that keeps a state; the message names it.
     """
-    networks, entropy_model = codec.networks, codec.entropy_model
-    if not isinstance(networks, KerasNetworks):
-        raise InputError("expected a codec from Codec.freeze; a loaded one has no trained networks to export")
     if quantize not in artifacts.QUANTIZATIONS:
         raise InputError(f"expected quantize to be one of {artifacts.QUANTIZATIONS}, found {quantize!r}")
-    graphs = Graphs(networks, entropy_model)
+    graphs = Graphs(codec)
     with replacing_folder(folder, marker=artifacts.MANIFEST) as partial:
-        np.savez_compressed(partial / artifacts.TABLES, allow_pickle=False, **entropy_model.arrays())
-        converted = graphs.litert(quantize, codec.encode(networks.calibration))
+        arrays = qualities.arrays([one.entropy_model for one in codec.codecs])
+        np.savez_compressed(partial / artifacts.TABLES, allow_pickle=False, **arrays)
+        converted = graphs.litert(quantize)
         for name, content in converted.items():
             (partial / name).write_bytes(content)
         _save(partial / artifacts.ENCODER, {"serving_default": graphs.image_to_bytes, "latent": graphs.image_to_latent})
@@ -72,7 +69,7 @@ def export(codec: Codec, folder: str | Path, *, quantize: str = "float32") -> di
         manifest = artifacts.Manifest(
             fingerprint=codec.fingerprint,
             image_shape=codec.image_shape,
-            latent_shape=entropy_model.latent_shape,
+            latent_shape=codec.entropy_model.latent_shape,
             max_payload_bytes=graphs.coder.capacity,
             quantize=quantize,
             files={
@@ -80,54 +77,73 @@ def export(codec: Codec, folder: str | Path, *, quantize: str = "float32") -> di
                 for path in sorted(partial.rglob("*"))
                 if path.is_file()
             },
-            measured={
-                "images": len(networks.calibration),
-                **{name: _measure(codec, networks.calibration, tflite) for name, tflite in variants.items()},
-            },
+            measured={"images": len(graphs.calibration), **_measure(codec, graphs.calibration, variants)},
+            fingerprints=tuple(one.fingerprint for one in codec.codecs),
         )
         manifest.write(partial)
     return dict(vars(manifest))
 
 
-def _measure(codec: Codec, images: Images, files: Mapping[str, bytes]) -> dict[str, Any]:
+def _measure(codec: Codec, images: Images, variants: Mapping[str, Mapping[str, bytes]]) -> dict[str, Any]:
     """Payload bytes and PSNR of ``.tflite`` files on images, uint8 [N, *image_shape], and the files' sizes."""
-    networks = artifacts.LiteRTNetworks(files[artifacts.ENCODER_LATENT], files[artifacts.DECODER_LATENT])
-    point = evaluate.measure(Codec(networks, codec.entropy_model, codec.image_shape), images)
-    return {
-        "bytes_per_image": point.bytes_per_image,
-        "psnr_db": point.psnr_db,
-        "encoder_bytes": len(files[artifacts.ENCODER_LITERT]),
-        "decoder_bytes": len(files[artifacts.DECODER_LITERT]),
-    }
+    measured = {}
+    models = [one.entropy_model for one in codec.codecs]
+    for name, files in variants.items():
+        networks = artifacts.LiteRTNetworks(files[artifacts.ENCODER_LATENT], files[artifacts.DECODER_LATENT])
+        for quality, one in enumerate(artifacts.codec_of(networks, models, codec.image_shape).codecs, 1):
+            point = evaluate.measure(one, images)
+            measured[name if len(models) == 1 else f"{name}, quality {quality}"] = {
+                "bytes_per_image": point.bytes_per_image,
+                "psnr_db": point.psnr_db,
+                "encoder_bytes": len(files[artifacts.ENCODER_LITERT]),
+                "decoder_bytes": len(files[artifacts.DECODER_LITERT]),
+            }
+    return measured
 
 
 class Graphs:
-    """The functions of an artifact; each names its inputs by its signature and its results by a dictionary's keys."""
+    """The functions of an artifact; each names its inputs by its signature and its results by a dictionary's keys.
 
-    def __init__(self, networks: KerasNetworks, entropy_model: EntropyModel) -> None:
-        self.coder = coder = GraphCoder(
-            entropy_model.tables, entropy_model.index, entropy_model.segments, entropy_model.sets
+    Args:
+        codec: as `Codec.freeze` returned it. With several qualities, the functions of payloads have one more input,
+            ``quality``, int32, one number for each item.
+
+    Raises:
+        InputError: on a loaded codec.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self.several = isinstance(codec, qualities.VariableRateCodec)
+        networks = codec.fine_networks if isinstance(codec, qualities.VariableRateCodec) else codec.networks
+        if not isinstance(networks, KerasNetworks):
+            raise InputError(
+                "expected a codec from Codec.freeze; a loaded one, or one quality of several, has no networks to export"
+            )
+        models = [one.entropy_model for one in codec.codecs]
+        of, index = models[-1], np.stack([model.index for model in models])
+        self.step, self.offset = (
+            np.stack([getattr(model, name).ravel() for model in models]).astype(np.int32) for name in ("step", "offset")
         )
-        self.networks, self.entropy_model = networks, entropy_model
-        image = tf.TensorSpec([None, *networks.encoder.input_shape[1:]], tf.uint8, "image")
-        latent = tf.TensorSpec([None, *entropy_model.latent_shape], tf.int32, "latent")
+        self.networks, self.calibration = networks, networks.calibration
+        self.coder = coder = GraphCoder(of.tables, index, of.segments, of.sets)
+        image = tf.TensorSpec([None, *codec.image_shape], tf.uint8, "image")
+        latent = tf.TensorSpec([None, *of.latent_shape], tf.int32, "latent")
         payload_bytes = tf.TensorSpec([None], tf.string, "payload_bytes")
         payload = tf.TensorSpec([coder.capacity], tf.uint8, "payload")
         length = tf.TensorSpec([1], tf.int32, "length")
+        each, one = ([tf.TensorSpec([count], tf.int32, "quality")] if self.several else [] for count in (None, 1))
 
-        def encode(image: Any) -> Any:
-            return coder.encode(tf.reshape(networks.encode_graph(image), [-1, coder.symbols]))
+        def decode(buffer: Any, length: Any, quality: Any) -> Any:
+            latents = self.decode(buffer, length, quality)
+            return networks.decode_graph(tf.reshape(latents, [-1, *of.latent_shape]))
 
-        def decode(buffer: Any, length: Any) -> Any:
-            return networks.decode_graph(tf.reshape(coder.decode(buffer, length), [-1, *entropy_model.latent_shape]))
+        @tf.function(input_signature=[image, *each])
+        def image_to_bytes(image: Any, quality: Any = None) -> dict[str, Any]:
+            return {"payload_bytes": coder.to_bytes(*self.encode(networks.encode_graph(image), quality))}
 
-        @tf.function(input_signature=[image])
-        def image_to_bytes(image: Any) -> dict[str, Any]:
-            return {"payload_bytes": coder.to_bytes(*encode(image))}
-
-        @tf.function(input_signature=[payload_bytes])
-        def bytes_to_image(payload_bytes: Any) -> dict[str, Any]:
-            return {"image": decode(*coder.from_bytes(payload_bytes))}
+        @tf.function(input_signature=[payload_bytes, *each])
+        def bytes_to_image(payload_bytes: Any, quality: Any = None) -> dict[str, Any]:
+            return {"image": decode(*coder.from_bytes(payload_bytes), quality)}
 
         @tf.function(input_signature=[image])
         def image_to_latent(image: Any) -> dict[str, Any]:
@@ -137,33 +153,64 @@ class Graphs:
         def latent_to_image(latent: Any) -> dict[str, Any]:
             return {"image": networks.decode_graph(latent)}
 
-        @tf.function(input_signature=[tf.TensorSpec([1, *image.shape[1:]], tf.uint8, "image")])
-        def image_to_payload(image: Any) -> dict[str, Any]:
-            buffer, length = encode(image)
+        @tf.function(input_signature=[tf.TensorSpec([1, *codec.image_shape], tf.uint8, "image"), *one])
+        def image_to_payload(image: Any, quality: Any = None) -> dict[str, Any]:
+            buffer, length = self.encode(networks.encode_graph(image), quality)
             return {"payload": tf.reshape(buffer, [coder.capacity]), "length": length}
 
-        @tf.function(input_signature=[payload, length])
-        def payload_to_image(payload: Any, length: Any) -> dict[str, Any]:
-            return {"image": decode(tf.reshape(payload, [1, coder.capacity]), length)}
+        @tf.function(input_signature=[payload, length, *one])
+        def payload_to_image(payload: Any, length: Any, quality: Any = None) -> dict[str, Any]:
+            return {"image": decode(tf.reshape(payload, [1, coder.capacity]), length, quality)}
 
         self.image_to_bytes, self.bytes_to_image = image_to_bytes, bytes_to_image
         self.image_to_latent, self.latent_to_image = image_to_latent, latent_to_image
         self.image_to_payload, self.payload_to_image = image_to_payload, payload_to_image
 
-    def litert(self, quantize: str, latents: Int32 | None = None) -> dict[str, bytes]:
-        """The ``.tflite`` files by name; ``latents`` of the calibration images, int32 [N, *latent_shape], for int8."""
-        images: Samples = {"image": self.networks.calibration[:, None]}
+    def encode(self, latents: Any, quality: Any) -> tuple[Any, Any]:
+        """Payload buffers and lengths, of the networks' int32 latents [N, *latent_shape] and qualities, int32 [N]."""
+        latents = tf.reshape(latents, [-1, self.coder.symbols])
+        if quality is None:
+            return self.coder.encode(latents)
+        row = self._row(quality)
+        return self.coder.encode(qualities.coarse(latents, *self._scale(row)), row)
+
+    def decode(self, buffer: Any, length: Any, quality: Any) -> Any:
+        """The networks' latents, int32 [N, S], of payloads; the inverse of `encode`."""
+        if quality is None:
+            return self.coder.decode(buffer, length)
+        row = self._row(quality)
+        return qualities.fine(self.coder.decode(buffer, length, row), *self._scale(row))
+
+    def _row(self, quality: Any) -> Any:
+        return tf.clip_by_value(quality, 1, len(self.step)) - 1
+
+    def _scale(self, row: Any) -> tuple[Any, Any]:
+        return tf.gather(self.step, row), tf.gather(self.offset, row)
+
+    def litert(self, quantize: str, calibration: Images | None = None) -> dict[str, bytes]:
+        """The ``.tflite`` files by name.
+
+        Args:
+            quantize: one of `artifacts.QUANTIZATIONS`.
+            calibration: uint8 [N, *image_shape], for ``"int8"``; by default all that the codec kept. The images take
+                turns at the qualities.
+        """
+        images: Samples = {}
         latent: Samples = {}
         payload: Samples = {}
-        if latents is not None:
-            buffer, length = self.coder.encode(tf.constant(latents.reshape(len(latents), -1)))
-            latent, payload = (
-                {"latent": latents[:, None]},
-                {"payload": buffer.numpy(), "length": length.numpy()[:, None]},
-            )
+        told: Samples = {}
+        if quantize == "int8":
+            images = {"image": (self.calibration if calibration is None else calibration)[:, None]}
+            latents = np.concatenate([self.networks.encode(image) for image in images["image"]])
+            quality = np.arange(len(latents), dtype=np.int32) % len(self.step) + 1 if self.several else None
+            told = {} if quality is None else {"quality": quality[:, None]}
+            buffer, length = self.encode(tf.constant(latents), quality)
+            decoded = self.decode(buffer, length, quality).numpy().reshape(latents.shape)
+            latent = {"latent": decoded[:, None]}
+            payload = {"payload": buffer.numpy(), "length": length.numpy()[:, None]}
         return {
-            artifacts.ENCODER_LITERT: to_litert(self.image_to_payload, quantize, images),
-            artifacts.DECODER_LITERT: to_litert(self.payload_to_image, quantize, payload),
+            artifacts.ENCODER_LITERT: to_litert(self.image_to_payload, quantize, {**images, **told}),
+            artifacts.DECODER_LITERT: to_litert(self.payload_to_image, quantize, {**payload, **told}),
             artifacts.ENCODER_LATENT: to_litert(self.image_to_latent, quantize, images),
             artifacts.DECODER_LATENT: to_litert(self.latent_to_image, quantize, latent),
         }

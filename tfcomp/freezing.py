@@ -14,6 +14,9 @@ logistic fitted to the mean and deviation), so that few calibration images suffi
 support is what calibration saw and ``MARGIN`` values more on each side; a channel with one value has no margin.
 ``sets=M`` fits ``M`` such sets of tables, of which each message takes the one that suits it (see `table_sets`).
 
+Qualities. Several steps, or a model trained for several rates, make a codec of as many qualities, each with tables of
+its own; their steps and offsets are rounded to 1/256 of the finest (see `qualities`).
+
 Mean or sample. By default the latent is the posterior's mean, in steps chosen as above. ``latents="sample"`` codes an
 exact sample of the posterior the model was trained with, at the price of its rate (see `sampling`): steps and offsets
 are drawn from a seed, and every position of the latent has a table of its own, for its own step and offset. Take the
@@ -26,7 +29,8 @@ schemes that need an error independent of the image.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -40,7 +44,9 @@ from tfcomp import table_sets
 from tfcomp.codec import Codec, EntropyModel, Images
 from tfcomp.datasets import as_images
 from tfcomp.errors import InputError
+from tfcomp.keras_networks import KerasNetworks, frozen
 from tfcomp.latent_model import LatentModel, Quantizer
+from tfcomp.qualities import FINE_STEPS, MOST_STEPS, VariableRateCodec, coarse
 from tfcomp.tables import FrequencyTables, Int32
 
 PSEUDO_COUNT = 32.0
@@ -65,7 +71,7 @@ def freeze(
     model: LatentModel,
     calibration: Any,
     *,
-    step: float | None = None,
+    step: float | Sequence[float] | None = None,
     target_psnr_db: float | None = None,
     target_bytes: float | None = None,
     precision: int = 12,
@@ -76,11 +82,12 @@ def freeze(
     """Turn a trained model into a codec.
 
     Args:
-        model: an `AutoEncoder` or a `VAE`.
+        model: an `AutoEncoder`, a `VAE` or a `VariableRateAutoEncoder`.
         calibration: uint8 images like those to be compressed (an array, or a data set, batched or not). Use training
             images: steps and tables are fitted to them.
         step: multiple of each latent's unit (see the module's docstring). Default: 1 for a model trained with
-            ``beta > 0`` as an `AutoEncoder`; otherwise what costs 0.5 dB against no quantization.
+            ``beta > 0`` as an `AutoEncoder`; otherwise what costs 0.5 dB against no quantization. Several, from the
+            largest to the smallest, make a codec of as many qualities. A model trained for several has its own.
         target_psnr_db: choose ``step`` so that the calibration images have this PSNR.
         target_bytes: choose ``step`` so that the mean payload of the calibration images has this many bytes.
         precision: bits of the tables' frequencies, 1 to 14.
@@ -91,7 +98,7 @@ def freeze(
         seed: of the sample's shared randomness, 0 to 2**32 - 1. A codec holds one draw of it, the same for all images.
 
     Returns:
-        A codec that runs on the Keras networks of ``model``.
+        A codec that runs on the Keras networks of ``model``, a `VariableRateCodec` where it has several qualities.
 
     Raises:
         InputError: on two of ``step`` and the targets at once, a target out of reach, too few or wrong images, latents
@@ -103,8 +110,18 @@ def freeze(
         raise InputError("expected no step and no target with latents='sample': the posterior fixes the steps")
     if sum(option is not None for option in (step, target_psnr_db, target_bytes)) > 1:
         raise InputError("expected at most one of step, target_psnr_db and target_bytes")
-    if step is not None and not (math.isfinite(step) and step > 0):
+    steps = [float(s) for s in np.atleast_1d([] if step is None else step)]
+    if not all(math.isfinite(s) and s > 0 for s in steps):
         raise InputError(f"expected a positive step, found {step}")
+    if steps != sorted(set(steps), reverse=True) or (step is not None and not steps):
+        raise InputError(f"expected one step or several from the largest to the smallest, found {step}")
+    if len(model.quantizers) > 1 and (steps or target_psnr_db or target_bytes or sets > 1 or latents == "sample"):
+        raise InputError(
+            f"expected no step, target, sets or latents for a model of {len(model.quantizers)} qualities: "
+            "each has the steps that it was trained with"
+        )
+    if len(steps) > 1 and sets > 1:
+        raise InputError(f"expected 1 set of tables for several steps, found {sets}")
     if not 1 <= sets <= 1 << precision or (sets > 1 and latents == "sample"):
         raise InputError(
             f"expected 1 set of tables, or for the mean up to {1 << precision}, found {sets} for the {latents}"
@@ -115,17 +132,23 @@ def freeze(
     fit = _Fit(model, images, precision, sets)
     if latents == "sample":
         return fit.sample_codec(seed)
+    if len(model.quantizers) > 1:
+        return fit.variable_rate_codec([(quantizer, 1.0) for quantizer in model.quantizers])
+    if len(steps) > 1:
+        return fit.variable_rate_codec([(fit.quantizer, s) for s in steps])
     if target_bytes is not None:
-        step = fit.solve_bytes(target_bytes)
+        chosen = fit.solve_bytes(target_bytes)
     elif target_psnr_db is not None:
-        step = fit.solve(fit.psnr_db, target_psnr_db, "target_psnr_db", limit=fit.unquantized_psnr_db())
-    elif step is None and model.quantizers:
-        step = 1.0
-    elif step is None:
+        chosen = fit.solve(fit.psnr_db, target_psnr_db, "target_psnr_db", limit=fit.unquantized_psnr_db())
+    elif steps:
+        (chosen,) = steps
+    elif model.quantizers:
+        chosen = 1.0
+    else:
         target = fit.unquantized_psnr_db() - DEFAULT_LOSS_DB
         # A model that has learned nothing loses less than that whatever is sent.
-        step = COARSEST if fit.psnr_db(COARSEST) >= target else fit.solve(fit.psnr_db, target, "target_psnr_db")
-    return fit.mean_codec(step)
+        chosen = COARSEST if fit.psnr_db(COARSEST) >= target else fit.solve(fit.psnr_db, target, "target_psnr_db")
+    return fit.mean_codec(chosen)
 
 
 class _Fit:
@@ -176,14 +199,25 @@ class _Fit:
     def entropy_model(self, step: float, sets: int) -> EntropyModel:
         """The mean in steps of ``step`` units: one table for each channel, in each set."""
         steps, offsets = self.quantizer.unit * np.float32(step), self.quantizer.offset
-        integers = self.quantize(step).reshape(-1, self.channels)
-        tables = [self._table(c, values, steps[c], offsets[c]) for c, values in enumerate(integers.T)]
-        channel_of = np.broadcast_to(np.arange(self.channels, dtype=np.int32), self.shape).ravel()
+        integers = self.quantize(step)
+        tables = self._tables(self.quantizer, integers, steps, offsets)
         if sets > 1:
-            tables = self._sets(tables, integers.reshape(len(self.latents), -1), channel_of, sets)
-        return self._entropy_model(
-            tables, channel_of, np.broadcast_to(steps, self.shape), np.broadcast_to(offsets, self.shape), sets
-        )
+            tables = self._sets(tables, integers.reshape(len(self.latents), -1), self.channel_of, sets)
+        return self._entropy_model(tables, self.channel_of, self._everywhere(steps), self._everywhere(offsets), sets)
+
+    def _tables(self, quantizer: Quantizer, integers: Int32, steps: Float32, offsets: Float32) -> list[Table]:
+        """One for each channel, of the integers that the latents became in steps and offsets, float32 [C]."""
+        columns = integers.reshape(-1, self.channels).T
+        return [self._table(quantizer, c, v, steps[c], offsets[c]) for c, v in enumerate(columns)]
+
+    def _everywhere(self, of_channels: Float32) -> Float32:
+        """[C] -> [*latent_shape]."""
+        return np.broadcast_to(of_channels, self.shape).copy()
+
+    @property
+    def channel_of(self) -> Int32:
+        """int32 [symbols]: the channel of each position of the latent, in C order."""
+        return np.broadcast_to(np.arange(self.channels, dtype=np.int32), self.shape).ravel()
 
     @staticmethod
     def _sets(tables: list[Table], integers: Int32, channel_of: Int32, sets: int) -> list[Table]:
@@ -200,13 +234,36 @@ class _Fit:
     def mean_codec(self, step: float) -> Codec:
         return self._codec(self.entropy_model(step, self.sets))
 
+    def variable_rate_codec(self, qualities: Sequence[tuple[Quantizer, float]]) -> VariableRateCodec:
+        """The mean at each quality in steps of so many units of a quantizer; the lowest quality first."""
+        steps = np.stack([quantizer.unit * np.float32(step) for quantizer, step in qualities])
+        offsets = np.stack([quantizer.offset for quantizer, _ in qualities])
+        fine_step = steps.min(axis=0) / np.float32(FINE_STEPS)
+        # A step of this bound is wider than the finest quality's table can be: there, all is rounded to one value.
+        steps = np.minimum(np.rint(steps / fine_step), np.float32(MOST_STEPS))
+        offsets = np.clip(np.rint(offsets / fine_step), -MOST_STEPS, MOST_STEPS)
+        fine = quantize(self.latents, fine_step, np.float32(0))
+        tables = []
+        for (quantizer, _), step, offset in zip(qualities, steps, offsets, strict=True):
+            integers = coarse(fine, step.astype(np.int32), offset.astype(np.int32))
+            tables += self._tables(quantizer, integers, step * fine_step, offset * fine_step)
+        model = self._entropy_model(tables, self.channel_of, self._everywhere(steps[0]), self._everywhere(offsets[0]))
+        models = []
+        for q, (step, offset) in enumerate(zip(steps, offsets, strict=True)):
+            index = self.channel_of + np.int32(q * self.channels)
+            models.append(replace(model, index=index, step=self._everywhere(step), offset=self._everywhere(offset)))
+        networks = self._networks(self._everywhere(fine_step), np.zeros(self.shape, np.float32))
+        return VariableRateCodec(networks, models, self.model.image_shape)
+
     def sample_codec(self, seed: int) -> Codec:
         """A sample of the posterior: one table for each position, of how its channel's means fall in its own steps."""
         steps, offsets = self.model.draw_noise(seed)
+        none = Quantizer(np.ones(self.channels, np.float32), np.zeros(self.channels, np.float32), None)
+        (quantizer,) = self.model.quantizers or (none,)
         means = self.latents.reshape(-1, self.channels)
         means = means[:: -(-len(means) // LATENTS_PER_TABLE)]
         tables = [
-            self._table(i % self.channels, quantize(means[:, i % self.channels], step, offset), step, offset)
+            self._table(quantizer, i % self.channels, quantize(means[:, i % self.channels], step, offset), step, offset)
             for i, (step, offset) in enumerate(zip(steps.ravel(), offsets.ravel(), strict=True))
         ]
         return self._codec(self._entropy_model(tables, np.arange(len(tables), dtype=np.int32), steps, offsets))
@@ -216,9 +273,9 @@ class _Fit:
     ) -> EntropyModel:
         lower, probabilities = zip(*tables, strict=True)
         frequencies = FrequencyTables.from_probabilities(probabilities, lower, self.precision)
-        return EntropyModel(frequencies, index, steps.copy(), offsets.copy(), sets=sets)
+        return EntropyModel(frequencies, index, steps, offsets, sets=sets)
 
-    def _table(self, channel: int, values: Int32, step: np.float32, offset: np.float32) -> Table:
+    def _table(self, quantizer: Quantizer, channel: int, values: Int32, step: np.float32, offset: np.float32) -> Table:
         """Smallest value and probabilities of the table that codes integers like ``values``, int32 [N]."""
         low, high = int(values.min()), int(values.max())
         if high > low:
@@ -230,13 +287,11 @@ class _Fit:
             )
         counts = np.bincount(values - low, minlength=high - low + 1).astype(np.float64)
         support = np.arange(low, high + 1)
-        prior = self.quantizer.prior
-        if prior is not None:
-            # The prior is that of the latent in its channel's units.
-            unit, zero = self.quantizer.unit[channel], self.quantizer.offset[channel]
+        if quantizer.prior is not None:
+            unit, zero = quantizer.unit[channel], quantizer.offset[channel]
             centres = np.zeros((len(support), self.channels), np.float32)
             centres[:, channel] = (support * step + offset - zero) / unit
-            mass = np.exp(np.asarray(prior.log_mass(centres, step / unit), np.float64)[:, channel])
+            mass = np.exp(np.asarray(quantizer.prior.log_mass(centres, step / unit), np.float64)[:, channel])
         else:
             # A logistic of standard deviation d has scale d * sqrt(3) / pi; 1/12 is the variance of the rounding.
             scale = math.sqrt(3 * (float(values.var()) + 1 / 12)) / math.pi
@@ -246,9 +301,12 @@ class _Fit:
         return low, counts + PSEUDO_COUNT * mass / mass.sum()
 
     def _codec(self, entropy_model: EntropyModel) -> Codec:
-        kept = self.images[:: -(-len(self.images) // KEPT_IMAGES)]
-        networks = KerasNetworks(self.encoder, self.decoder, entropy_model, kept)
+        networks = self._networks(entropy_model.step, entropy_model.offset)
         return Codec(networks, entropy_model, self.model.image_shape)
+
+    def _networks(self, steps: Float32, offsets: Float32) -> KerasNetworks:
+        kept = self.images[:: -(-len(self.images) // KEPT_IMAGES)]
+        return KerasNetworks(self.encoder, self.decoder, steps, offsets, kept)
 
     # === Choosing the step ===
 
@@ -296,57 +354,6 @@ class _Fit:
             middle = math.sqrt(finest * coarsest)
             finest, coarsest = (middle, coarsest) if measure(middle) >= target else (finest, middle)
         return finest
-
-
-class KerasNetworks:
-    """The trained networks with quantization at their inner edge, as two TensorFlow functions.
-
-    Attributes:
-        encode_graph: tf.function, uint8 [N, *image_shape] -> int32 [N, *latent_shape].
-        decode_graph: tf.function, int32 [N, *latent_shape] -> uint8 [N, *image_shape].
-        calibration: uint8 [N, *image_shape], some of the images that the codec was fitted to.
-    """
-
-    def __init__(
-        self, encoder: keras.Model, decoder: keras.Model, entropy_model: EntropyModel, calibration: Images
-    ) -> None:
-        step, offset = entropy_model.step, entropy_model.offset
-        # What the functions use is kept alive with them.
-        self.encoder, self.decoder, self.calibration = encoder, decoder, calibration
-
-        @tf.function(input_signature=[tf.TensorSpec([None, *encoder.input_shape[1:]], tf.uint8, "image")])
-        def encode_graph(image: tf.Tensor) -> tf.Tensor:
-            latent = tf.cast(encoder(image, training=False), tf.float32)
-            # Beyond 2**30 the cast to int32 would be undefined; no table reaches that far. Rounding comes last: an
-            # 8-bit network holds 1 as 0.99, which the cast would make 0.
-            return tf.cast(tf.round(tf.clip_by_value((latent - offset) / step, -(2.0**30), 2.0**30)), tf.int32)
-
-        @tf.function(input_signature=[tf.TensorSpec([None, *entropy_model.latent_shape], tf.int32, "latent")])
-        def decode_graph(latent: tf.Tensor) -> tf.Tensor:
-            pixels = decoder(tf.cast(latent, tf.float32) * step + offset, training=False)
-            return tf.cast(tf.round(tf.clip_by_value(tf.cast(pixels, tf.float32) * 255.0, 0.0, 255.0)), tf.uint8)
-
-        self.encode_graph, self.decode_graph = encode_graph, decode_graph
-
-    def encode(self, images: Images) -> Int32:
-        return np.asarray(self.encode_graph(tf.constant(images)))
-
-    def decode(self, latents: Int32) -> Images:
-        return np.asarray(self.decode_graph(tf.constant(latents)))
-
-
-def frozen(network: keras.Model) -> keras.Model:
-    """A copy that computes in float32, whatever policy ``network`` was trained under: LiteRT's floats have 32 bits."""
-
-    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if not isinstance(layer, keras.layers.InputLayer):
-            config["dtype"] = "float32"
-        return type(layer).from_config(config)
-
-    made = keras.models.clone_model(network, clone_function=copy)
-    made.set_weights(network.get_weights())
-    return made
 
 
 def quantize(latents: Float32, step: Any, offset: Any) -> Int32:

@@ -1,0 +1,67 @@
+"""Trained networks with the quantization of their latent: TensorFlow functions between uint8 images and integers."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tfcomp.codec import Images
+from tfcomp.tables import Int32
+
+Float32 = NDArray[np.float32]
+
+
+class KerasNetworks:
+    """The trained networks with quantization at their inner edge, as two TensorFlow functions.
+
+    Args:
+        encoder, decoder: the float networks.
+        step, offset: float32 [*latent_shape]; integer ``q`` at a position stands for ``q * step + offset`` there.
+        calibration: uint8 [N, *image_shape], some of the images that the codec was fitted to.
+
+    Attributes:
+        encode_graph: tf.function, uint8 [N, *image_shape] -> int32 [N, *latent_shape].
+        decode_graph: tf.function, int32 [N, *latent_shape] -> uint8 [N, *image_shape].
+    """
+
+    def __init__(
+        self, encoder: keras.Model, decoder: keras.Model, step: Float32, offset: Float32, calibration: Images
+    ) -> None:
+        # What the functions use is kept alive with them.
+        self.encoder, self.decoder, self.calibration = encoder, decoder, calibration
+
+        @tf.function(input_signature=[tf.TensorSpec([None, *encoder.input_shape[1:]], tf.uint8, "image")])
+        def encode_graph(image: tf.Tensor) -> tf.Tensor:
+            latent = tf.cast(encoder(image, training=False), tf.float32)
+            # Beyond 2**30 the cast to int32 would be undefined; no table reaches that far. Rounding comes last: an
+            # 8-bit network holds 1 as 0.99, which the cast would make 0.
+            return tf.cast(tf.round(tf.clip_by_value((latent - offset) / step, -(2.0**30), 2.0**30)), tf.int32)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, *step.shape], tf.int32, "latent")])
+        def decode_graph(latent: tf.Tensor) -> tf.Tensor:
+            pixels = decoder(tf.cast(latent, tf.float32) * step + offset, training=False)
+            return tf.cast(tf.round(tf.clip_by_value(tf.cast(pixels, tf.float32) * 255.0, 0.0, 255.0)), tf.uint8)
+
+        self.encode_graph, self.decode_graph = encode_graph, decode_graph
+
+    def encode(self, images: Images) -> Int32:
+        return np.asarray(self.encode_graph(tf.constant(images)))
+
+    def decode(self, latents: Int32) -> Images:
+        return np.asarray(self.decode_graph(tf.constant(latents)))
+
+
+def frozen(network: keras.Model) -> keras.Model:
+    """A copy that computes in float32, whatever policy ``network`` was trained under: LiteRT's floats have 32 bits."""
+
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if not isinstance(layer, keras.layers.InputLayer):
+            config["dtype"] = "float32"
+        return type(layer).from_config(config)
+
+    made = keras.models.clone_model(network, clone_function=copy)
+    made.set_weights(network.get_weights())
+    return made
