@@ -4,14 +4,15 @@
 
 One fully convolutional codec (16 and 32 filters of 5x5 with stride 2, 8 latent channels at a quarter of the size) is
 trained for moments on 28x28 and exported for each size. Each measurement is a process of its own: it loads the artifact
-with LiteRT, makes the images, and compresses and decompresses them once. Memory is the growth of the peak resident set
-over that call, from what is resident when images (or payloads) are there. Growth is linear where the exponent between
-two measurements, ``log(cost ratio) / log(size ratio)``, is 1; a fixed cost makes it smaller.
+with LiteRT, makes the images, and compresses them once, or decompresses what another left. Memory is the growth of the
+peak resident set over that call, from what is resident when images (or payloads) are there. Growth is linear where the
+exponent between two measurements, ``log(cost ratio) / log(size ratio)``, is 1; a fixed cost makes it smaller.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
 import os
@@ -28,6 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 from tfcomp import Codec, evaluate, glyphs
+from tfcomp.container import Archive, write
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 SEED = 0
@@ -82,27 +84,26 @@ def status_mib(field: str) -> float:
     return int(text.partition(f"{field}:")[2].split()[0]) / 1024
 
 
-def measure_here(folder: str, count: int, side: int) -> dict[str, Any]:
-    """One row, in this process."""
+def measure_here(way: str, folder: str, count: int, side: int, path: Path) -> dict[str, Any]:
+    """One direction, in this process: ``compress`` leaves the payloads at ``path``, ``decompress`` takes them."""
     codec = Codec.load(folder)
-    images = images_of(count, side)
-    codec.decompress(codec.compress(images[:2]))
-    row: dict[str, Any] = {"images": count, "side": side}
-
-    def call(name: str, function: Any, argument: Any) -> Any:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak restarts from what is resident now
-        resident = status_mib("VmRSS")
-        begin = time.perf_counter()
-        result = function(argument)
-        row[f"{name}_seconds"] = round(time.perf_counter() - begin, 4)
-        row[f"{name}_peak_mib"] = round(status_mib("VmHWM") - resident, 1)
-        return result
-
-    payloads = call("compress", codec.compress, images)
-    restored = call("decompress", codec.decompress, payloads)
-    row["bytes_per_image"] = round(sum(map(len, payloads)) / count, 2)
-    row["psnr_db"] = round(evaluate.psnr_db(images, restored), 2)
-    return row
+    codec.decompress(codec.compress(images_of(2, side)))  # what is made once
+    if way == "compress":
+        function, argument = codec.compress, images_of(count, side)
+    else:
+        with Archive.open(path) as archive:
+            function, argument = codec.decompress, list(archive)
+    ctypes.CDLL(None).malloc_trim(0)  # pages that are free but still resident would be used again unseen
+    Path("/proc/self/clear_refs").write_text("5")  # the peak restarts from what is resident now
+    resident = status_mib("VmRSS")
+    begin = time.perf_counter()
+    result = function(argument)
+    seconds = time.perf_counter() - begin
+    row = {f"{way}_seconds": round(seconds, 4), f"{way}_peak_mib": round(status_mib("VmHWM") - resident, 1)}
+    if way == "compress":
+        write(path, result, fingerprint=codec.entropy_model.fingerprint, item_shape=codec.image_shape)
+        return {**row, "bytes_per_image": round(sum(map(len, result)) / count, 2)}
+    return {**row, "psnr_db": round(evaluate.psnr_db(images_of(count, side), result), 2)}
 
 
 def exponents(rows: list[dict[str, Any]], size: str) -> dict[str, list[float]]:
@@ -150,11 +151,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="of each of the sides")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--artifacts", type=Path, help="a folder to keep the exported codecs in, for the next time")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        folder, count, side = args.one
-        print(json.dumps(measure_here(folder, int(count), int(side))))
+        way, folder, count, side, path = args.one
+        print(json.dumps(measure_here(way, folder, int(count), int(side), Path(path))))
         return
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -163,10 +164,12 @@ def main() -> None:
         export({side: folder for side, folder in folders.items() if not folder.is_dir()})
 
         def row(count: int, side: int) -> dict[str, Any]:
-            command = [sys.executable, __file__, "--one", str(folders[side]), str(count), str(side)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found = json.loads(done.stdout.splitlines()[-1])
-            found["pixels"] = side * side
+            found: dict[str, Any] = {"images": count, "side": side, "pixels": side * side}
+            for way in ("compress", "decompress"):
+                arguments = [way, str(folders[side]), str(count), str(side), str(Path(temporary) / "all.tfz")]
+                command = [sys.executable, __file__, "--one", *arguments]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                found |= json.loads(done.stdout.splitlines()[-1])
             print(found, flush=True)
             return found
 
