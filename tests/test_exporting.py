@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ai_edge_litert.interpreter import Interpreter
 from tfcomp import artifacts, exporting, glyphs
 from tfcomp.codec import Codec
 from tfcomp.errors import InputError
+from tfcomp.keras_networks import KerasNetworks
 from tfcomp.models import VAE, AutoEncoder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,6 +130,18 @@ def test_quantized_networks_leave_the_coder_exact(quantize: str, codecs: dict[st
     assert sum(map(len, payloads)) <= 1.03 * sum(map(len, reference))
     mean_error = np.mean((quantized.decompress(payloads).astype(float) - test) ** 2)
     assert mean_error <= 1.05 * np.mean((codec.decompress(reference).astype(float) - test) ** 2)  # 0.2 dB
+
+
+def test_8_bit_encoders_resolve_fine_steps_about_an_offset(codecs: dict[str, Codec], images: np.ndarray) -> None:
+    coarse = codecs["vae"]
+    model = replace(coarse.entropy_model, step=coarse.entropy_model.step / 200)
+    assert np.any(model.offset)
+    networks = coarse.networks
+    fine = KerasNetworks(networks.encoder, networks.decoder, model.step, model.offset, networks.calibration)
+    files = exporting.Graphs(Codec(fine, model, SHAPE)).litert("int8", networks.calibration[:100])
+    litert = artifacts.LiteRTNetworks(files[artifacts.ENCODER_LATENT], files[artifacts.DECODER_LATENT])
+    expected = fine.encode(images[1000:])
+    assert np.std(litert.encode(images[1000:]) - expected) < 2 * np.ptp(expected) / 255
 
 
 # === LiteRT files ===

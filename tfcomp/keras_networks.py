@@ -29,15 +29,17 @@ class KerasNetworks:
     def __init__(
         self, encoder: keras.Model, decoder: keras.Model, step: Float32, offset: Float32, calibration: Images
     ) -> None:
+        zero = offset / step
         # What the functions use is kept alive with them.
         self.encoder, self.decoder, self.calibration = encoder, decoder, calibration
 
         @tf.function(input_signature=[tf.TensorSpec([None, *encoder.input_shape[1:]], tf.uint8, "image")])
         def encode_graph(image: tf.Tensor) -> tf.Tensor:
-            latent = tf.cast(encoder(image, training=False), tf.float32)
+            # Not (latent - offset) / step: 8-bit networks would compute the difference in the quotient's resolution.
+            latent = tf.cast(encoder(image, training=False), tf.float32) / step - zero
             # Beyond 2**30 the cast to int32 would be undefined; no table reaches that far. Rounding comes last: an
             # 8-bit network holds 1 as 0.99, which the cast would make 0.
-            return tf.cast(tf.round(tf.clip_by_value((latent - offset) / step, -(2.0**30), 2.0**30)), tf.int32)
+            return tf.cast(tf.round(tf.clip_by_value(latent, -(2.0**30), 2.0**30)), tf.int32)
 
         @tf.function(input_signature=[tf.TensorSpec([None, *step.shape], tf.int32, "latent")])
         def decode_graph(latent: tf.Tensor) -> tf.Tensor:
