@@ -173,12 +173,16 @@ def rest_address(models: dict[tuple[str, int], Any]) -> Iterator[str]:
             try:
                 name, version = re.fullmatch(r"/v1/models/(\w+)(?:/versions/(\d+))?:predict", self.path).groups()
                 rows = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["instances"]
-                # A model of one input takes the values themselves; an object of b64 is a byte string.
-                values = [base64.b64decode(row["b64"], validate=True) if isinstance(row, dict) else row for row in rows]
-                assert len(values) <= serving.MAX_BATCH
-                (key,) = models[name, 1].signatures["serving_default"].structured_input_signature[1]
-                dtype = tf.string if name == "decoder" else tf.uint8
-                outputs = _predict(models, name, version and int(version), {key: tf.constant(values, dtype)})
+                assert len(rows) <= serving.MAX_BATCH
+                # A row is an object of all inputs; in it, an object of b64 is a byte string.
+                inputs = {}
+                for key in rows[0]:
+                    values = [row[key] for row in rows]
+                    if isinstance(values[0], dict):
+                        values = [base64.b64decode(value["b64"], validate=True) for value in values]
+                    dtype = {"image": tf.uint8, "payload_bytes": tf.string, "quality": tf.int32}[key]
+                    inputs[key] = tf.constant(values, dtype)
+                outputs = _predict(models, name, version and int(version), inputs)
                 ((key, output),) = outputs.items()
                 binary = key.endswith("_bytes")
                 found = output.numpy().tolist()
@@ -221,6 +225,24 @@ def test_client_gives_what_the_codec_gives(exported: Any, address: str) -> None:
     assert restored.dtype == np.uint8
     assert restored.shape == images.shape
     assert np.abs(restored.astype(int) - codec.decompress(payloads)).max() <= 1
+
+
+def test_client_names_the_quality(exported: Any, folder: Path, models: dict, address: str) -> None:
+    import tfcomp
+
+    images = exported[2][:IMAGES]
+    model = tfcomp.AutoEncoder.dense(images.shape[1:], latent_dim=4, hidden=(8,))
+    codec = tfcomp.Codec.freeze(model, images, step=(2, 0.25))
+    if ("encoder", 3) not in models:
+        codec.export(folder.parent / "qualities")
+        serving.export(folder.parent / "qualities", folder, version=3)
+        models.update({(name, 3): tf.saved_model.load(str(folder / name / "3")) for name in serving.MODELS})
+    client, codec = serving.Client(address, version=3), tfcomp.Codec.load(folder.parent / "qualities")
+    for quality in (1, 2):
+        payloads = client.compress(images, quality)
+        assert np.mean([a == b for a, b in zip(payloads, codec.compress(images, quality), strict=True)]) > 0.9
+        restored = client.decompress(payloads, quality).astype(int)
+        assert np.abs(restored - codec.decompress(payloads, quality)).max() <= 1
 
 
 def test_client_passes_every_byte(exported: Any, address: str) -> None:

@@ -30,6 +30,9 @@ from tfcomp.files import replacing_file, replacing_folder
 
 # Where an artifact keeps each model, in the order in which the models of a new version appear.
 MODELS = {"decoder": artifacts.DECODER, "encoder": artifacts.ENCODER}
+INPUTS = {"encoder": "image", "decoder": "payload_bytes"}
+Inputs = dict[str, NDArray[Any]]
+"""Of one request, by the names of the signature: the items, and the quality of each if the codec has several."""
 MAX_BATCH = 64
 """Most images in one request; with batching on, the server refuses more."""
 
@@ -95,7 +98,11 @@ def export(
         for model, source in MODELS.items()
     }
     images = images[:MAX_BATCH]
-    inputs = {"encoder": images, "decoder": _run(artifact / artifacts.ENCODER, images)}
+    # A codec of several qualities is warmed up at the highest.
+    quality = len(manifest.fingerprints) if len(manifest.fingerprints) > 1 else None
+    to_encode = _inputs("encoder", images, quality)
+    payloads = _run(artifact / artifacts.ENCODER, to_encode)
+    inputs = {"encoder": to_encode, "decoder": _inputs("decoder", payloads, quality)}
     for model in MODELS:
         with replacing_folder(folder / model / str(version), marker="saved_model.pb") as partial:
             for name, content in contents[model].items():
@@ -121,11 +128,12 @@ def _models_config(base_path: str) -> str:
     return str(_require("google.protobuf.text_format").MessageToString(config))
 
 
-def _write_warm_up(saved_model: Path, model: str, items: NDArray[Any]) -> None:
+def _write_warm_up(saved_model: Path, model: str, inputs: Inputs) -> None:
     """Write the warm-up requests of a model, one for each item and one for all; read them back and run them."""
     tf = _require("tensorflow")
     prediction_log_pb2 = _require("tensorflow_serving.apis.prediction_log_pb2")
-    batches = [items[i : i + 1] for i in range(len(items))] + [items]
+    items = len(inputs[INPUTS[model]])
+    batches = [{name: values[i : i + 1] for name, values in inputs.items()} for i in range(items)] + [inputs]
     logs = [prediction_log_pb2.PredictionLog() for _ in batches]
     for log, batch in zip(logs, batches, strict=True):
         log.predict_log.request.CopyFrom(_request(model, batch, None))
@@ -136,16 +144,15 @@ def _write_warm_up(saved_model: Path, model: str, items: NDArray[Any]) -> None:
             writer.write(log.SerializeToString())
     found = [prediction_log_pb2.PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(path))]
     assert found == logs, "the warm-up file does not hold what was written"
-    _run(saved_model, items)
+    _run(saved_model, inputs)
 
 
-def _run(saved_model: Path, items: NDArray[Any]) -> NDArray[Any]:
-    """The default signature of a SavedModel, which has one input and one output."""
+def _run(saved_model: Path, inputs: Inputs) -> NDArray[Any]:
+    """The default signature of a SavedModel, which has one output."""
     tf = _require("tensorflow")
     loaded = tf.saved_model.load(str(saved_model))
     signature = loaded.signatures["serving_default"]
-    (name,) = signature.structured_input_signature[1]
-    (output,) = signature(**{name: tf.constant(items)}).values()
+    (output,) = signature(**{name: tf.constant(values) for name, values in inputs.items()}).values()
     return np.asarray(output)
 
 
@@ -159,9 +166,7 @@ def _require(module: str) -> Any:
 
 # === Client ===
 
-INPUTS = {"encoder": "image", "decoder": "payload_bytes"}
-
-Predict = Callable[[str, NDArray[Any]], NDArray[Any]]
+Predict = Callable[[str, Inputs], NDArray[Any]]
 
 
 class Client:
@@ -186,27 +191,30 @@ class Client:
         else:
             self._predict = _rest(parts.scheme, parts.netloc, parts.path.rstrip("/"), version, timeout_s)
 
-    def compress(self, images: Images) -> list[bytes]:
-        """uint8 images [N, H, W, C] -> N payloads. Raises `ServerError` if the server cannot be reached or refuses."""
+    def compress(self, images: Images, quality: int | None = None) -> list[bytes]:
+        """uint8 images [N, H, W, C] -> N payloads. Raises `ServerError` if the server cannot be reached or refuses.
+
+        A codec of several qualities asks for one, from 1; the server takes a number beyond the ends for the end.
+        """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim < 2:
             raise InputError(f"expected uint8 images [N, ...], found {images.dtype} {images.shape}")
-        return [bytes(payload) for batch in self._batches("encoder", images) for payload in batch]
+        return [bytes(payload) for batch in self._batches("encoder", images, quality) for payload in batch]
 
-    def decompress(self, payloads: Sequence[bytes]) -> Images:
-        """N payloads, N > 0 -> uint8 images [N, H, W, C].
+    def decompress(self, payloads: Sequence[bytes], quality: int | None = None) -> Images:
+        """N payloads, N > 0 -> uint8 images [N, H, W, C]; ``quality`` is what `compress` was given.
 
         The server tells no damaged payload from a good one: it decodes to some image. A ``.tfz`` file can tell.
         """
         if isinstance(payloads, (bytes, bytearray, memoryview)) or not len(payloads):
             raise InputError("expected a list of one payload or more")
         # An object array: NumPy's own bytes drop the zeros at the end.
-        return np.concatenate(list(self._batches("decoder", np.array(payloads, object)))).astype(np.uint8)
+        return np.concatenate(list(self._batches("decoder", np.array(payloads, object), quality))).astype(np.uint8)
 
-    def _batches(self, model: str, items: NDArray[Any]) -> Iterable[NDArray[Any]]:
+    def _batches(self, model: str, items: NDArray[Any], quality: int | None) -> Iterable[NDArray[Any]]:
         for i in range(0, len(items), MAX_BATCH):
             batch = items[i : i + MAX_BATCH]
-            result = self._predict(model, batch)
+            result = self._predict(model, _inputs(model, batch, quality))
             if len(result) != len(batch):
                 raise ServerError(f"expected {len(batch)} results of the {model}, found {len(result)}")
             yield result
@@ -216,9 +224,12 @@ def _rest(scheme: str, netloc: str, path: str, version: int | None, timeout_s: f
     """Predict over the RESTful API: rows, byte strings in base64 (its documentation, "Encoding binary values")."""
     connect = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
 
-    def predict(model: str, items: NDArray[Any]) -> NDArray[Any]:
-        binary = items.dtype == object
-        rows = [{"b64": base64.b64encode(item).decode()} for item in items] if binary else items.tolist()
+    def predict(model: str, inputs: Inputs) -> NDArray[Any]:
+        columns = [
+            [{"b64": base64.b64encode(item).decode()} for item in values] if values.dtype == object else values.tolist()
+            for values in inputs.values()
+        ]
+        rows = [dict(zip(inputs, row, strict=True)) for row in zip(*columns, strict=True)]
         url = f"{path}/v1/models/{model}" + (f"/versions/{version}" if version else "") + ":predict"
         connection = connect(netloc, timeout=timeout_s)
         try:
@@ -248,9 +259,9 @@ def _grpc(netloc: str, version: int | None, timeout_s: float) -> Predict:
     unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     service = services.PredictionServiceStub(grpc.insecure_channel(netloc, options=unlimited))
 
-    def predict(model: str, items: NDArray[Any]) -> NDArray[Any]:
+    def predict(model: str, inputs: Inputs) -> NDArray[Any]:
         try:
-            outputs = service.Predict(_request(model, items, version), timeout=timeout_s).outputs
+            outputs = service.Predict(_request(model, inputs, version), timeout=timeout_s).outputs
         except grpc.RpcError as error:
             raise ServerError(f"{netloc}, {model}: {error.code().name}: {error.details()}") from error
         if len(outputs) != 1:
@@ -261,11 +272,18 @@ def _grpc(netloc: str, version: int | None, timeout_s: float) -> Predict:
     return predict
 
 
-def _request(model: str, items: NDArray[Any], version: int | None) -> Any:
+def _inputs(model: str, items: NDArray[Any], quality: int | None) -> Inputs:
+    """The inputs of a request, all items of one quality."""
+    told = {} if quality is None else {"quality": np.full(len(items), quality, np.int32)}
+    return {INPUTS[model]: items, **told}
+
+
+def _request(model: str, inputs: Inputs, version: int | None) -> Any:
     """A ``PredictRequest`` of the default signature."""
     request = _require("tensorflow_serving.apis.predict_pb2").PredictRequest()
     request.model_spec.name = model
     if version is not None:
         request.model_spec.version.value = version
-    request.inputs[INPUTS[model]].CopyFrom(_require("tensorflow").make_tensor_proto(items))
+    for name, values in inputs.items():
+        request.inputs[name].CopyFrom(_require("tensorflow").make_tensor_proto(values))
     return request
