@@ -144,7 +144,10 @@ def case(exported: Any, address: tuple[str, Path]) -> dict[str, Any]:
     with (site / "tampered" / "decoder.tflite").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x5a")
-    capacity = json.loads((artifact / "manifest.json").read_text())["max_payload_bytes"]
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    capacity = manifest["max_payload_bytes"]
+    (site / "qualities").mkdir()
+    (site / "qualities" / "manifest.json").write_text(json.dumps({**manifest, "fingerprints": ["00", "01"]}))
     rng = np.random.default_rng(5)
     corrupt = [rng.bytes(n) for n in range(capacity + 1)]
     corrupt += [b"\xff" * capacity, b"\x00" * capacity, b"\xff" * (capacity + 1)]
@@ -158,6 +161,7 @@ def case(exported: Any, address: tuple[str, Path]) -> dict[str, Any]:
         "page": f"{url}/web/index.html",
         "codec": "../codec/",
         "tampered": "../tampered",
+        "qualities": "../qualities",
         "image_file": str(site / "image.png"),
         "images": [_text(image.tobytes()) for image in images],
         "payloads": [_text(payload) for payload in payloads],
@@ -226,6 +230,7 @@ def test_what_a_person_does(case: dict[str, Any]) -> None:
         ("relaxed_simd", "ready", "the slower build for browsers without relaxed SIMD"),
         ("artifact", "problem", "?artifact=FOLDER/"),
         ("manifest", "problem", "decoder.tflite is not what manifest.json describes"),
+        ("one_quality", "problem", "Expected a codec of one quality, found one of 2"),
         ("scripts", "waiting", "JavaScript is switched off"),
         ("server", "problem", "python -m http.server"),
     ],

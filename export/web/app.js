@@ -81,6 +81,10 @@ export class Codec {
         `No codec: ${error.message} Put the folder that codec.export() wrote beside this page as artifact/, or name ` +
         "it in the address: ?artifact=FOLDER/.");
     }
+    const qualities = manifest.fingerprints?.length ?? 1;
+    if (qualities > 1) {
+      throw new Problem(`Expected a codec of one quality, found one of ${qualities}: export one with a single step.`);
+    }
     const models = [];
     for (const name of ["encoder.tflite", "decoder.tflite"]) {
       const bytes = await fetchBytes(new URL(name, folder).href);

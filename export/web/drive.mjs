@@ -1,5 +1,5 @@
 // Drives the page in a headless browser for tests/test_web.py: a JSON job on stdin, a JSON report on stdout.
-//   job: {chromium, page, codec, tampered, images, payloads, corrupt, image_file, screenshot, scheme}
+//   job: {chromium, page, codec, tampered, qualities, images, payloads, corrupt, image_file, screenshot, scheme}
 // Arrays of bytes travel in base64.
 import { readFileSync } from "node:fs";
 import { launch } from "./browser.mjs";
@@ -109,6 +109,7 @@ try {
     relaxed_simd: await verdict(await open(address, { prepare: refuseProbes })),
     artifact: await verdict(await open(`${job.page}?artifact=nowhere`)),
     manifest: await verdict(await open(`${job.page}?artifact=${job.tampered}`)),
+    one_quality: await verdict(await open(`${job.page}?artifact=${job.qualities}`)),
   };
   const silent = await open(address, { javaScriptEnabled: false });
   report.missing.scripts = { state: "waiting", text: await silent.textContent("#status") };
