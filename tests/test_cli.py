@@ -56,6 +56,26 @@ def test_folders_go_into_a_file_and_come_out_under_their_names(artifact: Path, t
         assert image.size == (28, 28)
 
 
+def test_one_run_of_several_prices_compresses_at_several_qualities(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x.npy", glyphs.render(60, seed=2))
+    run, made = tmp_path / "run", tmp_path / "artifact"
+    settings = ["--network", "dense", "--beta", "3", "0.1", "--latent-dim", "8", "--epochs", "3", "--batch-size", "20"]
+    assert main(["train", str(tmp_path / "x.npy"), "--out", str(run), *settings]) == 0
+    assert main(["export", str(run), str(made)]) == 0
+    sizes = []
+    for quality in ("1", "2"):
+        packed = tmp_path / f"{quality}.tfz"
+        arguments = ["-o", str(packed), "--codec", str(made)]
+        assert main(["compress", str(tmp_path / "x.npy"), *arguments, "--quality", quality]) == 0
+        assert main(["decompress", str(packed), "-o", str(tmp_path / quality), "--codec", str(made)]) == 0
+        sizes.append(packed.stat().st_size)
+    assert sizes[0] < sizes[1]
+    arguments = ["-o", str(tmp_path / "no.tfz"), "--codec", str(made), "--quality", "3"]
+    assert "a quality from 1 to 2, found 3" in failure(capsys, "compress", tmp_path / "x.npy", *arguments)
+
+
 def test_arrays_come_out_numbered(artifact: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", glyphs.render(11, seed=4))
     packed, out = tmp_path / "a.tfz", tmp_path / "out"
@@ -117,6 +137,8 @@ def test_wrong_input_gets_status_2_and_one_line(
     assert "run.json" in failure(capsys, "export", tmp_path, tmp_path / "made")
     assert "found none of them" in failure(capsys, "info", tmp_path / "absent")
     assert "no such file" in failure(capsys, "train", tmp_path / "absent", "--out", tmp_path / "run")
+    prices = ("--model", "vae", "--beta", "2", "1")
+    assert "one beta for a vae, found 2" in failure(capsys, "train", "glyphs", "--out", tmp_path / "run", *prices)
     assert "known to tensorflow-datasets" in failure(capsys, "train", "tfds:no_such_set", "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

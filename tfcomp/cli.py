@@ -43,9 +43,15 @@ def train(args: argparse.Namespace) -> None:
     with _held_native_lines():
         images, held_out = datasets.load_arrays(args.data)
     keras.utils.set_random_seed(args.seed)
-    build = getattr({"autoencoder": models.AutoEncoder, "vae": models.VAE}[args.model], args.network)
-    options = {name: getattr(args, name) for name in ("beta", "distortion") if getattr(args, name) is not None}
-    model = build(images.shape[1:], args.latent_dim, **options)
+    kind: type[models.LatentModel] = {"autoencoder": models.AutoEncoder, "vae": models.VAE}[args.model]
+    options = {"distortion": args.distortion} if args.distortion else {}
+    if len(args.beta) > 1:
+        if args.model != "autoencoder":
+            raise InputError(f"expected one beta for a {args.model}, found {len(args.beta)}")
+        kind, options["betas"] = models.VariableRateAutoEncoder, args.beta
+    elif args.beta:
+        (options["beta"],) = args.beta
+    model = getattr(kind, args.network)(images.shape[1:], args.latent_dim, **options)
     steps = args.epochs * -(-len(images) // args.batch_size)
     model.compile(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(args.learning_rate, steps)))
     with replacing_folder(args.out, marker=RUN) as folder:
@@ -319,7 +325,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--model", choices=["autoencoder", "vae"], default="autoencoder")
     command.add_argument("--network", choices=["dense", "conv"], default="conv")
     command.add_argument("--latent-dim", type=_positive, default=64)
-    command.add_argument("--beta", type=float, help="price of a nat of rate; default: the model's own")
+    command.add_argument(
+        "--beta",
+        type=float,
+        nargs="+",
+        default=[],
+        help="price of a nat of rate, if not the model's own; several, falling: one autoencoder of as many qualities",
+    )
     command.add_argument("--distortion", choices=["squared_error", "binary_cross_entropy"])
     command.add_argument("--epochs", type=_positive, default=10)
     command.add_argument("--batch-size", type=_positive, default=128)
