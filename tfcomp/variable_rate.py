@@ -65,7 +65,8 @@ class VariableRateAutoEncoder(LatentModel):
     def build(self, input_shape: Any = None) -> None:
         shape = (len(self.betas), self.latent_shape[-1])
         # Where distortion grows with the square of the step, the best step grows with the square root of the price.
-        first = np.log(self._relative / np.exp(np.mean(np.log(self._relative)))) / 2
+        # The highest quality starts at an `AutoEncoder`'s step of 1, so that networks of one can be trained on.
+        first = np.log(self._relative) / 2
         self.log_steps = self.add_weight(
             shape=shape,
             initializer=lambda shape, dtype=None: ops.cast(np.repeat(first[:, None], shape[1], axis=1), dtype),
