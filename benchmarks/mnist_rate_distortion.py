@@ -198,7 +198,8 @@ def main() -> None:
         },
         logarithmic=True,
     )
-    figure.savefig(RESULTS.with_suffix(".png"), dpi=110)
+    figure.axes[0].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(RESULTS.with_suffix(".png"), dpi=110, bbox_inches="tight")
     print(json.dumps({key: result[key] for key in list(result)[5:8]}, indent=2))
 
 
