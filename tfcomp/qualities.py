@@ -105,7 +105,7 @@ def arrays(models: Sequence[EntropyModel]) -> dict[str, NDArray[Any]]:
 
 def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> tuple[EntropyModel, ...]:
     """The inverse of `arrays`; raises `BitstreamError` on anything that is not valid models."""
-    if np.ndim(arrays.get("index")) < 2:
+    if "index" not in arrays or np.ndim(arrays["index"]) < 2:
         return (EntropyModel.from_arrays(arrays),)
     own = {name: arrays[name] for name in _OWN}
     count = len(own["index"])
