@@ -298,6 +298,8 @@ class LatentModel(keras.Model):
         for_arrays = {"validation_split", "sample_weight"} & set(options)
         if isinstance(x, np.ndarray) and x.dtype == np.uint8 and len(x) and y is None and not for_arrays:
             x = datasets.batches(x, batch_size or 32, shuffle=options.get("shuffle", True))
+        if isinstance(x, tf.data.Dataset):
+            options["shuffle"] = False  # with its default, True, Keras warns that it cannot shuffle a data set
         return super().fit(x, y, batch_size, epochs, **options)
 
     @property
