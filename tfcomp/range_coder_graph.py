@@ -50,7 +50,7 @@ from tfcomp.tables import FrequencyTables, Int32, TableSets
 
 DIGIT = 1 << DIGIT_BITS
 LEAST = 1 << LEAST_BITS
-ROWS = 1 << 14  # entries, 4 bytes each, of the starts that the symbols of a message are compared with at once
+ROWS = 1 << 14  # entries, 4 bytes each, of the starts that the symbols of one message are compared with at once
 
 
 class GraphCoder:
@@ -126,7 +126,7 @@ class GraphCoder:
         self._padding_key, self._padding_raised = tables.frequencies.size + len(tables), len(tables) * (end + 1)
         self._next_set_key, self._next_set_raised = of_sets.values + of_sets.tables, of_sets.tables * (end + 1)
         # Few symbols: compare each slot with all starts of its table but the first. Many: search among the keys.
-        self._in_rows = segments == sets == 1 and widest * table[1:].size <= ROWS
+        self._in_rows = segments == sets == 1 and widest * (len(table) - 1) <= ROWS
         if self._in_rows:
             raised = np.minimum(keys[first_key + np.arange(1, widest + 1)] - raised, end)
         self._first_key, self._compared = first_key.astype(np.int32), raised.astype(np.int32)
