@@ -258,7 +258,7 @@ def test_commands_choose_the_quality_and_find_it(
             expected = at.decompress(list(opened))
         folder = tmp_path / "-".join(["out", *quality])
         assert cli.main(["decompress", archive, "-o", str(folder), *common]) == 0
-        from tfcomp.datasets import image_files, read_images
+        from tfcomp.image_files import image_files, read_images
 
         assert np.abs(read_images(image_files(folder)).astype(int) - expected).max() <= 1
     assert sizes[0] < sizes[1] == sizes[2]

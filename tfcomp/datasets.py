@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -18,11 +18,10 @@ from urllib.request import getproxies
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
-from tqdm import tqdm
 
 from tfcomp import glyphs
 from tfcomp.errors import InputError, MissingDependencyError
+from tfcomp.image_files import image_files, progress, read_images, reason
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -31,10 +30,6 @@ Images = NDArray[np.uint8]
 
 TEST_EVERY = 10
 """A source without a split of its own gives every tenth image, the first among them, to the test set."""
-
-SUFFIXES = frozenset(
-    [".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".jxl", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"]
-)
 
 
 def load(source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None) -> tuple[Any, Any]:
@@ -134,100 +129,13 @@ def as_images(data: Any) -> Images:
         raise InputError("expected a finite dataset, found one that repeats forever")
     batched = data if rank == 4 else data.batch(256)
     try:
-        batches = [_checked(batch, "images") for batch in _progress(batched.as_numpy_iterator(), "read", total=None)]
+        batches = [_checked(batch, "images") for batch in progress(batched.as_numpy_iterator(), "read", total=None)]
     except tf.errors.InvalidArgumentError as error:
         raise InputError(f"expected images of one size in the dataset, found: {error.message}") from error
     shapes = sorted({batch.shape[1:] for batch in batches})
     if len(shapes) != 1:
         raise InputError(f"expected images of one size in the dataset, found {shapes or 'no images'}")
     return np.concatenate(batches)
-
-
-def image_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The image files in a folder and its subfolders, by suffix, sorted; names that begin with a dot are left out.
-
-    Raises:
-        InputError: if there is none.
-    """
-    root = Path(folder)
-    found = [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    ]
-    if not found:
-        raise InputError(f"expected image files in {root}, found none (looked for {' '.join(sorted(SUFFIXES))})")
-    return found
-
-
-def read_image(path: str | os.PathLike[str]) -> Images:
-    """One image file as uint8 [H, W, C], upright by its EXIF orientation; C is 1 for grey, 3 for everything else.
-
-    Transparency is dropped, palettes and other colour models become RGB, and of an animation the first picture counts.
-    AVIF and JPEG XL of 10 or 12 bits are read as the 8 bits that their decoders give.
-
-    Raises:
-        InputError: if the file cannot be read as an image with at most 8 bits a channel, or has more pixels than
-            Pillow lets pass (`PIL.Image.MAX_IMAGE_PIXELS`, 89 million).
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of damaged metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if _deep(image, path):
-                    depth = f"mode {image.mode} with 16 bits or more"
-                    raise InputError(f"expected an image with 8 bits a channel, found {depth} in {path}")
-                upright = ImageOps.exif_transpose(image)
-                pixels = np.array(upright.convert("L" if upright.mode in ("1", "L", "LA") else "RGB"))
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"cannot read the image {path}: {_reason(error)}") from error
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def _deep(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> bool:
-    """Whether a file just opened has more than 8 bits a channel, which Pillow would cut to 8 unless they are grey."""
-    if image.mode.startswith(("I", "F")):
-        return True
-    for codec, _, _, options in image.tile:
-        raw, *rest = options if isinstance(options, tuple) else (options,)
-        if codec.startswith("ppm"):
-            return rest[0] > 255  # the largest value of a channel
-        if codec == "jpeg2k":
-            return _jpeg2000_bits(Path(path).read_bytes()) > 8
-        if ";16" in str(raw) and raw != "BGR;16":  # which is 5, 6 and 5 bits
-            return True
-    return False
-
-
-def _jpeg2000_bits(data: bytes) -> int:
-    """Bits of the first channel, in the marker segment SIZ that begins the code stream (ISO/IEC 15444-1, A.5.1)."""
-    start = data.find(b"\xff\x4f\xff\x51")
-    depth = data[start + 42 : start + 43] if start >= 0 else b""
-    return 1 + (depth[0] & 127) if depth else 0
-
-
-def read_images(paths: Sequence[str | os.PathLike[str]]) -> Images:
-    """Image files of one size as uint8 [N, H, W, C]; if any has colours, the grey ones become RGB too.
-
-    Raises:
-        InputError: if a file cannot be read, or two differ in size; the message names both.
-    """
-    images: list[Images] = []
-    for path in _progress(paths, "read images", total=len(paths)):
-        image = read_image(path)
-        if images and image.shape[:2] != images[0].shape[:2]:
-            size, first = ("x".join(map(str, reversed(i.shape[:2]))) for i in (image, images[0]))
-            raise InputError(f"expected images of one size, found {paths[0]} of {first} and {path} of {size} pixels")
-        images.append(image)
-    channels = max((image.shape[2] for image in images), default=1)
-    if not images:
-        raise InputError("expected at least one image file, found none")
-    return np.stack([np.repeat(image, channels // image.shape[2], axis=2) for image in images])
 
 
 def read_array(path: str | os.PathLike[str]) -> Images:
@@ -244,7 +152,7 @@ def read_array(path: str | os.PathLike[str]) -> Images:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"cannot read the array of {path}: {_reason(error)}") from error
+        raise InputError(f"cannot read the array of {path}: {reason(error)}") from error
     raise InputError(f"expected one array in {path}, found an archive of several, as .npz is")
 
 
@@ -278,7 +186,7 @@ def _load_numpy(path: Path) -> tuple[Images, Images]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"cannot read the arrays of {path}: {_reason(error)}") from error
+        raise InputError(f"cannot read the arrays of {path}: {reason(error)}") from error
     raise InputError(f"expected x_train and x_test, train and test, or one array in {path}, found {sorted(names)}")
 
 
@@ -332,7 +240,7 @@ def _read_split(builder: Any, split: str) -> Images:
     data: tf.data.Dataset = builder.as_dataset(split=split, read_config=config)
     batches = data.map(lambda example: example["image"]).batch(1000)
     start = 0
-    for batch in _progress(batches.as_numpy_iterator(), f"read {builder.name}", total=-(-len(images) // 1000)):
+    for batch in progress(batches.as_numpy_iterator(), f"read {builder.name}", total=-(-len(images) // 1000)):
         images[start : start + len(batch)] = batch
         start += len(batch)
     return images
@@ -346,12 +254,6 @@ def _load_unpickled(file: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return np.load(file, allow_pickle=False)
-
-
-def _reason(error: Exception) -> str:
-    """One line of why a file cannot be read. What a damaged file makes its parser raise can be of any class."""
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(said.split()) or type(error).__name__
 
 
 def _checked(data: Any, source: str) -> Images:
@@ -382,8 +284,3 @@ def _split(images: Images, source: str) -> tuple[Images, Images]:
         raise InputError(f"expected at least two images in {source}, one to train and one to test, found {len(images)}")
     test = np.arange(len(images)) % TEST_EVERY == 0
     return images[~test], images[test]
-
-
-def _progress(items: Any, label: str, total: int | None) -> Any:
-    """A progress bar for work of more than a second; silent where the output is not a terminal."""
-    return tqdm(items, desc=label, total=total, delay=1.0, leave=False, disable=None)
