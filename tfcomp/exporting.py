@@ -236,7 +236,7 @@ def to_litert(graph: Any, quantize: str = "float32", samples: Samples | None = N
         InputError: if an operator is not built into LiteRT, or is random or keeps a state; the message names it.
     """
     specs = [
-        tf.TensorSpec([1 if n is None else n for n in spec.shape], spec.dtype, spec.name)
+        tf.TensorSpec([1 if n is None and not axis else n for axis, n in enumerate(spec.shape)], spec.dtype, spec.name)
         for spec in graph.input_signature
     ]
     concrete = graph.get_concrete_function(*specs)

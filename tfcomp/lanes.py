@@ -5,6 +5,7 @@ A lane is what is coded as a message of its own: a message of one segment, or on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -145,52 +146,77 @@ def _narrow(intervals: UInt32, precision: int) -> tuple[UInt32, NDArray[np.uint8
     return lows, counts
 
 
-def decode(lanes: list[bytes], table: Intp, coding: Coding) -> tuple[Int32, Intp]:
-    """Lanes decoded side by side.
+class Decoder:
+    """Reads lanes side by side, some steps at a time.
 
     Args:
         lanes: the bytes of each.
-        table: intp [steps, lanes or 1], the table of each symbol; ``len(tables)`` of padding. With several sets, the
-            first row is the selector's, and the others are tables of set 0: those of the selected set are taken.
+        coding: the tables' look-ups.
+    """
+
+    def __init__(self, lanes: Sequence[bytes], coding: Coding) -> None:
+        self.coding = coding
+        sizes = np.fromiter(map(len, lanes), np.intp, len(lanes))
+        data = np.frombuffer(_PADDING + _PADDING.join(lanes) + _PADDING, np.uint8)
+        self._begin = np.cumsum(sizes + len(_PADDING)) - sizes
+        self._zeros = self._begin + sizes + 1
+
+        # Each lane is read through two zero bits put before it; they push its last two bits into the padding.
+        data = data >> np.uint8(2) | np.roll(data, 1) << np.uint8(6)
+        self._pairs = data[:-1].astype(np.uint32) << 8 | data[1:]
+        self._code = self._pairs[self._begin] << 16 | self._pairs[self._begin + 2]
+        self._range = np.full(len(lanes), 1 << RANGE_BITS, np.uint32)
+        self._read = self._begin + 4
+
+    def take(self, table: Intp) -> Int32:
+        """The next symbols' positions in ``coding.intervals``, int32 [steps, lanes].
+
+        Args:
+            table: intp [steps, lanes or 1], the table of each symbol; ``coding.padding_table`` of padding.
+        """
+        precision, pairs, zeros = self.coding.precision, self._pairs, self._zeros
+        code, range_, read = self._code, self._range, self._read
+        places = np.empty((len(table), code.size), np.int32)
+        for step, keys in enumerate(table.astype(np.intp) << precision):
+            unit = range_ >> precision
+            slot = np.minimum(code // unit, (1 << precision) - 1)
+            places[step] = place = self.coding.find(keys + slot)
+            start, frequency, leftover = _unpack(self.coding.ordered.take(place), precision)
+            code -= unit * start
+            range_ = unit * frequency + (range_ & leftover)
+            count, shift = _digits_due(range_)
+            range_ <<= shift
+            code <<= shift
+            code |= pairs.take(np.minimum(read, zeros)) >> (2 * DIGIT_BITS - shift)
+            read += count
+        self._code, self._range, self._read = code, range_, read
+        return self.coding.order.take(places)
+
+    @property
+    def longest(self) -> Intp:
+        """How many bytes each lane can have at most, intp [lanes], if it is what `encode` makes of what was read."""
+        return self._read - self._begin - 4 + 1
+
+
+def decode(lanes: Sequence[bytes], table: Intp, coding: Coding) -> tuple[Int32, Intp]:
+    """Whole lanes decoded side by side.
+
+    Args:
+        lanes: the bytes of each.
+        table: as in `Decoder.take`. With several sets, the first row is the selector's, and the others are tables of
+            set 0: those of the selected set are taken.
         coding: the tables' look-ups.
 
     Returns:
-        The symbols' positions in ``coding.intervals``, int32 [steps, lanes]; and how many bytes each lane can have at
-        most, intp [lanes], if it is what `encode` makes of them.
+        What `Decoder.take` and `Decoder.longest` return.
     """
-    precision, sets = coding.precision, coding.sets
-    sizes = np.fromiter(map(len, lanes), np.intp, len(lanes))
-    data = np.frombuffer(_PADDING + _PADDING.join(lanes) + _PADDING, np.uint8)
-    begin = np.cumsum(sizes + len(_PADDING)) - sizes
-    zeros = begin + sizes + 1
-
-    # Each lane is read through two zero bits put before it; they push its last two bits into the padding.
-    data = data >> np.uint8(2) | np.roll(data, 1) << np.uint8(6)
-    pairs = data[:-1].astype(np.uint32) << 8 | data[1:]
-    code = pairs[begin] << 16 | pairs[begin + 2]
-    range_ = np.full(len(lanes), 1 << RANGE_BITS, np.uint32)
-    read = begin + 4
-
-    places = np.empty((len(table), len(lanes)), np.int32)
-    in_set = np.zeros(1, np.intp)
-    for step, keys in enumerate(table.astype(np.intp) << precision):
-        unit = range_ >> precision
-        slot = np.minimum(code // unit, (1 << precision) - 1)
-        if sets.count > 1:
-            keys = np.minimum(keys + in_set, coding.padding_table << precision)
-        places[step] = place = coding.find(keys + slot)
-        start, frequency, leftover = _unpack(coding.ordered.take(place), precision)
-        code -= unit * start
-        range_ = unit * frequency + (range_ & leftover)
-        count, shift = _digits_due(range_)
-        range_ <<= shift
-        code <<= shift
-        code |= pairs.take(np.minimum(read, zeros)) >> (2 * DIGIT_BITS - shift)
-        read += count
-        if sets.count > 1 and step == 0:
-            selected = coding.order.take(place) - sets.count * sets.values
-            in_set = selected.astype(np.intp) * sets.tables << precision
-    return coding.order.take(places), read - begin - 4 + 1
+    decoder, sets = Decoder(lanes, coding), coding.sets
+    if sets.count == 1 or not len(table):
+        return decoder.take(table), decoder.longest
+    chosen = decoder.take(table[:1])
+    of_set = (chosen - sets.count * sets.values).astype(np.intp) * sets.tables
+    rest = decoder.take(np.minimum(table[1:] + of_set, coding.padding_table))
+    return np.concatenate([chosen, rest]), decoder.longest
 
 
 def _unpack(intervals: UInt32, precision: int) -> tuple[UInt32, UInt32, UInt32]:
