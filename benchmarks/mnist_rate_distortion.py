@@ -1,13 +1,14 @@
 """Rate and distortion on MNIST: tfcomp, TensorFlow Compression's tutorial codec, and the classical image formats.
 
-    python benchmarks/mnist_rate_distortion.py --peer-python PYTHON --peer-script SCRIPT [--only LAMBDA] [--retrain]
+    python benchmarks/mnist_rate_distortion.py [--peer-python PYTHON --peer-script SCRIPT] [--retrain]
 
 All learned codecs are trained on the 60,000 images in 15 epochs of batches of 128, one network per point, for
 ``bits + lambda * mean squared error``, and tested on the 10,000; nothing is chosen on the test images. tfcomp's points
 are `AutoEncoder.conv` at its default widths, Adam with a warm-up and a cosine to zero, and `Codec.freeze` with sets of
 tables. Bytes are those of real payloads, which are decoded again; the classical formats write one file per image, at
 the settings of `tfcomp.classical`, on every tenth test image. Trained networks, and what the peer's script printed, are
-kept in ``runs/mnist_rate_distortion`` and used again. Results: ``benchmarks/results/mnist_rate_distortion.*``.
+kept in ``runs/mnist_rate_distortion`` and used again. Where the peer is not given and no run of it is kept, its points
+and what is compared with them are left out. Results: ``benchmarks/results/mnist_rate_distortion.*``.
 """
 
 from __future__ import annotations
@@ -81,12 +82,12 @@ def trained(
     return model, facts
 
 
-def peer(args: argparse.Namespace, rate_distortion_lambda: int, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
-    """What the peer's script prints for one point."""
+def peer(
+    args: argparse.Namespace, rate_distortion_lambda: int, train: np.ndarray, test: np.ndarray
+) -> dict[str, Any] | None:
+    """What the peer's script prints for one point, or printed once; None where it can neither be run nor was."""
     log = RUNS / f"peer-{rate_distortion_lambda}.json"
-    if not log.exists() or args.retrain:
-        if not (args.peer_python and args.peer_script):
-            raise SystemExit("--peer-python and --peer-script are needed: no run of the peer is kept")
+    if args.peer_python and (args.retrain or not log.exists()):
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "mnist.npz"
             np.savez(data, x_train=train[..., 0], x_test=test[..., 0])
@@ -95,7 +96,7 @@ def peer(args: argparse.Namespace, rate_distortion_lambda: int, train: np.ndarra
             command += ["--latent-dim", str(PEER[rate_distortion_lambda])]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
         log.write_text(done.stdout.splitlines()[-1] + "\n")
-    return dict(json.loads(log.read_text()))
+    return dict(json.loads(log.read_text())) if log.exists() else None
 
 
 def multiply_accumulates(network: keras.Model) -> int:
@@ -141,17 +142,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", help="interpreter with tensorflow-compression 2.14")
     parser.add_argument("--peer-script")
-    parser.add_argument(
-        "--only", type=int, choices=list(LATENTS), help="train tfcomp's network of this lambda, no more"
-    )
     parser.add_argument("--retrain", action="store_true")
     args = parser.parse_args()
+    if bool(args.peer_python) != bool(args.peer_script):
+        parser.error("expected --peer-python and --peer-script together, found one of them")
     train, test = datasets.load_arrays("mnist")
-    if args.only:
-        trained(args.only, train, args.retrain)
-        return
     curves, rows = ours(train, test, args.retrain)
-    peers = [peer(args, value, train, test) for value in PEER]
+    # A curve of some of the peer's points would be another curve: all or none.
+    found = [peer(args, value, train, test) for value in PEER]
+    peers = [row for row in found if row is not None] if None not in found else []
     tfc = [Point(f"lambda {row['lambda']:g}", row["bytes_per_image"], row["psnr_db"]) for row in peers]
     some = test[::10]
     formats = {classical.FORMATS[name].title: classical.curve(some, name) for name in FORMATS}
@@ -171,36 +170,36 @@ def main() -> None:
         }  # fmt: skip
     dense, _ = trained(DENSE, train, args.retrain, "dense")
     fast = evaluate.measure(Codec.freeze(dense, train, sets=SETS), test, f"tfcomp, dense, lambda {DENSE}")
-    result = {
+    result: dict[str, Any] = {
         **evaluate.provenance(["tfcomp", "tensorflow", "keras", "numpy", "pillow", "pillow-jxl-plugin"], seed=SEED),
-        "bd_rate_percent_against_tensorflow_compression": {
-            name: evaluate.bd_rate(tfc, curve) for name, curve in curves.items()
-        },
         "classical_at_equal_psnr": ratios,
-        "dense": {
-            **fast.as_dict(),
-            "decoder_macs": multiply_accumulates(dense.decoder),
-            "tensorflow_compression_bytes_at_equal_psnr": evaluate.bytes_at(tfc, fast.psnr_db),
-        },
+        "dense": {**fast.as_dict(), "decoder_macs": multiply_accumulates(dense.decoder)},
         "tfcomp": rows,
-        "tensorflow_compression": [
-            {**row, "decoder_macs": peer_decoder_multiply_accumulates(row["latent_dim"])} for row in peers
-        ],
         "classical": {name: [point.as_dict() for point in curve] for name, curve in formats.items()},
         "classical_images": len(some),
     }
+    if peers:
+        result["bd_rate_percent_against_tensorflow_compression"] = {
+            name: evaluate.bd_rate(tfc, curve) for name, curve in curves.items()
+        }
+        result["dense"]["tensorflow_compression_bytes_at_equal_psnr"] = evaluate.bytes_at(tfc, fast.psnr_db)
+        result["tensorflow_compression"] = [
+            {**row, "decoder_macs": peer_decoder_multiply_accumulates(row["latent_dim"])} for row in peers
+        ]
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     shown = {**curves, "tfcomp, dense": [fast], "TensorFlow Compression": tfc, **formats}
     figure = plots.rate_distortion(
         {
             name: [(p.bytes_per_image, p.psnr_db) for p in evaluate.frontier(curve) if p.psnr_db <= 36]
             for name, curve in shown.items()
+            if curve
         },
         logarithmic=True,
     )
     figure.axes[0].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(RESULTS.with_suffix(".png"), dpi=110, bbox_inches="tight")
-    print(json.dumps({key: result[key] for key in list(result)[5:8]}, indent=2))
+    told = ("classical_at_equal_psnr", "dense", "bd_rate_percent_against_tensorflow_compression")
+    print(json.dumps({key: result[key] for key in told if key in result}, indent=2))
 
 
 if __name__ == "__main__":

@@ -55,14 +55,11 @@ def trained(images: np.ndarray, retrain: bool) -> VariableRateAutoEncoder:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--retrain", action="store_true")
-    parser.add_argument("--train-only", action="store_true")
     args = parser.parse_args()
     if missing := [value for value in separate.LATENTS if not (separate.RUNS / f"{value}.keras").exists()]:
         raise SystemExit(f"expected the networks of lambda {missing}: run benchmarks/mnist_rate_distortion.py first")
     train, test = datasets.load_arrays("mnist")
     model = trained(train, args.retrain)
-    if args.train_only:
-        return
     with tempfile.TemporaryDirectory() as folder:
         Codec.freeze(model, train).export(artifact := Path(folder) / "artifact")
         codec = Codec.load(artifact, runtime="tensorflow")
