@@ -91,8 +91,9 @@ def freeze(
         target_psnr_db: choose ``step`` so that the calibration images have this PSNR.
         target_bytes: choose ``step`` so that the mean payload of the calibration images has this many bytes.
         precision: bits of the tables' frequencies, 1 to 14.
-        sets: how many sets of tables compete for each message. On MNIST, 64 save 6 to 10 % of the bytes of small
-            messages; they ask for thousands of calibration images, and their size is in every artifact.
+        sets: how many sets of tables compete for each message. On MNIST, 64 save 5 to 8 % of the bytes
+            (``benchmarks/mnist_rate_distortion.py``); they ask for thousands of calibration images, and their size is
+            in every artifact.
         latents: ``"mean"``, or ``"sample"`` for a sample of the posterior, of a VAE with ``scale="shared"`` or an
             `AutoEncoder` with ``beta > 0``; the posterior then fixes the steps. When to take which: see the module.
         seed: of the sample's shared randomness, 0 to 2**32 - 1. A codec holds one draw of it, the same for all images.
