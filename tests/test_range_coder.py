@@ -1,185 +1,40 @@
-"""The payload format against a model of it in unbounded integers; its bounds, golden payloads, and corrupt bytes."""
+"""The payload format against a model of it in unbounded integers: any messages, its bounds, and corrupt bytes."""
 
 from __future__ import annotations
 
 import doctest
-import itertools
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from payload_model import (
+    Messages,
+    check_coder,
+    competing,
+    messages,
+    model_decode,
+    model_encode,
+    model_of,
+    skewed,
+    two_values,
+    worst_bits,
+)
 
 from tfcomp import lanes, range_coder
 from tfcomp.errors import BitstreamError, InputError
-from tfcomp.range_coder import choose_sets, decode, encode, max_payload_bytes, segment_count
-from tfcomp.tables import COST_UNITS, MAX_PRECISION, FrequencyTables, Int32
-
-GOLDEN = Path(__file__).parent / "golden" / "payloads.json"
-
-# === The format, once more: no digits and no carries, only one ever longer integer ===
+from tfcomp.range_coder import decode, encode, max_payload_bytes, segment_count
+from tfcomp.tables import FrequencyTables, Int32
 
 
-class Model:
-    """The interval ``[low, low + range) / 2**(30 + 8 * digits)`` of a message, exact."""
-
-    def __init__(self, tables: FrequencyTables) -> None:
-        self.tables = tables
-        self.low, self.range, self.digits = 0, 1 << 30, 0
-        self.ranges: list[int] = []  # after each symbol, before it grows again
-
-    def narrow(self, position: int) -> None:
-        start, frequency = int(self.tables.starts[position]), int(self.tables.frequencies[position])
-        unit = self.range >> self.tables.precision
-        self.low += unit * start
-        is_last = start + frequency == 1 << self.tables.precision
-        self.range = self.range - unit * start if is_last else unit * frequency
-        self.ranges.append(self.range)
-        while self.range < 1 << 22:
-            self.low, self.range, self.digits = self.low << 8, self.range << 8, self.digits + 1
-        assert 1 << 22 <= self.range <= 1 << 30
-
-    def digits_of(self, value: int) -> bytes:
-        return (value << 2).to_bytes(self.digits + 4, "big")
-
-    def payload(self) -> bytes:
-        zeros = next(k for k in range(30, -1, -1) if -(-self.low >> k) << k < self.low + self.range)
-        return self.digits_of(-(-self.low >> zeros) << zeros).rstrip(b"\0")
+def test_the_docstring_is_true() -> None:
+    result = doctest.testmod(range_coder)
+    assert result.attempted > 4
+    assert result.failed == 0
 
 
-def model_of(latents: Int32, tables: FrequencyTables, index: Int32) -> Model:
-    model = Model(tables)
-    for position in tables.positions(latents, index).tolist():
-        model.narrow(position)
-    return model
-
-
-def under_set(m: int, latents: Int32, tables: FrequencyTables, index: Int32, sets: int) -> tuple[Int32, Int32]:
-    """A segment of table sets as what it is: a segment of one symbol more."""
-    if sets == 1 or not latents.size:
-        return latents, index
-    return np.append(np.int32(m), latents), np.append(np.int32(len(tables) - 1), index + m * (len(tables) // sets))
-
-
-def model_choice(latents: Int32, tables: FrequencyTables, index: Int32, sets: int) -> int:
-    def cost(m: int) -> int:
-        frequencies = tables.frequencies[tables.positions(*under_set(m, latents, tables, index, sets))].tolist()
-        return sum(round(256 * (tables.precision - math.log2(frequency))) for frequency in frequencies)
-
-    return min(range(sets), key=cost) if latents.size else 0
-
-
-def segments_of(latents: Int32, segments: int) -> list[slice]:
-    length = math.ceil(len(latents) / segments)
-    return [slice(k * length, (k + 1) * length) for k in range(segments)]
-
-
-def model_encode(
-    latents: Int32, tables: FrequencyTables, index: Int32, segments: int, sets: int = 1, chosen: list[int] | None = None
-) -> bytes:
-    cuts = segments_of(latents, segments)
-    chosen = chosen or [model_choice(latents[cut], tables, index[cut], sets) for cut in cuts]
-    whole = [under_set(m, latents[cut], tables, index[cut], sets) for m, cut in zip(chosen, cuts, strict=True)]
-    pieces = [model_of(x, tables, i).payload() for x, i in whole]
-    header = b"".join(bytes([len(piece) & 255, len(piece) >> 8]) for piece in pieces[:-1])
-    return (header + b"".join(pieces)).rstrip(b"\0")
-
-
-def model_decode(payload: bytes, tables: FrequencyTables, index: Int32, sets: int = 1) -> list[int]:
-    model, latents, to_set = Model(tables), [], 0
-    selector = [len(tables) - 1] if sets > 1 and index.size else []
-    for step, table in enumerate([*selector, *index.tolist()]):
-        if step == 1 and selector:
-            to_set = latents.pop() * (len(tables) // sets)
-        bits = 30 + 8 * model.digits
-        code = (int.from_bytes(payload, "big") << bits >> 8 * len(payload)) - model.low
-        slot = min(code // (model.range >> tables.precision), (1 << tables.precision) - 1)
-        first, size = int(tables.first[table + to_set]), int(tables.sizes[table + to_set])
-        position = next(
-            p for p in range(first, first + size) if tables.starts[p] <= slot < tables.starts[p] + tables.frequencies[p]
-        )
-        model.narrow(position)
-        latents.append(position - first + int(tables.lower[table + to_set]))
-    return latents
-
-
-# === Contracts ===
-
-
-def worst_bits(tables: FrequencyTables, latents: Int32, index: Int32) -> float:
-    """The docstring's bound on the cost of a message, without the byte that ends it."""
-    rounding = -math.log2(1 - 2.0 ** (tables.precision - 22))
-    return float(tables.ideal_bits(latents, index).sum()) + rounding * latents.size
-
-
-def check_coder(tables: FrequencyTables, latents: Int32, index: Int32, segments: int = 1, sets: int = 1) -> list[bytes]:
-    """All that the format promises of any messages that can be coded at all."""
-    payloads = encode(latents, tables, index, segments, sets)
-    rows = np.broadcast_to(index, latents.shape)
-    assert payloads == [model_encode(x, tables, i, segments, sets) for x, i in zip(latents, rows, strict=True)]
-    restored = decode(payloads, tables, index, segments, sets)
-    assert restored.dtype == np.int32
-    np.testing.assert_array_equal(restored, latents)
-    chosen = choose_sets(latents, tables, index, segments, sets)
-    assert (chosen.dtype, chosen.shape) == (np.int32, (len(latents), segments))
-    for payload, x, i, of_segments in zip(payloads, latents, rows, chosen.tolist(), strict=True):
-        cuts = segments_of(x, segments)
-        assert of_segments == [model_choice(x[cut], tables, i[cut], sets) for cut in cuts]
-        whole = [under_set(m, x[cut], tables, i[cut], sets) for m, cut in zip(of_segments, cuts, strict=True)]
-        bits = sum(worst_bits(tables, *segment) for segment in whole)
-        assert len(payload) <= max_payload_bytes(tables, np.ascontiguousarray(i), segments, sets)
-        assert len(payload) <= bits / 8 + segments + 2 * (segments - 1) + 1e-6
-    return payloads
-
-
-@st.composite
-def frequency_tables(draw: st.DrawFn, sets: int = 1, max_tables: int = 4) -> FrequencyTables:
-    precision = draw(st.integers((sets - 1).bit_length() or 1, 14))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-
-    def probabilities(size: int) -> NDArray[np.float64]:
-        return rng.random(size) ** draw(st.sampled_from([0.0, 1.0, 10.0, 200.0])) + 1e-300
-
-    size = st.integers(1, min(1 << precision, 40)) | st.just(1) | st.just(min(1 << precision, 300))
-    sizes = draw(st.lists(size, min_size=1, max_size=max_tables))
-    lower = draw(st.lists(st.integers(-400, 400), min_size=len(sizes), max_size=len(sizes)))
-    if sets == 1:
-        return FrequencyTables.from_probabilities([*map(probabilities, sizes)], lower, precision)
-    alike = draw(st.booleans())  # so that sets tie, wherever their selectors cost the same
-    parts = [*map(probabilities, sizes)] * sets if alike else [*map(probabilities, sizes * sets)]
-    return FrequencyTables.from_probabilities([*parts, probabilities(sets)], [*lower * sets, 0], precision)
-
-
-Messages = tuple[FrequencyTables, Int32, Int32, int, int]
-
-
-@st.composite
-def messages(draw: st.DrawFn) -> Messages:
-    sets = draw(st.sampled_from([1, 1, 2, 3, 16]))
-    tables = draw(frequency_tables(sets))
-    count, symbols = draw(st.integers(0, 4)), draw(st.integers(0, 70))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    of_each = sets == 1 and draw(st.booleans())
-    index = rng.integers(0, max(1, len(tables) // sets), (count, symbols) if of_each else symbols, np.int32)
-    rows = index + rng.integers(0, sets, (count, 1)) * (len(tables) // sets)
-    kind = draw(st.sampled_from(["uniform", "least", "most", "likely"]))
-    if kind == "likely":
-        slots = rng.integers(0, 1 << tables.precision, rows.shape)
-        coding = lanes.Coding.of(tables)
-        position = coding.order.take(coding.find((rows << tables.precision) + slots))
-        latents = position - (tables.first - tables.lower)[rows]
-    elif kind == "most":
-        latents = (tables.most_probable - tables.first + tables.lower)[rows]
-    elif kind == "least":
-        parts = np.split(tables.frequencies, tables.first[1:])
-        latents = (np.array([part.argmin() for part in parts]) + tables.lower)[rows]
-    else:
-        latents = tables.lower[rows] + (rng.random(rows.shape) * tables.sizes[rows]).astype(np.int32)
-    return tables, latents.astype(np.int32), index, draw(st.integers(1, 6)), sets
+# === Any messages ===
 
 
 @settings(max_examples=400)
@@ -225,10 +80,6 @@ def test_changed_payloads_decode_into_the_support_or_are_refused(drawn: Messages
 # === Named cases ===
 
 
-def skewed(precision: int = 12, size: int = 9) -> FrequencyTables:
-    return FrequencyTables.from_probabilities([0.4 ** np.abs(np.arange(size) - size // 2)], [-(size // 2)], precision)
-
-
 @pytest.mark.parametrize("boundary", ["05", "01", "0100ff", "ff"])
 def test_carry_chains(boundary: str) -> None:
     # The symbols whose interval holds the boundary: low stays just under it, at digits 04 ff ff ff ..., until the end.
@@ -250,11 +101,6 @@ def test_carry_in_the_middle() -> None:
     for at in range(50, 400, 7):
         latents[0, at:] = tables.lower[0] + np.arange(400 - at) % 9
         check_coder(tables, latents, index)
-
-
-def two_values(precision: int, frequency: int) -> FrequencyTables:
-    """The value 0 has the frequency, the value 1 the rest, and is coded last."""
-    return FrequencyTables(precision, np.int32([0]), np.int32([2]), np.int32([frequency, (1 << precision) - frequency]))
 
 
 @pytest.mark.parametrize(
@@ -339,86 +185,6 @@ def test_blocks_of_lanes_and_searched_tables_change_nothing(monkeypatch: pytest.
     found = [check_coder(tables, latents, index, segments) for segments in (1, 4)]
     of_sets = competing(5)
     assert found + [check_coder(of_sets, in_sets, shared, segments, 5) for segments in (1, 4)] == expected
-
-
-# === Table sets ===
-
-
-def competing(sets: int, selector: list[int] | None = None) -> FrequencyTables:
-    """Sets whose latents are around -1, 0, 1, ...; three tables in each, the second of one value."""
-    values = np.arange(-4, 5)
-    parts = [p for m in range(sets) for p in (0.5 ** np.abs(values - m + 1), np.ones(1), 0.6 ** np.abs(values - m + 1))]
-    return FrequencyTables.from_probabilities([*parts, np.array(selector or [1] * sets)], [*[-4, 7, -4] * sets, 0], 10)
-
-
-@pytest.mark.parametrize("segments", [1, 3, 5, 8])
-def test_each_segment_chooses_its_set(segments: int) -> None:
-    tables, index = competing(3), np.int32([0, 1, 2, 2, 0, 1])
-    latents = np.int32([[-1, 7, 0, 0, 1, 7], [1, 7, 2, 1, 0, 7], [0] * 6])
-    latents = tables.clip(latents, index)
-    check_coder(tables, latents, index, segments, 3)
-    if segments == 3:
-        assert choose_sets(latents, tables, index, 3, 3).tolist() == [[0, 1, 2], [2, 2, 1], [1, 1, 1]]
-
-
-def test_segments_without_latents_have_no_selector() -> None:
-    tables, index, latents = competing(4, [1, 1, 1, 900]), np.int32([0, 2]), np.int32([[-4, -4]])
-    assert choose_sets(latents, tables, index, 5, 4).tolist() == [[3, 3, 0, 0, 0]]
-    (payload,) = check_coder(tables, latents, index, 5, 4)
-    pieces = b"".join(encode(latents[:, [s]], tables, index[[s]], 1, 4)[0] for s in range(2))
-    assert payload == (bytes([payload[0], 0, payload[2], 0, 0, 0, 0, 0]) + pieces)
-    for segments in (1, 3):
-        assert check_coder(tables, np.zeros((2, 0), np.int32), index[:0], segments, 4) == [b"", b""]
-        assert max_payload_bytes(tables, index[:0], segments, 4) == 2 * (segments - 1)
-
-
-def test_the_lowest_of_equal_sets_is_chosen() -> None:
-    probabilities = [*[np.float64([1, 2, 1])] * 4, np.ones(4)]
-    tables = FrequencyTables.from_probabilities(probabilities, [0] * 5, 6)
-    latents = np.int32([[0, 1, 2, 2], [1, 1, 1, 1]])
-    assert choose_sets(latents, tables, np.zeros(4, np.int32), 2, 4).tolist() == [[0, 0], [0, 0]]
-    check_coder(tables, latents, np.zeros(4, np.int32), 2, 4)
-
-
-def test_any_set_decodes_and_stays_within_the_bound() -> None:
-    tables, index = competing(3, [500, 1, 1]), np.int32([0, 1, 2, 2, 0])
-    latents = np.int32([-4, 7, 4, 4, -3])
-    for chosen in itertools.product(range(3), repeat=2):
-        payload = model_encode(latents, tables, index, 2, 3, [*chosen])
-        np.testing.assert_array_equal(decode([payload], tables, index, 2, 3), [latents])
-        assert len(payload) <= max_payload_bytes(tables, index, 2, 3)
-
-
-def test_sums_of_costs_fit_32_bits() -> None:
-    assert (range_coder.SEGMENT_SYMBOLS + 1) * COST_UNITS * MAX_PRECISION < 2**31
-    index = np.zeros(range_coder.SEGMENT_SYMBOLS + 1, np.int32)
-    with pytest.raises(InputError, match=r"segments of at most 524288 symbols .* found 524289 symbols in 1 segments"):
-        max_payload_bytes(competing(2), index, 1, 2)
-
-
-@pytest.mark.parametrize(
-    ("index", "sets", "message"),
-    [
-        (np.zeros((1, 5), np.int32), 3, r"int32 \[S\], that of all messages, with 3 sets, found int32 \[1, 5\]"),
-        (np.full(5, 3, np.int32), 3, "index of 0 to 2, found 3 to 3"),
-        (np.zeros(5, np.int32), 2, "tables for 2 sets and a selector, found 10"),
-        (np.zeros(5, np.int32), 10, "tables for 10 sets and a selector, found 10"),
-        (np.zeros(5, np.int32), 9, "same lowest values in each of 9 sets"),
-        (np.zeros(5, np.int32), 0, "1 set of tables or more, found 0"),
-        (np.zeros(5, np.int32), 2.0, "1 set of tables or more, found 2.0"),
-    ],
-)
-def test_tables_and_indices_that_are_no_sets(index: Int32, sets: int, message: str) -> None:
-    tables = competing(3)
-    latents = np.zeros((1, 5), np.int32)
-    for call in (
-        lambda: encode(latents, tables, index, 1, sets),
-        lambda: decode([b""], tables, index, 1, sets),
-        lambda: max_payload_bytes(tables, index, 1, sets),
-        lambda: choose_sets(latents, tables, index, 1, sets),
-    ):
-        with pytest.raises(InputError, match=message):
-            call()
 
 
 # === Bounds ===
@@ -548,103 +314,3 @@ def test_segments_that_could_outgrow_their_length_are_refused() -> None:
     assert max_payload_bytes(tables, index, 2) > 70000
     latents = index[np.newaxis]
     assert encode(latents, tables, index, 1) == [model_encode(latents[0], tables, index, 1)]
-
-
-# === The docstring and the golden payloads ===
-
-
-def test_the_docstring_is_true() -> None:
-    result = doctest.testmod(range_coder)
-    assert result.attempted > 4
-    assert result.failed == 0
-
-
-def golden_cases() -> list[dict[str, object]]:
-    """Messages made by integer arithmetic alone, so that they are the same everywhere."""
-    tables = FrequencyTables.from_arrays(
-        {
-            "precision": np.int32(8),
-            "lower": np.int32([-2, 9, 0, -1]),
-            "sizes": np.int32([5, 1, 2, 3]),
-            "frequencies": np.int32([5, 60, 130, 60, 1, 256, 255, 1, 64, 128, 64]),
-        }
-    )
-    draw = [pow(48271, k + 1, 2**31 - 1) >> 9 for k in range(400)]
-    mixed = np.int32([k % 7 % 4 for k in range(400)])
-    cases = []
-    for name, index, segments in [
-        ("one message of few symbols", mixed[:9], 1),
-        ("one message of 400 symbols", mixed, 1),
-        ("seven segments", mixed, 7),
-        ("more segments than symbols", mixed[:5], 8),
-        ("one-symbol tables alone", np.full(20, 1, np.int32), 3),
-        ("no symbols", mixed[:0], 1),
-    ]:
-        latents = tables.lower[index] + np.int32(draw[: index.size]) % tables.sizes[index]
-        cases.append((name, tables, index, segments, latents, 1))
-    cases.append(("a carry through 50 digits", skewed(), *_carried(skewed()), 1))
-    tables = _golden_sets()
-    for name, index, segments in [
-        ("three sets, one message", mixed[:40] % 2, 1),
-        ("three sets, four segments, the last one empty", mixed[:9] % 2, 4),
-        ("three sets, one-symbol tables alone", np.ones(6, np.int32), 2),
-    ]:
-        latents = tables.lower[index] + np.int32(draw[: index.size]) % tables.sizes[index]
-        cases.append((name, tables, index, segments, latents, 3))
-    return [
-        {
-            "name": name,
-            "precision": used.precision,
-            **{key: getattr(used, key).tolist() for key in ("lower", "sizes", "frequencies")},
-            "index": index.tolist(),
-            "segments": segments,
-            **({"sets": sets} if sets > 1 else {}),
-            "latents": latents.tolist(),
-            "payload": encode(latents[np.newaxis], used, index, segments, sets)[0].hex(),
-        }
-        for name, used, index, segments, latents, sets in cases
-    ]
-
-
-def _golden_sets() -> FrequencyTables:
-    frequencies = [
-        [150, 40, 30, 26, 10],
-        [256],
-        [20, 50, 116, 50, 20],
-        [256],
-        [10, 10, 30, 70, 136],
-        [256],
-        [6, 50, 200],
-    ]
-    return FrequencyTables.from_arrays(
-        {
-            "precision": np.int32(8),
-            "lower": np.int32([-2, 9, -2, 9, -2, 9, 0]),
-            "sizes": np.int32([len(part) for part in frequencies]),
-            "frequencies": np.concatenate(frequencies).astype(np.int32),
-        }
-    )
-
-
-def _carried(tables: FrequencyTables) -> tuple[Int32, int, Int32]:
-    index = np.zeros(250, np.int32)
-    latents = decode([b"\x05"], tables, index)[0]
-    latents[-8:] = 4
-    return index, 1, latents
-
-
-def test_golden_payloads(rewrite_golden: bool) -> None:
-    if rewrite_golden:
-        lines = ",\n".join(json.dumps(case) for case in golden_cases())
-        GOLDEN.write_text(f'{{"format_version": {range_coder.FORMAT_VERSION}, "cases": [\n{lines}\n]}}\n')
-    golden = json.loads(GOLDEN.read_text())
-    assert golden["format_version"] == range_coder.FORMAT_VERSION
-    assert len(golden["cases"]) == 10
-    for case in golden["cases"]:
-        arrays = {key: np.array(case[key], np.int32) for key in ("precision", "lower", "sizes", "frequencies")}
-        tables, index = FrequencyTables.from_arrays(arrays), np.array(case["index"], np.int32)
-        latents = np.array([case["latents"]], np.int32).reshape(1, -1)
-        payloads = [bytes.fromhex(case["payload"])]
-        how = case["segments"], case.get("sets", 1)
-        np.testing.assert_array_equal(decode(payloads, tables, index, *how), latents, case["name"])
-        assert check_coder(tables, latents, index, *how) == payloads, case["name"]
