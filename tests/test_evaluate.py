@@ -176,6 +176,21 @@ def test_formats_take_images_of_any_size(name: str, shape: tuple[int, int]) -> N
     np.testing.assert_allclose(restored, images, atol=3)
 
 
+def test_images_of_several_sizes_are_pooled() -> None:
+    small, large = np.full((2, 2, 1), 10, np.uint8), np.full((4, 4, 1), 20, np.uint8)
+    # 4 pixels with the error 3, 16 with the error 1.
+    expected = 10 * np.log10(255**2 / ((4 * 9 + 16) / 20))
+    assert evaluate.psnr_db([small, large], [small + 3, large + 1]) == pytest.approx(expected)
+    with pytest.raises(InputError, match="equal shapes"):
+        evaluate.psnr_db([small, large], [small, small])
+    with pytest.raises(InputError, match="equal shapes"):
+        evaluate.psnr_db([small, large], [small])
+    assert evaluate.psnr_db(np.stack([small, small]), [small + 3, small]) == pytest.approx(10 * np.log10(255**2 / 4.5))
+    sizes, restored = classical.round_trip([small, large], "png")
+    assert len(sizes) == 2
+    np.testing.assert_array_equal(restored[1], large)
+
+
 def test_lowest_quality_is_the_first_that_reaches_the_target() -> None:
     quality, point = classical.lowest_quality(IMAGES, "jpeg", 25.0)
     assert point.psnr_db >= 25 > classical.measure(IMAGES, "jpeg", quality - 1).psnr_db

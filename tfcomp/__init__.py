@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tfcomp import classical, datasets, evaluate, plots
     from tfcomp.codec import Codec
     from tfcomp.models import VAE, AutoEncoder, VariableRateAutoEncoder, load_model
+    from tfcomp.photographs.codec import PhotographCodec
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ __all__ = [
     "Codec",
     "InputError",
     "MissingDependencyError",
+    "PhotographCodec",
     "TfcompError",
     "VariableRateAutoEncoder",
     "__version__",
@@ -36,6 +38,7 @@ __all__ = [
 
 _HOME = dict.fromkeys(["AutoEncoder", "VAE", "VariableRateAutoEncoder", "load_model"], "tfcomp.models")
 _HOME["Codec"] = "tfcomp.codec"
+_HOME["PhotographCodec"] = "tfcomp.photographs.codec"
 _MODULES = {"classical", "datasets", "evaluate", "plots"}
 
 

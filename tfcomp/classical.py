@@ -101,16 +101,18 @@ FORMATS = {
 # === Image formats ===
 
 
-def round_trip(images: Images, name: str, quality: int | None = None) -> tuple[list[int], Images]:
+def round_trip(
+    images: Images | Sequence[Images], name: str, quality: int | None = None
+) -> tuple[list[int], list[Images]]:
     """Each image through a file of its own.
 
     Args:
-        images: uint8 [N, H, W, C], C of 1 or 3.
+        images: uint8 [N, H, W, C], C of 1 or 3, or a list of [H, W, C] whose shapes may differ.
         name: one of `FORMATS`.
         quality: as the format counts it (decibels for JPEG 2000); None for lossless.
 
     Returns:
-        The N file sizes in bytes, and the restored images, uint8 [N, H, W, C].
+        The N file sizes in bytes, and the restored images, uint8 [H, W, C] each.
 
     Raises:
         InputError: if there is no such format, or it has no such mode.
@@ -121,15 +123,18 @@ def round_trip(images: Images, name: str, quality: int | None = None) -> tuple[l
         raise InputError(f"expected a quality for {how.title}, which has no lossless mode here, found none")
     if quality is not None and not how.sweep:
         raise InputError(f"expected no quality for {how.title}, which is lossless, found {quality}")
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
-        raise InputError(f"expected images uint8 [N, H, W, 1 or 3], found {images.dtype} {images.shape}")
-    grey = images.shape[-1] == 1
-    options = {**how.always, **(how.grey if grey else how.colour)}
-    options |= (how.lossless or {}) if quality is None else how.lossy(quality)
-    if how.kind == "JPEG2000":  # wavelet levels until about 8 pixels are left; each empty one costs 20 bytes
-        options["num_resolutions"] = max(1, min(6, 1 + int(math.log2(max(1, min(images.shape[1:3]) / 8)))))
+    for image in images:
+        if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:
+            raise InputError(
+                f"expected images uint8 [N, H, W, 1 or 3], found {image.dtype} {list(image.shape)} in them"
+            )
 
     def through_file(image: Images) -> tuple[int, Images]:
+        grey = image.shape[-1] == 1
+        options = {**how.always, **(how.grey if grey else how.colour)}
+        options |= (how.lossless or {}) if quality is None else how.lossy(quality)
+        if how.kind == "JPEG2000":  # wavelet levels until about 8 pixels are left; each empty one costs 20 bytes
+            options["num_resolutions"] = max(1, min(6, 1 + int(math.log2(max(1, min(image.shape[:2]) / 8)))))
         file = io.BytesIO()
         Image.fromarray(image.squeeze(-1) if grey else image).save(file, how.kind, **options)
         with Image.open(file) as opened:
@@ -147,7 +152,7 @@ def round_trip(images: Images, name: str, quality: int | None = None) -> tuple[l
             disable=None,
         )
         results = list(bar)
-    return [size for size, _ in results], np.stack([restored for _, restored in results])
+    return [size for size, _ in results], [restored for _, restored in results]
 
 
 def require(name: str) -> Format:
@@ -165,15 +170,18 @@ def require(name: str) -> Format:
     return FORMATS[name]
 
 
-def measure(images: Images, name: str, quality: int | None = None, *, structural: bool = False) -> Point:
+def measure(
+    images: Images | Sequence[Images], name: str, quality: int | None = None, *, structural: bool = False
+) -> Point:
     """Mean file size and PSNR of a format, one file for each image; ``structural`` adds MS-SSIM."""
     sizes, restored = round_trip(images, name, quality)
-    similarity = ms_ssim(images, restored) if structural else None
-    return Point(FORMATS[name].label(quality), float(np.mean(sizes)), psnr_db(images, restored), similarity)
+    originals = list(images)
+    similarity = ms_ssim(originals, restored) if structural else None
+    return Point(FORMATS[name].label(quality), float(np.mean(sizes)), psnr_db(originals, restored), similarity)
 
 
 def curve(
-    images: Images, name: str, qualities: Iterable[int] | None = None, *, structural: bool = False
+    images: Images | Sequence[Images], name: str, qualities: Iterable[int] | None = None, *, structural: bool = False
 ) -> list[Point]:
     """The points of a format over its qualities, by default its whole sweep; none for a lossless format."""
     chosen = require(name).sweep if qualities is None else qualities
@@ -222,7 +230,7 @@ COMPRESSORS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 """Title with its setting, and function, by the name that ``tfcomp evaluate --against`` knows."""
 
 
-def general_compressors(images: Images, names: Iterable[str] = tuple(COMPRESSORS)) -> list[Point]:
+def general_compressors(images: Images | Sequence[Images], names: Iterable[str] = tuple(COMPRESSORS)) -> list[Point]:
     """Lossless context: raw pixels through general compressors, each image alone, and all as one stream.
 
     A stream is smaller and no longer lets one image be read without the others before it.
@@ -239,6 +247,6 @@ def general_compressors(images: Images, names: Iterable[str] = tuple(COMPRESSORS
     return points
 
 
-def lossless(images: Images, names: Sequence[str]) -> list[Point]:
+def lossless(images: Images | Sequence[Images], names: Sequence[str]) -> list[Point]:
     """The lossless modes of those formats that have one."""
     return [measure(images, name) for name in names if require(name).lossless is not None]

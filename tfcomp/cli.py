@@ -11,9 +11,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import tfcomp
+from tfcomp.arguments import PHOTOGRAPHS, parser
 from tfcomp.errors import BitstreamError, InputError, TfcompError, missing_dependency
 
 if TYPE_CHECKING:
@@ -91,11 +92,17 @@ def compress(args: argparse.Namespace) -> None:
     """Images into one .tfz file."""
     from tfcomp import container
 
+    inputs = [Path(path) for path in args.inputs]
+    if args.codec is None:
+        _compress_photographs(inputs, args)
+        return
+    if args.target_bytes is not None:
+        raise InputError("expected --target-bytes for photographs, without --codec, found both")
     codec = _codec(args.codec)
     if args.quality is not None:
         codec = codec.at(args.quality)
     with _held_native_lines():
-        names, images = _read_inputs([Path(path) for path in args.inputs])
+        names, images = _read_inputs(inputs)
     payloads, report = codec.compress_with_report(images)
     size = container.write(
         args.output,
@@ -111,31 +118,52 @@ def compress(args: argparse.Namespace) -> None:
         print(f"note: {report.clipped} latents ({share:.3g} %) lay outside their tables and were clipped")
 
 
+def _compress_photographs(inputs: Sequence[Path], args: argparse.Namespace) -> None:
+    from tfcomp.photographs import files as photographs
+
+    if args.quality is not None and args.target_bytes is not None:
+        raise InputError("expected --quality or --target-bytes, found both")
+    if any(path.suffix == ".npy" for path in inputs):
+        raise InputError("expected image files and folders without --codec, found an .npy")
+    names, files = _named_files(inputs)
+    with _held_native_lines():
+        size, pixels = photographs.compress(files, names, args.output, args.quality, args.target_bytes)
+    rate = f"{8 * size / pixels:.3f} bits per pixel, {3 * pixels / size:.1f}:1"
+    print(f"{args.output}: {len(files)} photographs in {size:,} bytes, {rate}")
+
+
 def decompress(args: argparse.Namespace) -> None:
     """A .tfz file into PNG images."""
-    from PIL import Image
-
+    from tfcomp import image_files
     from tfcomp.container import Archive
-    from tfcomp.files import replacing_file
+    from tfcomp.photographs import files as photographs
 
-    found = _codec(args.codec)
+    found = _codec(args.codec) if args.codec else None
     with Archive.open(args.input) as archive:
-        try:
-            codec = found.that_made(archive.header.fingerprint)
-        except BitstreamError as error:
-            raise BitstreamError(f"{args.input}: {error}; --codec is {args.codec}") from error
-        targets = list(_targets(archive.metadata.get("names"), len(archive), args.input))
+        if found is None:
+            with _held_native_lines():
+                photographs.check(archive)
+        else:
+            try:
+                codec = found.that_made(archive.header.fingerprint)
+            except BitstreamError as error:
+                raise BitstreamError(f"{args.input}: {error}; --codec is {args.codec}") from error
         folder = Path(args.output)
-        there = [target for target in targets if (folder / target).exists()]
+        names = list(_targets(archive.metadata.get("names"), len(archive), args.input))
+        there = [name for name in names if (folder / name).exists()]
         if there and not args.force:
             raise InputError(f"expected none of the images in {folder} yet, found {there[0]}; --force replaces them")
-        images = codec.decompress(list(archive))
-    for target, image in zip(targets, images, strict=True):
-        path = folder / target
-        _make_folder(path.parent)
-        with replacing_file(path) as temporary:
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(temporary, "PNG")
-    print(f"{folder}: {len(images)} images")
+        targets = [folder / name for name in names]
+        images = None if found is None else codec.decompress(list(archive))
+        for target in targets:
+            _make_folder(target.parent)
+        if images is None:
+            with _held_native_lines():
+                photographs.decompress(archive, targets)
+        else:
+            for target, image in zip(targets, images, strict=True):
+                image_files.write_png(target, image)
+    print(f"{folder}: {len(targets)} images")
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -143,6 +171,9 @@ def evaluate(args: argparse.Namespace) -> None:
     from tfcomp import comparison, datasets
 
     comparison.chosen(args.against)
+    if args.artifacts == [PHOTOGRAPHS]:
+        _evaluate_photographs(args)
+        return
     codecs = {
         f"{folder}, quality {quality}" if found.qualities > 1 else folder: codec
         for folder, found in [(folder, _codec(folder)) for folder in args.artifacts]
@@ -151,6 +182,20 @@ def evaluate(args: argparse.Namespace) -> None:
     with _held_native_lines():
         _, test = datasets.load_arrays(args.data)
     comparison.run(codecs, test, args.data, args.against, args.out, args.images)
+
+
+def _evaluate_photographs(args: argparse.Namespace) -> None:
+    from tfcomp import comparison, image_files
+    from tfcomp.photographs.codec import PhotographCodec
+
+    folder = Path(args.data) / "test"
+    with _held_native_lines():
+        codec = PhotographCodec.load()
+        files = image_files.image_files(folder if folder.is_dir() else folder.parent)
+        images = [image_files.read_image(file, whole=True) for file in files]
+    qualities = range(1, codec.qualities + 1)
+    codecs = {f"{PHOTOGRAPHS}, quality {quality}": codec.at(quality) for quality in qualities}
+    comparison.run(codecs, images, args.data, args.against, args.out, args.images)
 
 
 def info(args: argparse.Namespace) -> None:
@@ -180,6 +225,7 @@ def info(args: argparse.Namespace) -> None:
         if magic == container.MAGIC:
             with container.Archive.open(path) as archive:
                 print(archive.header)
+                _describe_photographs(archive)
         elif args.codec:
             codec = _codec(args.codec)
             codec.entropy_model.decode([path.read_bytes()])
@@ -189,6 +235,20 @@ def info(args: argparse.Namespace) -> None:
             print(f"not a .tfz: {size} bytes; a bare payload names no codec (give --codec to try one)")
     else:
         raise InputError(f"expected a .tfz, a payload, a run or an artifact, found none of them at {path}")
+
+
+def _describe_photographs(archive: Any) -> None:
+    """If the bundled codec made the archive: what the photographs are, and what it costs to decode them."""
+    from tfcomp.photographs.codec import PhotographCodec
+
+    with _held_native_lines():
+        codec = PhotographCodec.load()
+    if archive.header.fingerprint != codec.fingerprint:
+        return
+    for name, payload in zip(archive.metadata.get("names", ()), archive, strict=False):
+        print(f"photograph   {name}: {codec.describe(payload)}, {len(payload)} bytes")
+    for name, macs in codec.macs_per_pixel.items():
+        print(f"network      {name}: {macs / 1000:.1f} thousand multiply-accumulates a pixel")
 
 
 # === Reading and naming ===
@@ -241,20 +301,28 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 def _read_inputs(paths: Sequence[Path]) -> tuple[list[str], Images]:
     """Names and images of files, folders, or one ``.npy`` file (whose images have no names)."""
-    from tfcomp import datasets
+    from tfcomp import datasets, image_files
 
     if len(paths) == 1 and paths[0].suffix == ".npy":
         return [], datasets.read_array(paths[0])
+    names, files = _named_files(paths)
+    return names, image_files.read_images(files)
+
+
+def _named_files(paths: Sequence[Path]) -> tuple[list[str], list[Path]]:
+    """The image files that paths of files and folders name, and the name of each."""
+    from tfcomp import image_files
+
     files, names = [], []
     for path in paths:
         if path.is_dir():
-            found = datasets.image_files(path)
+            found = image_files.image_files(path)
             files += found
             names += [file.relative_to(path).as_posix() for file in found]
         else:
             files.append(path)
             names.append(path.name)
-    return names, datasets.read_images(files)
+    return names, files
 
 
 def _targets(names: Any, count: int, source: str) -> Iterator[Path]:
@@ -283,111 +351,7 @@ def _make_folder(path: Path) -> None:
         raise InputError(f"cannot make the folder {path}: {error.strerror}") from error
 
 
-# === The parser ===
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text}")
-    return value
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as everything else here does; argparse prints the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see {self.prog} --help)")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    root = _Parser(prog="tfcomp", description="Learned data compression: train, freeze, compress.")
-    root.add_argument("--version", action="version", version=f"tfcomp {tfcomp.__version__}")
-    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def add(function: Any) -> argparse.ArgumentParser:
-        summary = function.__doc__
-        command = commands.add_parser(function.__name__, help=summary, description=summary)
-        command.set_defaults(command=function)
-        return command
-
-    data = "mnist | glyphs | tfds:NAME | FOLDER | FILE.npy | FILE.npz"
-
-    command = add(demo)
-    command.add_argument("--data", default="glyphs", help=f"{data} (default: %(default)s)")
-    command.add_argument("--out", default="demo", help="folder for the results (default: %(default)s)")
-    command.add_argument("--epochs", type=_positive, default=None, help="default: what takes about two minutes")
-
-    command = add(train)
-    command.add_argument("data", metavar="DATA", help=data)
-    command.add_argument("--out", required=True, metavar="RUN", help="folder to write")
-    command.add_argument("--model", choices=["autoencoder", "vae"], default="autoencoder")
-    command.add_argument("--network", choices=["dense", "conv"], default="conv")
-    command.add_argument("--latent-dim", type=_positive, default=64)
-    command.add_argument(
-        "--beta",
-        type=float,
-        nargs="+",
-        default=[],
-        help="price of a nat of rate, if not the model's own; several, falling: one autoencoder of as many qualities",
-    )
-    command.add_argument("--distortion", choices=["squared_error", "binary_cross_entropy"])
-    command.add_argument("--epochs", type=_positive, default=10)
-    command.add_argument("--batch-size", type=_positive, default=128)
-    command.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam, with a cosine schedule to zero")
-    command.add_argument("--seed", type=int, default=0)
-
-    command = add(export)
-    command.add_argument("run", metavar="RUN")
-    command.add_argument("artifact", metavar="ARTIFACT", help="folder to write")
-    command.add_argument("--data", help=f"calibration images, if not the run's own: {data}")
-    command.add_argument(
-        "--quantize",
-        default="float32",
-        metavar="TYPE",
-        help="networks of the .tflite files: float32, float16 or dynamic (8 bits) weights, or int8 throughout",
-    )
-    command.add_argument(
-        "--sets", type=_positive, default=1, help="sets of tables that compete for each message; 64 suit small images"
-    )
-    target = command.add_mutually_exclusive_group()
-    step = "quantization step, as a multiple of each latent's unit; several, falling, make as many qualities"
-    target.add_argument("--step", type=float, nargs="+", help=step)
-    target.add_argument("--target-psnr-db", type=float, metavar="DB")
-    target.add_argument("--target-bytes", type=float, metavar="BYTES", help="mean payload length")
-
-    command = add(compress)
-    command.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders, or one .npy")
-    command.add_argument("-o", "--output", required=True, metavar="OUT.tfz")
-    command.add_argument("--codec", required=True, metavar="ARTIFACT")
-    command.add_argument(
-        "--quality", type=int, metavar="Q", help="from 1, if the codec has several; default: the highest"
-    )
-
-    command = add(decompress)
-    command.add_argument("input", metavar="IN.tfz")
-    command.add_argument("-o", "--output", required=True, metavar="FOLDER")
-    command.add_argument("--codec", required=True, metavar="ARTIFACT")
-
-    command.add_argument("--force", action="store_true", help="replace images that are already there")
-
-    command = add(evaluate)
-    command.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help="several make one curve")
-    command.add_argument("data", metavar="DATA", help=f"its test images are used: {data}")
-    command.add_argument(
-        "--against",
-        default="webp,jpeg,avif,jxl,png",
-        metavar="NAMES",
-        help="of jpeg, jpeg2000, webp, avif, jxl, png, zstd, brotli, lzma, with commas (default: %(default)s)",
-    )
-    command.add_argument("--images", type=_positive, default=1000, metavar="N", help="at most (default: %(default)s)")
-    command.add_argument("--out", metavar="FOLDER", help="folder to write: a JSON, and plots as PNG and PDF")
-
-    command = add(info)
-    command.add_argument("file", metavar="FILE", help="a .tfz, a payload, a run or an artifact")
-    command.add_argument("--codec", metavar="ARTIFACT", help="try a bare payload with this codec")
-    return root
+# === Running ===
 
 
 def _refuse(error: Exception) -> int:
@@ -400,7 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("PIL").addHandler(logging.NullHandler())  # or Python prints its errors beside ours
     try:
-        args = parser().parse_args(arguments)
+        args = parser(demo, train, export, compress, decompress, evaluate, info).parse_args(arguments)
         args.command(args)
     except (TfcompError, OSError) as error:
         return _refuse(error)

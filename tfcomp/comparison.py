@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,9 @@ from tfcomp.files import replacing_folder
 
 if TYPE_CHECKING:
     from tfcomp.codec import Codec, Images
+    from tfcomp.photographs.codec import OneQuality
+
+    Codecs = Mapping[str, Codec | OneQuality]
 
 REPORT = "evaluation.json"
 OURS = "tfcomp"
@@ -44,12 +47,12 @@ def chosen(against: str) -> tuple[list[str], list[str]]:
     return formats, [name for name in names if name in classical.COMPRESSORS]
 
 
-def run(codecs: dict[str, Codec], test: Images, data: str, against: str, out: str | None, count: int) -> None:
+def run(codecs: Codecs, test: Images | Sequence[Images], data: str, against: str, out: str | None, count: int) -> None:
     """Measure, print, and write ``evaluation.json``, ``rate_distortion.png`` and ``.pdf`` if asked to.
 
     Args:
         codecs: by name; several make one curve.
-        test: uint8 [N, H, W, C].
+        test: uint8 [N, H, W, C], or, for photographs, a list of [H, W, C] whose shapes may differ.
         data: what these images are, for the report.
         against: see `chosen`.
         out: folder to write; None for the table alone.
@@ -61,8 +64,11 @@ def run(codecs: dict[str, Codec], test: Images, data: str, against: str, out: st
             import_module("matplotlib")  # better missed now than after minutes
         except ModuleNotFoundError as error:
             raise missing_dependency(error) or error from error
-    images = test[np.linspace(0, len(test) - 1, min(count, len(test))).astype(int)]
-    print(f"{len(images)} of the {len(test)} test images of {data}, {images.shape[1:]} uint8")
+    some = [test[i] for i in np.linspace(0, len(test) - 1, min(count, len(test))).astype(int)]
+    shapes = sorted({image.shape for image in some})
+    images = np.stack(some) if len(shapes) == 1 else some
+    found = str(shapes[0]) if len(shapes) == 1 else f"{len(shapes)} sizes"
+    print(f"{len(images)} of the {len(test)} test images of {data}, {found}, uint8")
 
     curves, lossless = measure(codecs, images, formats, compressors)
     ours = curves[OURS]
@@ -78,7 +84,7 @@ def run(codecs: dict[str, Codec], test: Images, data: str, against: str, out: st
         "codecs": {name: codec.fingerprint for name, codec in codecs.items()},
         "data": data,
         "images": len(images),
-        "image_shape": images.shape[1:],
+        "image_shapes": shapes,
         "curves": {title: [point.as_dict() for point in points] for title, points in curves.items()},
         "at_equal_psnr": {p.codec: [q.as_dict() for q in equals(curves, p)] for p in ours},
         "bd_rate_percent_tfcomp_against": rates,
@@ -91,10 +97,10 @@ def run(codecs: dict[str, Codec], test: Images, data: str, against: str, out: st
 
 
 def measure(
-    codecs: dict[str, Codec], images: Images, formats: Sequence[str], compressors: Sequence[str]
+    codecs: Codecs, images: Images | Sequence[Images], formats: Sequence[str], compressors: Sequence[str]
 ) -> tuple[dict[str, list[Point]], list[Point]]:
     """The lossy curves by title, our codecs' first, and the lossless points; with MS-SSIM where images allow it."""
-    structural = min(images.shape[1:3]) >= evaluate.MS_SSIM_SIDE
+    structural = min(min(image.shape[:2]) for image in images) >= evaluate.MS_SSIM_SIDE
     ours = [
         evaluate.measure(
             codec, images, OURS if len(codecs) == 1 else f"{OURS}, {Path(name).name}", structural=structural

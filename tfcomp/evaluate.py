@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from scipy.interpolate import PchipInterpolator
 
     from tfcomp.codec import Codec, Images
+    from tfcomp.photographs.codec import OneQuality
 
 MS_SSIM_SIDE = 161
 """The smallest side in pixels that MS-SSIM is defined for: halved four times it still holds the window of 11."""
@@ -60,21 +61,45 @@ class Point:
 # === One codec ===
 
 
-def psnr_db(originals: Images, restored: Images) -> float:
-    """PSNR in dB of uint8 images of equal shapes, from their pooled mean squared error."""
-    if originals.shape != restored.shape:
-        raise InputError(f"expected images of equal shapes, found {originals.shape} and {restored.shape}")
-    error = np.mean(np.square(originals.astype(np.float64) - restored))
+def psnr_db(originals: Images | Sequence[Images], restored: Images | Sequence[Images]) -> float:
+    """PSNR in dB of uint8 images, from the mean squared error pooled over all of their pixels.
+
+    Args:
+        originals: an array of any shape, or a list of arrays whose shapes may differ.
+        restored: the same shape or shapes.
+    """
+    first, second = list(originals), list(restored)
+    if isinstance(originals, np.ndarray) and isinstance(restored, np.ndarray):
+        first, second = [originals], [restored]
+    shapes = [[image.shape for image in images] for images in (first, second)]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"expected images of equal shapes, found {_shapes(first)} and {_shapes(second)}")
+    pairs = zip(first, second, strict=True)
+    error = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in pairs) / sum(a.size for a in first)
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def ms_ssim(originals: Images, restored: Images, *, batch: int = 16) -> float | None:
-    """Mean multi-scale structural similarity of uint8 images [N, H, W, C], by TensorFlow, on [0, 1].
+def _shapes(images: Sequence[Images]) -> str:
+    return f"{len(images)} of {', '.join(sorted({str(image.shape) for image in images}))}"
+
+
+def ms_ssim(
+    originals: Images | Sequence[Images], restored: Images | Sequence[Images], *, batch: int = 16
+) -> float | None:
+    """Mean multi-scale structural similarity of uint8 images, by TensorFlow, on [0, 1].
+
+    Args:
+        originals: [N, H, W, C], or a list of [H, W, C] whose shapes may differ.
+        restored: the same shape or shapes.
+        batch: how many images of one shape at a time.
 
     Returns:
         None if a side is below `MS_SSIM_SIDE`: the measure's five scales and their weights were fitted together, so
         that with fewer of them, as images of 28x28 would need, the figure would be of another measure.
     """
+    if not (isinstance(originals, np.ndarray) and isinstance(restored, np.ndarray)):
+        each = [ms_ssim(a[None], b[None]) for a, b in zip(originals, restored, strict=True)]
+        return None if None in each else float(np.mean([value for value in each if value is not None]))
     if originals.shape != restored.shape:
         raise InputError(f"expected images of equal shapes, found {originals.shape} and {restored.shape}")
     if min(originals.shape[1:3]) < MS_SSIM_SIDE:
@@ -90,7 +115,7 @@ def ms_ssim(originals: Images, restored: Images, *, batch: int = 16) -> float | 
     return float(np.mean(np.concatenate(parts)))
 
 
-def archive_bytes(codec: Codec, payloads: Sequence[bytes]) -> int:
+def archive_bytes(codec: Codec | OneQuality, payloads: Sequence[bytes]) -> int:
     """Size in bytes of the whole ``.tfz`` file of these payloads, with header, index and checksums."""
     with tempfile.TemporaryDirectory() as folder:
         return container.write(
@@ -101,12 +126,19 @@ def archive_bytes(codec: Codec, payloads: Sequence[bytes]) -> int:
         )
 
 
-def measure(codec: Codec, images: Images, name: str = "tfcomp", *, structural: bool = False, **options: Any) -> Point:
+def measure(
+    codec: Codec | OneQuality,
+    images: Images | Sequence[Images],
+    name: str = "tfcomp",
+    *,
+    structural: bool = False,
+    **options: Any,
+) -> Point:
     """Real payload bytes and PSNR of a codec, and the ``.tfz`` file that holds all of the images.
 
     Args:
-        codec: from `Codec.freeze` or `Codec.load`.
-        images: uint8 [N, H, W, C], at least one.
+        codec: from `Codec.freeze` or `Codec.load`, or a quality of `PhotographCodec`.
+        images: uint8 [N, H, W, C], at least one; for photographs, a list of [H, W, C] whose shapes may differ.
         name: of the point.
         structural: whether to measure MS-SSIM too.
         options: for the codec's ``compress``.

@@ -36,7 +36,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return [mark for mark in marks if below <= mark <= above]
 
 
-def reconstructions(originals: Images, rows: Sequence[tuple[str, Images, Sequence[int]]]) -> Figure:
+def reconstructions(originals: Images, rows: Sequence[tuple[str, Sequence[Images], Sequence[int]]]) -> Figure:
     """Originals above what each codec makes of them, each with its number of bytes.
 
     Args:
@@ -44,7 +44,7 @@ def reconstructions(originals: Images, rows: Sequence[tuple[str, Images, Sequenc
         rows: for each codec its name, the restored images uint8 [N, H, W, C], and the N sizes in bytes.
     """
     count, channels = len(originals), originals.shape[-1]
-    if count == 0 or any(restored.shape != originals.shape or len(sizes) != count for _, restored, sizes in rows):
+    if count == 0 or any(np.shape(restored) != originals.shape or len(sizes) != count for _, restored, sizes in rows):
         raise InputError(f"expected restored images of shape {originals.shape} and as many sizes in each row")
     raw = [int(originals[0].size)] * count
     lines = [("original", originals, raw), *rows]
@@ -61,12 +61,17 @@ def reconstructions(originals: Images, rows: Sequence[tuple[str, Images, Sequenc
 
 
 def rate_distortion(
-    curves: Mapping[str, Sequence[tuple[float, float]]], *, quality: str = "PSNR in dB", logarithmic: bool = False
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    rate: str = "bytes per image",
+    quality: str = "PSNR in dB",
+    logarithmic: bool = False,
 ) -> Figure:
     """Quality over real bytes, one line and marker for each codec; a single point is drawn large.
 
     Args:
         curves: name -> points (mean bytes per image, quality), in any order.
+        rate: what the first number is, if not that.
         quality: what the second number is.
         logarithmic: whether bytes have a logarithmic axis, on which equal savings look equal.
     """
@@ -84,7 +89,7 @@ def rate_distortion(
         axis.set_xticks(_ticks(min(every), max(every)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
-    axis.set_xlabel("bytes per image")
+    axis.set_xlabel(rate)
     axis.set_ylabel(quality)
     axis.grid(alpha=0.3)
     axis.legend()
