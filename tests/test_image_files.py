@@ -202,6 +202,14 @@ def test_colours_of_a_profile_become_srgb(tmp_path: Path) -> None:
     same = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     image.save(tmp_path / "same.png", icc_profile=same)
     assert np.abs(image_files.read_image(tmp_path / "same.png", whole=True) - np.array([200.0, 100, 50])).max() <= 1
+    swapped = image.convert("RGBA")
+    swapped.save(tmp_path / "alpha.png", icc_profile=same)
+    assert np.abs(image_files.read_image(tmp_path / "alpha.png", whole=True) - np.array([200.0, 100, 50])).max() <= 1
+    image.convert("L").save(tmp_path / "grey.png", icc_profile=same)
+    assert image_files.read_image(tmp_path / "grey.png", whole=True).shape == (6, 5, 1)
+    image.save(tmp_path / "broken.png", icc_profile=same[:200])
+    with pytest.raises(InputError, match=r"colour profile \(ICC\) that can be used in .*broken\.png"):
+        image_files.read_image(tmp_path / "broken.png", whole=True)
     # A profile of linear light: the curves of sRGB's own, of kind "curv" or "para", replaced by the identity.
     data = bytearray(same)
     count = struct.unpack_from(">I", data, 128)[0]
@@ -210,5 +218,7 @@ def test_colours_of_a_profile_become_srgb(tmp_path: Path) -> None:
         if name in (b"rTRC", b"gTRC", b"bTRC"):
             data[offset : offset + 12] = b"curv" + bytes(8)
     image.save(tmp_path / "linear.png", icc_profile=bytes(data))
+    swapped.save(tmp_path / "linear alpha.png", icc_profile=bytes(data))
     brighter = image_files.read_image(tmp_path / "linear.png", whole=True)[0, 0]
+    np.testing.assert_array_equal(image_files.read_image(tmp_path / "linear alpha.png", whole=True)[0, 0], brighter)
     np.testing.assert_allclose(brighter, 255 * (np.array([200, 100, 50]) / 255) ** (1 / 2.2), atol=4)

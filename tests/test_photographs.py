@@ -55,8 +55,7 @@ def test_any_size_comes_back_in_its_shape(height: int, width: int, channels: int
     restored = codec().decompress(payload)
     assert restored.shape == image.shape
     assert restored.dtype == np.uint8
-    # The coarsest step is 128 levels of an orthonormal transform: 5 levels of an average pixel, were all coded so.
-    assert evaluate.psnr_db(image, restored) > 18
+    assert evaluate.psnr_db(image, restored) > 20 + quality
     assert f"{width}x{height} {'grey' if channels == 1 else 'RGB'}, quality {quality}, 1 tile" in codec().describe(
         payload
     )
@@ -106,10 +105,10 @@ def test_tiles_show_no_seam_and_stand_alone(monkeypatch: pytest.MonkeyPatch) -> 
     tiled = codec().decompress(payload).astype(int)
     assert "6 tiles" in codec().describe(payload)
     # Tiles know less of their neighbours when they choose integers, but they quantize the same latent.
-    assert evaluate.psnr_db(image, tiled.astype(np.uint8)) > evaluate.psnr_db(image, whole.astype(np.uint8)) - 0.3
+    assert evaluate.psnr_db(image, tiled.astype(np.uint8)) > evaluate.psnr_db(image, whole.astype(np.uint8)) - 0.2
     errors = np.square(tiled - image).mean(axis=(0, 2))
     seams = np.isin(np.arange(149) % 56, (55, 0)) & (np.arange(149) > 50)
-    assert errors[seams].mean() < 1.5 * errors.mean()
+    assert errors[seams].mean() < 1.1 * errors.mean()
     # A change in one tile changes no other's bytes.
     other = image.copy()
     other[70:, 130:] = 0
@@ -127,6 +126,7 @@ def test_tiles_show_no_seam_and_stand_alone(monkeypatch: pytest.MonkeyPatch) -> 
         (np.zeros((0, 4, 3), np.uint8), r"uint8 \[0, 4, 3\]"),
         (np.zeros((2, 4, 4, 3), np.uint8), r"uint8 \[2, 4, 4, 3\]"),
         ([], r"float64 \[0\]"),
+        ([[1, 2], [3]], "rows of several lengths"),
     ],
 )
 def test_what_is_no_image_is_refused(image: object, found: str) -> None:
@@ -134,7 +134,7 @@ def test_what_is_no_image_is_refused(image: object, found: str) -> None:
         codec().compress(image)
 
 
-@pytest.mark.parametrize("quality", [0, 9, -1, 2.5, True + 8, "5", None])
+@pytest.mark.parametrize("quality", [0, 9, -1, 2.5, True, "5", None])
 def test_qualities_that_are_none(quality: object) -> None:
     with pytest.raises(InputError, match="expected a quality from 1 to 8, found"):
         codec().compress(scene(8, 8), quality)  # type: ignore[arg-type]
@@ -205,6 +205,13 @@ def test_claims_are_checked_before_memory_is_taken() -> None:
         codec().decompress("text")  # type: ignore[arg-type]
 
 
+def test_a_few_bytes_cannot_ask_for_long_work() -> None:
+    with pytest.raises(BitstreamError, match="at most 4096 symbols in a tile"):
+        codec().decompress(b"\x04" + b"\x80\x08" + b"\x80\x08" + b"\0")
+    with pytest.raises(BitstreamError, match="1 to 268435456 pixels"):
+        codec().decompress(b"\x04" + b"\x01" + b"\x80\x80\x80\x80\x01" + b"\0" * 9000)
+
+
 def test_a_cut_payload_is_refused() -> None:
     payload = codec().compress(scene(96, 120), 7)
     assert codec()._parse(payload)[3][0][0] > 0, "several lanes"
@@ -248,9 +255,13 @@ def test_the_file_meets_a_target_too(tmp_path: Path, capsys: pytest.CaptureFixtu
     photograph, packed = save(tmp_path / "photograph.jpg", scene(96, 120)), tmp_path / "a.tfz"
     assert main(["compress", str(photograph), "-o", str(packed), "--target-bytes", "900"]) == 0
     assert 700 < packed.stat().st_size <= 900
-    assert "bytes or more for this image" in failure(
-        capsys, "compress", photograph, "-o", packed, "--target-bytes", "50"
-    )
+    for target in ("1", "50", str(10**20)):
+        if int(target) < 900:
+            said = failure(capsys, "compress", photograph, "-o", packed, "--target-bytes", target)
+            assert "photograph.jpg" in said
+            assert "bytes or more for this image" in said
+    for quality in ("0", "-1", "9"):
+        assert "from 1 to 8" in failure(capsys, "compress", photograph, "-o", packed, "--quality", quality)
     assert "--quality or --target-bytes" in failure(
         capsys, "compress", photograph, "-o", packed, "--target-bytes", "900", "--quality", "3"
     )
@@ -308,7 +319,7 @@ def test_info_says_what_the_photographs_are(tmp_path: Path, capsys: pytest.Captu
     assert main(["compress", str(photograph), "-o", str(tmp_path / "a.tfz"), "--quality", "3"]) == 0
     assert main(["info", str(tmp_path / "a.tfz")]) == 0
     said = capsys.readouterr().out
-    assert "a.png: 30x20 RGB, quality 3, 1 tile, " in said
+    assert "'a.png': 30x20 RGB, quality 3, 1 tile, " in said
     assert "synthesis: 14.7 thousand multiply-accumulates a pixel" in said
 
 
@@ -322,6 +333,32 @@ def test_a_folder_of_any_sizes_is_evaluated(tmp_path: Path, capsys: pytest.Captu
     assert "3 sizes" in said
     assert "photographs, quality 8" in said
     assert "BD-rate against JPEG: -" in said
+
+
+@pytest.mark.parametrize("names", [5, None, ["\udcff.png"], ["a\nb.png"], ["a.png", "b.png"]])
+def test_info_trusts_no_name(tmp_path: Path, capsys: pytest.CaptureFixture[str], names: object) -> None:
+    payload = codec().compress(scene(9, 9), 1)
+    path = tmp_path / "a.tfz"
+    container.write(path, [payload], fingerprint=codec().fingerprint, item_shape=(9, 9, 3), metadata={"names": names})
+    assert main(["info", str(path)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("photograph ")]
+    assert line.isascii()
+    assert "9x9 RGB, quality 1" in line
+
+
+def test_several_processes_do_what_one_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    for i in range(5):
+        save(tmp_path / "in" / f"{i}.png", scene(20 + i, 30, seed=i))
+    assert main(["compress", str(tmp_path / "in"), "-o", str(tmp_path / "a.tfz")]) == 0
+    with container.Archive.open(tmp_path / "a.tfz") as archive:
+        for i, payload in enumerate(archive):
+            assert payload == codec().compress(scene(20 + i, 30, seed=i))
+    (tmp_path / "in" / "3.png").write_bytes(b"")
+    assert "3.png" in failure(capsys, "compress", tmp_path / "in", "-o", tmp_path / "b.tfz")
+    assert not (tmp_path / "b.tfz").exists()
 
 
 def test_photographs_need_no_tensorflow(tmp_path: Path) -> None:

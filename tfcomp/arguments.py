@@ -105,7 +105,10 @@ def parser(*functions: Command) -> argparse.ArgumentParser:
 
     command = made["evaluate"]
     command.add_argument(
-        "artifacts", nargs="+", metavar="ARTIFACT", help=f"several make one curve; {PHOTOGRAPHS}: the bundled codec"
+        "artifacts",
+        nargs="+",
+        metavar="ARTIFACT",
+        help=f"several make one curve; {PHOTOGRAPHS}: the bundled codec, on a FOLDER",
     )
     command.add_argument("data", metavar="DATA", help=f"its test images are used: {data}")
     command.add_argument(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import tfcomp
 from tfcomp.arguments import PHOTOGRAPHS, parser
-from tfcomp.errors import BitstreamError, InputError, TfcompError, missing_dependency
+from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, TfcompError, missing_dependency
 
 if TYPE_CHECKING:
     from tfcomp.codec import Images
@@ -129,7 +129,8 @@ def _compress_photographs(inputs: Sequence[Path], args: argparse.Namespace) -> N
     with _held_native_lines():
         size, pixels = photographs.compress(files, names, args.output, args.quality, args.target_bytes)
     rate = f"{8 * size / pixels:.3f} bits per pixel, {3 * pixels / size:.1f}:1"
-    print(f"{args.output}: {len(files)} photographs in {size:,} bytes, {rate}")
+    plural = "s" if len(files) > 1 else ""
+    print(f"{args.output}: {len(files)} photograph{plural} in {size:,} bytes, {rate}")
 
 
 def decompress(args: argparse.Namespace) -> None:
@@ -192,6 +193,7 @@ def _evaluate_photographs(args: argparse.Namespace) -> None:
     with _held_native_lines():
         codec = PhotographCodec.load()
         files = image_files.image_files(folder if folder.is_dir() else folder.parent)
+        files = [files[i] for i in range(0, len(files), -(-len(files) // args.images))]
         images = [image_files.read_image(file, whole=True) for file in files]
     qualities = range(1, codec.qualities + 1)
     codecs = {f"{PHOTOGRAPHS}, quality {quality}": codec.at(quality) for quality in qualities}
@@ -241,12 +243,17 @@ def _describe_photographs(archive: Any) -> None:
     """If the bundled codec made the archive: what the photographs are, and what it costs to decode them."""
     from tfcomp.photographs.codec import PhotographCodec
 
-    with _held_native_lines():
-        codec = PhotographCodec.load()
+    try:
+        with _held_native_lines():
+            codec = PhotographCodec.load()
+    except MissingDependencyError:
+        return
     if archive.header.fingerprint != codec.fingerprint:
         return
-    for name, payload in zip(archive.metadata.get("names", ()), archive, strict=False):
-        print(f"photograph   {name}: {codec.describe(payload)}, {len(payload)} bytes")
+    names = archive.metadata.get("names")
+    names = names if isinstance(names, list) and len(names) == len(archive) else range(len(archive))
+    for name, payload in zip(names, archive, strict=True):
+        print(f"photograph   {name!a}: {codec.describe(payload)}, {len(payload)} bytes")
     for name, macs in codec.macs_per_pixel.items():
         print(f"network      {name}: {macs / 1000:.1f} thousand multiply-accumulates a pixel")
 

@@ -69,9 +69,8 @@ def read_image(path: str | os.PathLike[str], *, whole: bool = False) -> Images:
                 if whole:
                     _refuse_what_would_be_lost(image, path)
                 upright = ImageOps.exif_transpose(image)
-                if whole:
-                    upright = _in_srgb(upright)
-                pixels = np.array(upright.convert("L" if upright.mode in ("1", "L", "LA") else "RGB"))
+                shown = upright.convert("L" if upright.mode in ("1", "L", "LA") else "RGB")
+                pixels = np.array(_in_srgb(shown, image.info.get("icc_profile"), path) if whole else shown)
     except InputError:
         raise
     except Exception as error:
@@ -89,13 +88,17 @@ def _refuse_what_would_be_lost(image: ImageFile.ImageFile, path: str | os.PathLi
         raise InputError(f"expected an image without transparency, found some in {path}; flatten it first")
 
 
-def _in_srgb(image: Image.Image) -> Image.Image:
-    """The image in the colours that files without a profile are taken to have."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("L", "RGB"):
+def _in_srgb(image: Image.Image, profile: bytes | None, path: str | os.PathLike[str]) -> Image.Image:
+    """An image of mode L or RGB in the colours that files without a profile are taken to have."""
+    if not profile:
         return image
-    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != {"L": "GRAY", "RGB": "RGB"}[image.mode]:
+            return image  # of other colours than it has
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError) as error:
+        raise InputError(f"expected a colour profile (ICC) that can be used in {path}, found: {error}") from error
     assert converted is not None
     return converted.convert(image.mode)
 

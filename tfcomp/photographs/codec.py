@@ -12,8 +12,8 @@ the latent, 1024 x 1024 pixels, fewer at those edges, or as many in another form
 
     rows = min(rows of the latent, max(128, 128**2 // columns of the latent)),    columns = 128**2 // rows
 
-Nothing that a tile needs lies in another tile. The networks see beyond a tile's edge: the pixels next to it come out as
-they would from one large tile, and no seam shows.
+The integers of a tile need no other tile. Its pixels do, next to its edges: the networks see some positions beyond
+them, so that the pixels come out as they would from one large tile, and no seam shows.
 
 A tile has at least one byte, so that a payload of ``n`` bytes claims at most ``n`` tiles, and memory for no more.
 """
@@ -43,9 +43,10 @@ VERSION = 1
 DEFAULT_QUALITY = 5
 TILE = 128
 MARGIN = 6
-"""How far, in positions, the networks see."""
+"""At least how far the networks see, in positions: 5 the synthesis, 3 the analysis."""
 SMALL = 32
 MOST_PIXELS = 1 << 28
+"""Of an image with what it is mirrored by."""
 ANALYSIS, SYNTHESIS, TABLES = "analysis.tflite", "synthesis.tflite", "contexts.npz"
 
 _GREY = 1 << 3
@@ -105,7 +106,7 @@ class PhotographCodec:
         try:
             with np.load(io.BytesIO((folder / TABLES).read_bytes()), allow_pickle=False) as arrays:
                 return from_arrays(networks, {name: arrays[name] for name in arrays.files})
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        except (zipfile.BadZipFile, KeyError, IndexError, ValueError) as error:
             raise BitstreamError(f"expected the contexts of the bundled codec, found {error}") from error
 
     @property
@@ -136,12 +137,14 @@ class PhotographCodec:
             InputError: on another image or quality, or if no quality fits the target.
         """
         pixels, grey = _checked(image)
-        if not isinstance(quality, int) or not 1 <= quality <= self.qualities:
+        if isinstance(quality, bool) or not isinstance(quality, int | np.integer) or not 1 <= quality <= self.qualities:
             raise InputError(f"expected a quality from 1 to {self.qualities}, found {quality!r}")
+        if target_bytes is not None and not isinstance(target_bytes, int | np.integer):
+            raise InputError(f"expected a whole number of bytes as the target, found {target_bytes!r}")
         latents = list(self._analysed(pixels))
         size = varints.pack(np.array(pixels.shape[:2], np.int64))
 
-        def at(quality: int, worth: float = _FINEST) -> bytes:
+        def coded(quality: int, worth: float = _FINEST) -> bytes:
             step, price = self.steps[quality - 1], self.prices[quality - 1] * np.float32(worth)
             codes = [coder.encode(self.models[quality - 1], latent / step, price)[0] for latent in latents]
             return (
@@ -151,7 +154,7 @@ class PhotographCodec:
                 + b"".join(codes)
             )
 
-        return at(quality) if target_bytes is None else self._fitting(at, target_bytes)
+        return coded(int(quality)) if target_bytes is None else self._fitting(coded, int(target_bytes))
 
     def decompress(self, payload: bytes) -> Images:
         """A payload as an image, uint8 [H, W, 3], or [H, W, 1] if a grey one was compressed.
@@ -208,11 +211,11 @@ class PhotographCodec:
         for _, window, inner in _windows(rows, columns):
             yield self.networks.analyse(padded[_times(window)])[inner]
 
-    def _fitting(self, at: Callable[[int, float], bytes], target: int) -> bytes:
-        """The payload of at most so many bytes with the least error."""
+    def _fitting(self, coded: Callable[[int, float], bytes], target: int) -> bytes:
+        """The highest quality that can be brought to so many bytes, and the largest worth of error that fits."""
         best = None
         for quality in range(self.qualities, 0, -1):
-            least = at(quality, _COARSEST)
+            least = coded(quality, _COARSEST)
             if len(least) <= target:
                 best = least
                 break
@@ -221,7 +224,7 @@ class PhotographCodec:
         low, high = np.log(_COARSEST), np.log(_FINEST)
         for trial in range(_TRIALS):
             middle = high if trial == 0 else (low + high) / 2
-            found = at(quality, float(np.exp(middle)))
+            found = coded(quality, float(np.exp(middle)))
             if len(found) <= target:
                 best, low = found, middle
             else:
@@ -238,7 +241,7 @@ class PhotographCodec:
         quality, grey = (payload[0] & 7) + 1, bool(payload[0] & _GREY)
         height, offset = varints.unpack_one(payload, 1, source)
         width, offset = varints.unpack_one(payload, offset, source)
-        if payload[0] >> 4 or quality > self.qualities or not 0 < height * width <= MOST_PIXELS:
+        if payload[0] >> 4 or quality > self.qualities or not _fits(height, width):
             limits = f"a quality of 1 to {self.qualities} and 1 to {MOST_PIXELS} pixels"
             raise BitstreamError(f"expected {limits}, found {payload[0]:#04x} and {width}x{height}")
         count = sum(1 for _ in _tiles(*_positions(height, width)[:2]))
@@ -278,7 +281,10 @@ class OneQuality:
 
 def _checked(image: Any) -> tuple[Images, bool]:
     """uint8 [H, W, 3], and whether it was grey."""
-    pixels = np.asarray(image)
+    try:
+        pixels = np.asarray(image)
+    except ValueError as error:
+        raise InputError(f"expected an image as uint8 [H, W, 3], found rows of several lengths ({error})") from error
     if (
         pixels.dtype != np.uint8
         or pixels.ndim not in (2, 3)
@@ -288,7 +294,7 @@ def _checked(image: Any) -> tuple[Images, bool]:
         raise InputError(
             f"expected an image as uint8 [H, W], [H, W, 1] or [H, W, 3], found {pixels.dtype} {list(pixels.shape)}"
         )
-    if pixels.shape[0] * pixels.shape[1] > MOST_PIXELS:
+    if not _fits(*pixels.shape[:2]):
         raise InputError(f"expected at most {MOST_PIXELS} pixels, found {pixels.shape[1]}x{pixels.shape[0]}")
     grey = pixels.ndim == 2 or pixels.shape[2] == 1
     return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2) if grey else pixels, grey
@@ -301,6 +307,12 @@ def _positions(height: int, width: int) -> tuple[int, int, tuple[int, int]]:
     """Rows and columns of an image's latent, and how many pixels lie before the image in each direction."""
     top, left = (STRIDE if size <= SMALL else 0 for size in (height, width))
     return -(-(height + 2 * top) // STRIDE), -(-(width + 2 * left) // STRIDE), (top, left)
+
+
+def _fits(height: int, width: int) -> bool:
+    """Whether an image has a pixel, and with what it is mirrored by no more than `MOST_PIXELS`."""
+    rows, columns, _ = _positions(height, width)
+    return height * width > 0 and rows * columns * STRIDE**2 <= MOST_PIXELS
 
 
 def _tiles(rows: int, columns: int) -> Iterator[Area]:
@@ -343,7 +355,7 @@ def to_arrays(codec: PhotographCodec) -> dict[str, NDArray[Any]]:
 
 
 def from_arrays(networks: Networks, arrays: Mapping[str, NDArray[Any]]) -> PhotographCodec:
-    """The inverse of `to_arrays`; raises `BitstreamError` on anything that is not valid."""
+    """The inverse of `to_arrays`; raises `BitstreamError`, or `KeyError` and `IndexError`, on what is not valid."""
     models = []
     for q in range(len(arrays["steps"])):
         kernels = [tuple(arrays[f"{n}_{k}"][q].astype(np.float32) for k in range(3)) for n in ("scales", "means")]

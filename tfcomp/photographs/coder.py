@@ -9,7 +9,7 @@ leaves out waits. So all lanes step together, and the decoder has what it needs 
 
 A length ``l`` is stored by what it has more than the one before, ``d`` (before the first is 0): as ``2 * d``, or
 ``-2 * d - 1`` if it has less. The encoder chooses ``n``: a lane costs 1.3 bytes or more, and half of the lanes make
-twice the steps.
+twice the steps. But a tile has at most ``4096 * 2**n`` symbols, so that no few bytes keep a decoder busy for long.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from tfcomp.photographs.layout import CHANNELS, PASSES
 from tfcomp.tables import COST_UNITS, Int32
 
 MOST_LANES_LOG2 = 10
+MOST_SYMBOLS = 4096
+"""Of a lane, on average."""
 BYTES_PER_LANE, STEPS_PER_LANE = 256, 2000
 CONTEXT_SHARE = 0.15
 """A coefficient's bits raise those of later ones: by this share, when the encoder weighs bits against error."""
@@ -95,8 +97,13 @@ def decode(model: ContextModel, code: bytes, height: int, width: int) -> Int32:
     pieces = _pieces(code, 1 << lanes_log2)
     decoder = lanes.Decoder(pieces, coding)
     offset = model.tables.first - model.tables.lower
+    left = MOST_SYMBOLS << lanes_log2
 
     def take(table: Int32) -> Int32:
+        nonlocal left
+        left -= table.size
+        if left < 0:
+            raise BitstreamError(f"expected at most {MOST_SYMBOLS << lanes_log2} symbols in a tile, found more")
         rows = _rows(table, 1 << lanes_log2, coding.padding_table)
         positions = decoder.take(rows).ravel()[: table.size]
         return (positions - offset[table]).astype(np.int32)

@@ -41,8 +41,14 @@ PARTS = 1 << PARTS_LOG2
 """Of half a step, by what is left of the expectation."""
 LEVELS = 32
 FINENESS_LOG2 = 3
-THRESHOLDS = (np.round(UNIT * 0.0625 * 1.25 ** np.arange(LEVELS - 1) / 8) * 8).astype(np.int32)
-"""Between the levels, in units: from 1/16 to 50 steps. Multiples of ``2**FINENESS_LOG2``."""
+# fmt: off
+THRESHOLDS = np.array([
+    64, 80, 96, 128, 160, 192, 248, 304, 384, 480, 600, 744, 928, 1168, 1456, 1816, 2272, 2840, 3552, 4440, 5552, 6936,
+    8672, 10840, 13552, 16944, 21176, 26472, 33088, 41360, 51696,
+], np.int32)
+# fmt: on
+"""Between the levels, in units: from 1/16 to 50 steps, each about 1.25 times the last; whole, and written out, as no
+float decides. Multiples of ``2**FINENESS_LOG2``."""
 _LEVEL_OF = np.searchsorted(
     THRESHOLDS >> FINENESS_LOG2, np.arange((THRESHOLDS[-1] >> FINENESS_LOG2) + 1), "right"
 ).astype(np.int32)
@@ -108,22 +114,22 @@ class ContextModel:
     scales: tuple[Float32, ...]
     means: tuple[Float32, ...]
     tables: FrequencyTables
-    _made: dict[tuple[int, ...], Sums] = field(default_factory=dict, repr=False)
+    _made: dict[tuple[int, ...], Sums] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         expected = [(5, 5, GROUPS[0].stop, 5 * GROUPS[0].stop), *2 * [(3, 3, CHANNELS, CHANNELS)]]
         for name in ("scales", "means"):
             weights = getattr(self, name)
-            if [w.shape for w in weights] != expected or self.base.shape != (CHANNELS,):
+            if [w.shape for w in weights] != expected or self.base.shape != (CHANNELS,) or self.base.dtype != np.int32:
                 raise BitstreamError(f"expected {name} of shapes {expected}, found {[w.shape for w in weights]}")
             for w in weights:
                 most = np.abs(w.astype(np.float64)).sum(axis=(0, 1, 2)).max() * LARGEST + np.abs(self.base).max()
                 if np.any(w != np.round(w)) or most >= 1 << 24:
                     raise BitstreamError(f"expected whole {name} whose sums stay below 2**24, found up to {most:.0f}")
-        if len(self.tables) != REACHES.size + BEYOND_TABLES or np.any(
-            self.tables.sizes[:-BEYOND_TABLES] != 2 * REACHES + 1
-        ):
-            raise BitstreamError(f"expected tables of {REACHES.size} reaches, found {len(self.tables)}")
+        lower, sizes = self.tables.lower, self.tables.sizes
+        beyond = np.full(BEYOND_TABLES, BEYOND + 1)
+        if not np.array_equal(sizes, [*(2 * REACHES + 1), *beyond]) or np.any(lower != [*-REACHES, *0 * beyond]):
+            raise BitstreamError(f"expected tables of {REACHES.size} reaches, found others, {len(sizes)} in all")
 
     def passes(self, height: int, width: int) -> Generator[Asked, Int32, None]:
         """For each pass, what codes its coefficients; send back the coefficients, int32 [n], as coded.

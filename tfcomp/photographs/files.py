@@ -6,19 +6,24 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from tfcomp import container, image_files
+from tfcomp import container, image_files, varints
 from tfcomp.container import Archive
-from tfcomp.errors import BitstreamError
+from tfcomp.errors import BitstreamError, InputError
 from tfcomp.photographs.codec import DEFAULT_QUALITY, PhotographCodec
 
 _FEW = 3
 """Files that are done one after another: starting other processes takes as long."""
+
+_MOST_PROCESSES = 8
+"""Each takes up to a gigabyte or two, for the largest photographs."""
 
 _codec: PhotographCodec | None = None  # of this process
 
@@ -40,7 +45,7 @@ def compress(
     """
     metadata = {"names": list(names)}
     target = None if target_bytes is None else target_bytes - _overhead(len(files), target_bytes, metadata)
-    jobs = [(file, quality or DEFAULT_QUALITY, target) for file in files]
+    jobs = [(file, DEFAULT_QUALITY if quality is None else quality, target) for file in files]
     payloads, shapes = [], []
     for payload, shape in _each(_compress_file, jobs, "compress"):
         payloads.append(payload)
@@ -78,7 +83,10 @@ def _own_codec(threads: int | None = None) -> PhotographCodec:
 
 def _compress_file(file: Path, quality: int, target_bytes: int | None) -> tuple[bytes, tuple[int, ...]]:
     image = image_files.read_image(file, whole=True)
-    return _own_codec().compress(image, quality, target_bytes=target_bytes), image.shape
+    try:
+        return _own_codec().compress(image, quality, target_bytes=target_bytes), image.shape
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
 
 
 def _decompress_file(payload: bytes, target: Path) -> None:
@@ -88,28 +96,34 @@ def _decompress_file(payload: bytes, target: Path) -> None:
 def _each(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], label: str) -> Iterator[Any]:
     """The results in order; of more than a few jobs, by as many processes as there are processors."""
     bar = tqdm(total=len(jobs), desc=label, unit="image", delay=1.0, leave=False, disable=None)
-    processes = min(len(jobs), os.cpu_count() or 1)
+    processes = min(len(jobs), os.cpu_count() or 1, _MOST_PROCESSES)
     with bar:
         if len(jobs) <= _FEW or processes == 1:
             for job in jobs:
                 yield function(*job)
                 bar.update()
             return
+        _own_codec()  # what is missing is missed here, in one line
         with ProcessPoolExecutor(processes, get_context("spawn"), _own_codec, (1,)) as pool:
             try:
                 for result in pool.map(function, *zip(*jobs, strict=True)):
                     yield result
                     bar.update()
+            except BrokenProcessPool as error:
+                raise InputError(f"cannot {label} with {processes} processes at once: one of them ended") from error
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
 
 
 def _overhead(count: int, target_bytes: int, metadata: dict[str, Any]) -> int:
-    """What a file needs for each photograph beyond its payload."""
+    """What a file may need for each photograph beyond its payload."""
     with tempfile.TemporaryDirectory() as folder:
-        like = [bytes(target_bytes)] * count
+        # Of an archive with other lengths, the index and the checksums of the blocks are longer.
+        more = len(varints.pack(np.array([target_bytes * count, *[target_bytes] * count], np.int64)))
+        more += 4 * -(-count * target_bytes // container.BLOCK)
+        like = [b""] * count
         size = container.write(
             Path(folder) / "like.tfz", like, fingerprint=bytes(16), item_shape=(1 << 14, 1 << 14, 3), metadata=metadata
         )
-    return -(-(size - count * target_bytes) // count)
+    return -(-(size + more) // count)

@@ -145,7 +145,7 @@ def freeze(model: PhotographModel, photographs: Sequence[NDArray[np.uint8]]) -> 
     """The codec of a trained model.
 
     Args:
-        model: trained.
+        model: trained; the weights of its networks are rounded to float16, in place.
         photographs: to count tables on and refine contexts, uint8 [H, W, 3]: of those it was trained on.
     """
     networks = KerasNetworks(model)

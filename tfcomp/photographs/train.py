@@ -1,6 +1,6 @@
 """Trains the photograph codec: ``python -m tfcomp.photographs.train PHOTOGRAPHS --out RUN``.
 
-``PHOTOGRAPHS/train`` is learnt from, and ``PHOTOGRAPHS/val`` watched: folders of image files of 256 pixels a side or
+``PHOTOGRAPHS/train`` is learnt from, and ``PHOTOGRAPHS/val`` watched: folders of image files of 300 pixels a side or
 more. Crops are drawn at random, at the photograph's own scale and two smaller ones, mirrored and turned.
 """
 
