@@ -148,7 +148,7 @@ def test_wrong_input_gets_status_2_and_one_line(
     [
         ([], "required: COMMAND (see tfcomp --help)"),
         (["nonsense"], "invalid choice: 'nonsense'"),
-        (["compress"], "required: INPUT, -o/--output, --codec (see tfcomp compress --help)"),
+        (["compress"], "required: INPUT, -o/--output (see tfcomp compress --help)"),
         (["train", "glyphs", "--out", "run", "--epochs", "0"], "expected a number of at least 1, found 0"),
         (["export", "run", "made", "--step", "1", "--target-bytes", "3"], "not allowed with"),
     ],
