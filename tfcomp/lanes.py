@@ -36,7 +36,7 @@ class Coding:
         keys: int64 [V + 2], ascending, ``(table << P) + start``; the padding is a table of its own, after the others.
             The last is larger than any.
         order: int32 [V + 1], the position in `intervals` of each key.
-        ordered: uint32 [V + 1], the intervals in that order.
+        ordered: what `_unpack` makes of the intervals in that order, three times uint32 [V + 1].
         shared_bits: ``2**shared_bits`` slots share an entry of `lookup`.
         lookup: int32, for each ``(table << P) + slot >> shared_bits``, the place in `order` of the first of its slots.
     """
@@ -46,7 +46,7 @@ class Coding:
     intervals: UInt32
     keys: NDArray[np.int64]
     order: Int32
-    ordered: UInt32
+    ordered: tuple[UInt32, UInt32, UInt32]
     shared_bits: int
     lookup: Int32
 
@@ -78,7 +78,7 @@ class Coding:
             intervals,
             np.append(keys[order], np.iinfo(np.int64).max),
             order,
-            intervals[order],
+            _unpack(intervals[order], precision),
             shared_bits,
             np.repeat(np.arange(order.size, dtype=np.int32), np.diff(from_entry)),
         )
@@ -176,14 +176,14 @@ class Decoder:
         """
         precision, pairs, zeros = self.coding.precision, self._pairs, self._zeros
         code, range_, read = self._code, self._range, self._read
+        starts, frequencies, leftovers = self.coding.ordered
         places = np.empty((len(table), code.size), np.int32)
         for step, keys in enumerate(table.astype(np.intp) << precision):
             unit = range_ >> precision
             slot = np.minimum(code // unit, (1 << precision) - 1)
             places[step] = place = self.coding.find(keys + slot)
-            start, frequency, leftover = _unpack(self.coding.ordered.take(place), precision)
-            code -= unit * start
-            range_ = unit * frequency + (range_ & leftover)
+            code -= unit * starts.take(place)
+            range_ = unit * frequencies.take(place) + (range_ & leftovers.take(place))
             count, shift = _digits_due(range_)
             range_ <<= shift
             code <<= shift
