@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).resolve().parent.parent
 
 # The contracts in it are asserted, and a failure shows their values as a test's own.
-pytest.register_assert_rewrite("payload_model")
+pytest.register_assert_rewrite("commands", "payload_model")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

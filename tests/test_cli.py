@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import failure
 from PIL import Image
 
 from tfcomp import glyphs
@@ -32,16 +33,6 @@ def save_images(folder: Path, count: int = 3) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[..., 0]).save(path)
     return folder
-
-
-def failure(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """The one line on stderr of a command that must end with status 2."""
-    capsys.readouterr()
-    assert main([str(a) for a in arguments]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("tfcomp: ")
-    return lines[0]
 
 
 def test_folders_go_into_a_file_and_come_out_under_their_names(artifact: Path, tmp_path: Path) -> None:

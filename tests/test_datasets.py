@@ -10,22 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
 
 from tfcomp import datasets
 from tfcomp.errors import InputError, MissingDependencyError
 
 RNG = np.random.default_rng(0)
-
-
-def picture(path: Path, shape: tuple[int, ...] = (6, 5), value: int | None = None) -> NDArray[np.uint8]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = RNG.integers(0, 256, shape, np.uint8) if value is None else np.full(shape, value, np.uint8)
-    Image.fromarray(pixels).save(path)
-    return pixels
 
 
 def images(count: int = 25, shape: tuple[int, ...] = (6, 5, 1)) -> NDArray[np.uint8]:

@@ -11,20 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from commands import picture
 from PIL import Image, ImageCms
 
 from tfcomp import datasets, image_files
 from tfcomp.errors import InputError
 
 RNG = np.random.default_rng(0)
-
-
-def picture(path: Path, shape: tuple[int, ...] = (6, 5), value: int | None = None) -> NDArray[np.uint8]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = RNG.integers(0, 256, shape, np.uint8) if value is None else np.full(shape, value, np.uint8)
-    Image.fromarray(pixels).save(path)
-    return pixels
 
 
 def test_grey_among_colours_becomes_rgb(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import failure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -228,15 +229,6 @@ def save(path: Path, image: NDArray[np.uint8]) -> Path:
     return path
 
 
-def failure(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """The one line on stderr of a command that must end with status 2."""
-    capsys.readouterr()
-    assert main([str(a) for a in arguments]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
-
-
 def test_photographs_of_several_sizes_go_into_a_file_and_come_out(tmp_path: Path) -> None:
     originals = {"a.png": scene(40, 30), "b.png": scene(17, 90), "sub/c.png": scene(9, 9, 1), "sub/d.png": scene(1, 1)}
     for name, image in originals.items():
@@ -286,6 +278,9 @@ def test_what_cannot_be_compressed_is_one_line_and_leaves_nothing(
     for name in ("cut.jpg", "empty.png", "text.png", "deep.png", "print.jpg", "moving.gif", "no images", "none.png"):
         assert name in failure(capsys, "compress", tmp_path / "whole.jpg", tmp_path / name, "-o", tmp_path / "a.tfz")
         assert sorted(tmp_path.iterdir()) == there
+    odd = save(tmp_path / "a\\b.png", scene(8, 8))
+    assert "found 'a\\\\b.png'" in failure(capsys, "compress", odd, "-o", tmp_path / "a.tfz")
+    odd.unlink()
     assert "--codec" in failure(capsys, "compress", tmp_path / "a.npy", "-o", tmp_path / "a.tfz")
     assert "quality from 1 to 8, found 9" in failure(
         capsys, "compress", tmp_path / "whole.jpg", "-o", tmp_path / "a.tfz", "--quality", "9"

@@ -329,6 +329,7 @@ def _named_files(paths: Sequence[Path]) -> tuple[list[str], list[Path]]:
         else:
             files.append(path)
             names.append(path.name)
+    list(_targets(names, len(names), "the input"))  # what could not come out again does not go in
     return names, files
 
 

@@ -52,7 +52,7 @@ ANALYSIS, SYNTHESIS, TABLES = "analysis.tflite", "synthesis.tflite", "contexts.n
 _GREY = 1 << 3
 _FINEST, _COARSEST = 1.0, 0.35
 """Between them, the worth of error varies to meet a number of bytes, as a part of that of the quality."""
-_TRIALS = 6
+_TRIALS = 5
 
 Images = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
@@ -213,24 +213,23 @@ class PhotographCodec:
 
     def _fitting(self, coded: Callable[[int, float], bytes], target: int) -> bytes:
         """The highest quality that can be brought to so many bytes, and the largest worth of error that fits."""
-        best = None
         for quality in range(self.qualities, 0, -1):
-            least = coded(quality, _COARSEST)
-            if len(least) <= target:
-                best = least
+            best = coded(quality, _COARSEST)
+            if len(best) <= target:
                 break
-        if best is None:
-            raise InputError(f"expected a target of {len(least)} bytes or more for this image, found {target}")
+        else:
+            raise InputError(f"expected a target of {len(best)} bytes or more for this image, found {target}")
         low, high = np.log(_COARSEST), np.log(_FINEST)
-        for trial in range(_TRIALS):
-            middle = high if trial == 0 else (low + high) / 2
+        whole = coded(quality, _FINEST)
+        if len(whole) <= target:
+            return whole
+        for _ in range(_TRIALS):
+            middle = (low + high) / 2
             found = coded(quality, float(np.exp(middle)))
             if len(found) <= target:
                 best, low = found, middle
             else:
                 high = middle
-            if low == high:
-                break
         return best
 
     def _parse(self, payload: bytes) -> tuple[int, bool, tuple[int, int], list[bytes]]:

@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import starmap
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from tfcomp import container, image_files, varints
 from tfcomp.container import Archive
@@ -95,25 +95,19 @@ def _decompress_file(payload: bytes, target: Path) -> None:
 
 def _each(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], label: str) -> Iterator[Any]:
     """The results in order; of more than a few jobs, by as many processes as there are processors."""
-    bar = tqdm(total=len(jobs), desc=label, unit="image", delay=1.0, leave=False, disable=None)
     processes = min(len(jobs), os.cpu_count() or 1, _MOST_PROCESSES)
-    with bar:
-        if len(jobs) <= _FEW or processes == 1:
-            for job in jobs:
-                yield function(*job)
-                bar.update()
-            return
-        _own_codec()  # what is missing is missed here, in one line
-        with ProcessPoolExecutor(processes, get_context("spawn"), _own_codec, (1,)) as pool:
-            try:
-                for result in pool.map(function, *zip(*jobs, strict=True)):
-                    yield result
-                    bar.update()
-            except BrokenProcessPool as error:
-                raise InputError(f"cannot {label} with {processes} processes at once: one of them ended") from error
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    if len(jobs) <= _FEW or processes == 1:
+        yield from image_files.progress(starmap(function, jobs), label, len(jobs))
+        return
+    _own_codec()  # what is missing is missed here, in one line
+    with ProcessPoolExecutor(processes, get_context("spawn"), _own_codec, (1,)) as pool:
+        try:
+            yield from image_files.progress(pool.map(function, *zip(*jobs, strict=True)), label, len(jobs))
+        except BrokenProcessPool as error:
+            raise InputError(f"cannot {label} with {processes} processes at once: one of them ended") from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _overhead(count: int, target_bytes: int, metadata: dict[str, Any]) -> int:
