@@ -30,7 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from tfcomp import evaluate, range_coder
+from tfcomp import evaluate, range_coder, use_numba
 from tfcomp.tables import FrequencyTables, Int32
 
 HERE = Path(__file__).parent
@@ -110,11 +110,22 @@ class Peer:
 
 
 def numpy_coder(work: Workload) -> Coder:
-    return Coder(
-        f"tfcomp range_coder (NumPy, {work.segments} segment{'s' * (work.segments > 1)})",
-        lambda latents: range_coder.encode(latents, work.tables, work.index, work.segments),
-        lambda payloads: range_coder.decode(payloads, work.tables, work.index, work.segments),
-    )
+    return _range_coder(work, "NumPy")
+
+
+def numba_coder(work: Workload) -> Coder:
+    return _range_coder(work, "Numba")
+
+
+def _range_coder(work: Workload, loops: str) -> Coder:
+    def encode(latents: Int32) -> Sequence[bytes]:
+        use_numba(loops == "Numba")
+        return range_coder.encode(latents, work.tables, work.index, work.segments)
+
+    def decode(payloads: Sequence[bytes]) -> Int32:
+        return range_coder.decode(payloads, work.tables, work.index, work.segments)
+
+    return Coder(f"tfcomp range_coder ({loops}, {work.segments} segment{'s' * (work.segments > 1)})", encode, decode)
 
 
 def graph_coder(work: Workload, compiled: bool = False) -> Coder:
@@ -242,6 +253,7 @@ def constriction_categorical_grouped(work: Workload) -> Coder | None:
 
 CODERS: list[Callable[[Workload], Coder | None]] = [
     numpy_coder,
+    numba_coder,
     graph_coder,
     compiled_graph_coder,
     constriction_gaussian_range,
@@ -319,7 +331,7 @@ def main() -> None:
             rows += json.loads(line)
     report = {
         "benchmark": "coder_speed",
-        **evaluate.provenance(["tfcomp", "numpy", "tensorflow", "constriction"], seed=args.seed),
+        **evaluate.provenance(["tfcomp", "numpy", "numba", "tensorflow", "constriction"], seed=args.seed),
         "repetitions": args.repetitions,
         "statistic": "median",
         "rows": rows,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+import tfcomp
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -29,6 +32,16 @@ def rewrite_golden(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--rewrite-golden"))
 
 
+@pytest.fixture(scope="module", params=["NumPy", "Numba"])
+def either_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs a module's tests with the loops of `tfcomp.lanes` in NumPy, then with those of `tfcomp.compiled`."""
+    if request.param == "Numba":
+        pytest.importorskip("numba")
+    tfcomp.use_numba(request.param == "Numba")
+    yield
+    tfcomp.use_numba(False)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of ``tensorflow_datasets/`` and ``bsds500/``: ``data`` in ``TFCOMP_SHARED``, or beside the clone."""
@@ -44,17 +57,13 @@ def mnist(shared_data: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     folder = shared_data / "tensorflow_datasets"
     if not (folder / "mnist").is_dir():
         pytest.skip(f"no prepared MNIST in {folder}")
-    from tfcomp import datasets
-
-    return datasets.load_arrays("mnist", data_dir=folder)
+    return tfcomp.datasets.load_arrays("mnist", data_dir=folder)
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, NDArray[np.uint8]]:
     """A codec trained for seconds on glyphs, the artifact that it exports, and uint8 [100, 28, 28, 1] unseen images."""
     pytest.importorskip("tensorflow")
-    import tfcomp
-
     train, test = tfcomp.datasets.load_arrays("glyphs")
     model = tfcomp.AutoEncoder.dense(train.shape[1:], latent_dim=16, hidden=(64,))
     model.compile(optimizer="adam")

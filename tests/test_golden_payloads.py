@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from payload_model import check_coder, skewed
 
 from tfcomp import range_coder
@@ -13,6 +14,8 @@ from tfcomp.range_coder import decode, encode
 from tfcomp.tables import FrequencyTables, Int32
 
 GOLDEN = Path(__file__).parent / "golden" / "payloads.json"
+
+pytestmark = pytest.mark.usefixtures("either_loop")
 
 
 def golden_cases() -> list[dict[str, object]]:

@@ -154,6 +154,7 @@ def test_photographs_need_a_quarter_less_than_jpeg(shared_data: Path, quality: i
 # === Golden ===
 
 
+@pytest.mark.usefixtures("either_loop")
 def test_golden_photographs(rewrite_golden: bool) -> None:
     """Payloads that every later version must read, to the same integers."""
     if rewrite_golden:

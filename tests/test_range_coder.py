@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -22,10 +23,12 @@ from payload_model import (
     worst_bits,
 )
 
-from tfcomp import lanes, range_coder
-from tfcomp.errors import BitstreamError, InputError
+from tfcomp import lanes, range_coder, use_numba
+from tfcomp.errors import BitstreamError, InputError, MissingDependencyError
 from tfcomp.range_coder import decode, encode, max_payload_bytes, segment_count
 from tfcomp.tables import FrequencyTables, Int32
+
+pytestmark = pytest.mark.usefixtures("either_loop")
 
 
 def test_the_docstring_is_true() -> None:
@@ -314,3 +317,10 @@ def test_segments_that_could_outgrow_their_length_are_refused() -> None:
     assert max_payload_bytes(tables, index, 2) > 70000
     latents = index[np.newaxis]
     assert encode(latents, tables, index, 1) == [model_encode(latents[0], tables, index, 1)]
+
+
+def test_without_numba_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tfcomp.compiled", raising=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(MissingDependencyError, match=r'pip install "tfcomp\[fast\]"'):
+        use_numba()

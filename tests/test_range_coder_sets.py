@@ -13,6 +13,8 @@ from tfcomp.errors import InputError
 from tfcomp.range_coder import choose_sets, decode, encode, max_payload_bytes
 from tfcomp.tables import COST_UNITS, MAX_PRECISION, FrequencyTables, Int32
 
+pytestmark = pytest.mark.usefixtures("either_loop")
+
 
 @pytest.mark.parametrize("segments", [1, 3, 5, 8])
 def test_each_segment_chooses_its_set(segments: int) -> None:

@@ -13,6 +13,7 @@ from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, Tf
 if TYPE_CHECKING:
     from tfcomp import classical, datasets, evaluate, plots
     from tfcomp.codec import Codec
+    from tfcomp.lanes import use_numba
     from tfcomp.models import VAE, AutoEncoder, VariableRateAutoEncoder, load_model
     from tfcomp.photographs.codec import PhotographCodec
 
@@ -34,10 +35,12 @@ __all__ = [
     "datasets",
     "evaluate",
     "plots",
+    "use_numba",
 ]
 
 _HOME = dict.fromkeys(["AutoEncoder", "VAE", "VariableRateAutoEncoder", "load_model"], "tfcomp.models")
 _HOME["Codec"] = "tfcomp.codec"
+_HOME["use_numba"] = "tfcomp.lanes"
 _HOME["PhotographCodec"] = "tfcomp.photographs.codec"
 _MODULES = {"classical", "datasets", "evaluate", "plots"}
 

@@ -30,6 +30,7 @@ EXTRAS = {
     "pillow_jxl": "evaluate",
     "scipy": "evaluate",
     "zstandard": "evaluate",
+    "numba": "fast",
     "grpc": "serving",
     "tensorflow_serving": "serving",
 }

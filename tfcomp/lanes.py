@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tfcomp.errors import missing_dependency
 from tfcomp.tables import FrequencyTables, Int32, TableSets
 
 RANGE_BITS, DIGIT_BITS = 30, 8
@@ -104,13 +107,39 @@ class Coding:
 _CODINGS: WeakKeyDictionary[FrequencyTables, dict[int, Coding]] = WeakKeyDictionary()
 
 
-def encode(positions: Intp, coding: Coding) -> list[bytes]:
+_compiled: Any = None  # `tfcomp.compiled`, if it is to be used
+
+
+def use_numba(on: bool = True) -> None:
+    """Has Numba compile the loops of all range coding in this process, two to four times as fast, or no longer so.
+
+    The bytes are the same. It is a choice, since importing Numba takes half a second, in which NumPy codes ten million
+    symbols; on its first use on a machine, some seconds more.
+
+    Raises:
+        MissingDependencyError: if Numba is not installed.
+    """
+    global _compiled
+    try:
+        _compiled = import_module("tfcomp.compiled") if on else None
+    except ModuleNotFoundError as error:
+        raise missing_dependency(error) or error from error
+
+
+def encode(positions: Int32, coding: Coding) -> list[bytes]:
     """The bytes of each lane.
 
     Args:
-        positions: intp [steps, lanes], of each symbol in ``coding.intervals``; larger ones are padding.
+        positions: int32 [steps, lanes], of each symbol in ``coding.intervals``; larger ones are padding.
         coding: the tables' look-ups.
     """
+    if _compiled:
+        steps, lanes = positions.shape
+        out, sizes = np.empty(lanes * (2 * steps + 1), np.uint8), np.empty(lanes, np.int64)
+        _compiled.encode(positions, coding.intervals, coding.precision, out, sizes)
+        ends = np.cumsum(sizes)
+        joined = out[: ends[-1] if lanes else 0].tobytes()
+        return [*map(joined.__getitem__, map(slice, (ends - sizes).tolist(), ends.tolist()))]
     return _lane_bytes(*_narrow(coding.intervals.take(positions, mode="clip"), coding.precision))
 
 
@@ -152,6 +181,10 @@ class Decoder:
     Args:
         lanes: the bytes of each.
         coding: the tables' look-ups.
+
+    Attributes:
+        sizes: intp [lanes], the bytes of each.
+        end_in_zero: bool [lanes], which have a last byte that is zero, as `encode` makes none.
     """
 
     def __init__(self, lanes: Sequence[bytes], coding: Coding) -> None:
@@ -160,6 +193,7 @@ class Decoder:
         data = np.frombuffer(_PADDING + _PADDING.join(lanes) + _PADDING, np.uint8)
         self._begin = np.cumsum(sizes + len(_PADDING)) - sizes
         self._zeros = self._begin + sizes + 1
+        self.sizes, self.end_in_zero = sizes, (sizes > 0) & (data[self._begin + sizes - 1] == 0)
 
         # Each lane is read through two zero bits put before it; they push its last two bits into the padding.
         data = data >> np.uint8(2) | np.roll(data, 1) << np.uint8(6)
@@ -168,20 +202,25 @@ class Decoder:
         self._range = np.full(len(lanes), 1 << RANGE_BITS, np.uint32)
         self._read = self._begin + 4
 
-    def take(self, table: Intp) -> Int32:
+    def take(self, table: Int32) -> Int32:
         """The next symbols' positions in ``coding.intervals``, int32 [steps, lanes].
 
         Args:
-            table: intp [steps, lanes or 1], the table of each symbol; ``coding.padding_table`` of padding.
+            table: int32 [steps, lanes or 1], the table of each symbol; ``coding.padding_table`` of padding.
         """
-        precision, pairs, zeros = self.coding.precision, self._pairs, self._zeros
-        code, range_, read = self._code, self._range, self._read
-        starts, frequencies, leftovers = self.coding.ordered
+        coding, pairs, zeros = self.coding, self._pairs, self._zeros
+        precision, code, range_, read = coding.precision, self._code, self._range, self._read
+        if _compiled:
+            positions = np.empty((code.size, len(table)), np.int32).T  # of each lane, side by side in memory
+            looked_up = coding.shared_bits, coding.lookup, coding.keys, coding.order, coding.intervals
+            _compiled.decode(table, precision, *looked_up, pairs, zeros, code, range_, read, positions)
+            return positions
+        starts, frequencies, leftovers = coding.ordered
         places = np.empty((len(table), code.size), np.int32)
         for step, keys in enumerate(table.astype(np.intp) << precision):
             unit = range_ >> precision
             slot = np.minimum(code // unit, (1 << precision) - 1)
-            places[step] = place = self.coding.find(keys + slot)
+            places[step] = place = coding.find(keys + slot)
             code -= unit * starts.take(place)
             range_ = unit * frequencies.take(place) + (range_ & leftovers.take(place))
             count, shift = _digits_due(range_)
@@ -190,33 +229,12 @@ class Decoder:
             code |= pairs.take(np.minimum(read, zeros)) >> (2 * DIGIT_BITS - shift)
             read += count
         self._code, self._range, self._read = code, range_, read
-        return self.coding.order.take(places)
+        return coding.order.take(places)
 
     @property
     def longest(self) -> Intp:
         """How many bytes each lane can have at most, intp [lanes], if it is what `encode` makes of what was read."""
         return self._read - self._begin - 4 + 1
-
-
-def decode(lanes: Sequence[bytes], table: Intp, coding: Coding) -> tuple[Int32, Intp]:
-    """Whole lanes decoded side by side.
-
-    Args:
-        lanes: the bytes of each.
-        table: as in `Decoder.take`. With several sets, the first row is the selector's, and the others are tables of
-            set 0: those of the selected set are taken.
-        coding: the tables' look-ups.
-
-    Returns:
-        What `Decoder.take` and `Decoder.longest` return.
-    """
-    decoder, sets = Decoder(lanes, coding), coding.sets
-    if sets.count == 1 or not len(table):
-        return decoder.take(table), decoder.longest
-    chosen = decoder.take(table[:1])
-    of_set = (chosen - sets.count * sets.values).astype(np.intp) * sets.tables
-    rest = decoder.take(np.minimum(table[1:] + of_set, coding.padding_table))
-    return np.concatenate([chosen, rest]), decoder.longest
 
 
 def _unpack(intervals: UInt32, precision: int) -> tuple[UInt32, UInt32, UInt32]:

@@ -215,30 +215,34 @@ def decode(payloads: Sequence[bytes], tables: FrequencyTables, index: Int32, seg
     latents = np.empty((messages, symbols), np.int32)
     offset = (tables.first - tables.lower)[index]
     for block in _blocks(messages, segments):
-        pieces = [piece for i in range(block.start, block.stop) for piece in _split(payloads[i], segments, i)]
+        pieces = _split(payloads[block], segments, block.start)
         rows = block.stop - block.start
         table = np.atleast_2d(_rows(index, block))
         if segments > 1:
             table = np.broadcast_to(table, (rows, symbols))
         table = _lanes(table, segments, fill=coding.padding_table)
-        if sets > 1 and symbols:
-            table = np.vstack([np.where(table[0] < coding.padding_table, len(tables) - 1, coding.padding_table), table])
 
         where = partial(_refuse, segments=segments, first_message=block.start)
-        where([piece.endswith(b"\0") for piece in pieces], "a last byte other than zero, found zero")
-        positions, longest = lanes.decode(pieces, table, coding)
-        sizes = [*map(len, pieces)]
-        where(sizes > longest, "at most {} bytes, found {}", longest, sizes)
+        decoder = lanes.Decoder(pieces, coding)
+        where(decoder.end_in_zero, "a last byte other than zero, found zero")
         if sets > 1 and symbols:
-            positions = positions[1:] - (positions[0] - sets * coding.sets.values) * coding.sets.values
-        latents[block] = positions.T.reshape(rows, -1)[:, :symbols] - _rows(offset, block)
+            selector = np.where(table[:1] < coding.padding_table, len(tables) - 1, coding.padding_table).astype(
+                np.int32
+            )
+            chosen = decoder.take(selector) - sets * coding.sets.values
+            positions = decoder.take(np.minimum(table + chosen * coding.sets.tables, coding.padding_table))
+            positions -= chosen * coding.sets.values
+        else:
+            positions = decoder.take(table)
+        where(decoder.sizes > decoder.longest, "at most {} bytes, found {}", decoder.longest, decoder.sizes)
+        np.subtract(positions.T.reshape(rows, -1)[:, :symbols], _rows(offset, block), out=latents[block])
     return latents
 
 
 def _positions(
     latents: Int32, tables: FrequencyTables, index: Int32, segments: int, sets: int
-) -> Iterator[tuple[Intp, Coding]]:
-    """Where the symbols of some messages at a time lie in set 0, intp [L, N * K], a column for each segment."""
+) -> Iterator[tuple[Int32, Coding]]:
+    """Where the symbols of some messages at a time lie in set 0, int32 [L, N * K], a column for each segment."""
     if not isinstance(latents, np.ndarray) or latents.dtype != np.int32 or latents.ndim != 2:
         raise InputError(f"expected latents as int32 [N, S], found {_kind(latents)}")
     index = _checked_index(tables, index, segments, sets, latents.shape)
@@ -248,14 +252,14 @@ def _positions(
         yield _lanes(positions, segments, fill=coding.padding), coding
 
 
-def _empty(positions: Intp, coding: Coding) -> NDArray[np.bool_]:
+def _empty(positions: Int32, coding: Coding) -> NDArray[np.bool_]:
     """Which lanes have padding alone: bool [N * K]."""
     return np.all(positions[:1] == coding.padding, axis=0)
 
 
-def _cheapest_sets(positions: Intp, coding: Coding) -> Intp:
-    """The set in which each lane costs least, the lowest of equals, 0 where it is empty: intp [N * K]."""
-    sets, chosen = coding.sets, np.zeros(positions.shape[1], np.intp)
+def _cheapest_sets(positions: Int32, coding: Coding) -> Int32:
+    """The set in which each lane costs least, the lowest of equals, 0 where it is empty: int32 [N * K]."""
+    sets, chosen = coding.sets, np.zeros(positions.shape[1], np.int32)
     at_once = max(1, _SUMS_AT_ONCE // sets.count)
     for begin in range(0, chosen.size if sets.count > 1 else 0, at_once):
         block = positions[:, begin : begin + at_once]
@@ -279,34 +283,38 @@ def _join(pieces: list[bytes], segments: int) -> list[bytes]:
     return payloads
 
 
-def _split(payload: bytes, segments: int, message: int) -> list[bytes]:
-    """The segments of a payload."""
-    if not isinstance(payload, bytes):
-        raise BitstreamError(f"message {message}: expected bytes, found {type(payload).__name__}")
-    if segments == 1:
-        return [payload]
-    if payload.endswith(b"\0"):
-        raise BitstreamError(f"message {message}: expected a last byte other than zero, found zero")
-    header = LENGTH_BYTES * (segments - 1)
-    lengths = np.frombuffer(payload[:header].ljust(header, b"\0"), f"<u{LENGTH_BYTES}").astype(np.intp)
-    ends = header + np.cumsum(lengths)
-    if payload and ends[-1] > len(payload):
-        raise BitstreamError(
-            f"message {message}: expected {ends[-1]} bytes or more for {segments} segments, found {len(payload)}"
-        )
-    bounds = [header, *ends.tolist(), len(payload)]
-    return [payload[a:b] for a, b in pairwise(bounds)]
+def _split(payloads: Sequence[bytes], segments: int, first_message: int) -> list[bytes]:
+    """The segments of payloads."""
+    pieces: list[bytes] = []
+    for message, payload in enumerate(payloads, first_message):
+        if not isinstance(payload, bytes):
+            raise BitstreamError(f"message {message}: expected bytes, found {type(payload).__name__}")
+        if segments == 1:
+            pieces.append(payload)
+            continue
+        if payload.endswith(b"\0"):
+            raise BitstreamError(f"message {message}: expected a last byte other than zero, found zero")
+        header = LENGTH_BYTES * (segments - 1)
+        lengths = np.frombuffer(payload[:header].ljust(header, b"\0"), f"<u{LENGTH_BYTES}").astype(np.intp)
+        ends = header + np.cumsum(lengths)
+        if payload and ends[-1] > len(payload):
+            raise BitstreamError(
+                f"message {message}: expected {ends[-1]} bytes or more for {segments} segments, found {len(payload)}"
+            )
+        bounds = [header, *ends.tolist(), len(payload)]
+        pieces += [payload[a:b] for a, b in pairwise(bounds)]
+    return pieces
 
 
 def _refuse(
-    bad: Sequence[bool] | NDArray[np.bool_],
+    bad: NDArray[np.bool_],
     expected: str,
-    *figures: Sequence[int] | Intp,
+    *figures: Intp,
     segments: int,
     first_message: int,
 ) -> None:
-    if any(bad):
-        lane = list(bad).index(True)
+    if np.any(bad):
+        lane = int(np.argmax(bad))
         message, segment = divmod(lane, segments)
         where = f"message {first_message + message}" + (f", segment {segment}" if segments > 1 else "")
         raise BitstreamError(f"{where}: expected {expected.format(*(int(figure[lane]) for figure in figures))}")
@@ -327,9 +335,11 @@ def _lanes(values: NDArray[Any], segments: int, fill: float) -> NDArray[Any]:
     """[N, S] -> [L, N * K]: a column for each segment of each message, the last ones filled up."""
     messages, symbols = values.shape
     steps = -(-symbols // segments)
-    padded = np.full((messages, segments * steps), fill, values.dtype)
-    padded[:, :symbols] = values
-    return np.ascontiguousarray(padded.reshape(messages * segments, steps).T)
+    if segments * steps != symbols:
+        padded = np.full((messages, segments * steps), fill, values.dtype)
+        padded[:, :symbols] = values
+        values = padded
+    return values.reshape(messages * segments, steps).T
 
 
 def _segment_bounds(tables: FrequencyTables, index: Int32, segments: int, sets: int) -> Intp:

@@ -154,9 +154,9 @@ class FrequencyTables:
         return int(self.sizes.size)
 
     @cached_property
-    def first(self) -> NDArray[np.int64]:
-        """int64 [T]: where each table's values begin in `frequencies` and `starts`."""
-        return np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)[:-1]]).astype(np.int64)
+    def first(self) -> Int32:
+        """int32 [T]: where each table's values begin in `frequencies` and `starts`."""
+        return (np.cumsum(self.sizes) - self.sizes).astype(np.int32)
 
     @cached_property
     def most_probable(self) -> NDArray[np.int64]:
@@ -193,16 +193,18 @@ class FrequencyTables:
         """
         return np.clip(latents, self.lower[index], self.lower[index] + self.sizes[index] - 1).astype(np.int32)
 
-    def positions(self, latents: Int32, index: Int32) -> NDArray[np.int64]:
-        """int64, the latents' shape: where each latent's value lies in `frequencies` and `starts`.
+    def positions(self, latents: Int32, index: Int32) -> Int32:
+        """int32, the latents' shape: where each latent's value lies in `frequencies` and `starts`.
 
         Raises:
             InputError: if a latent lies outside its table's support; clip first.
         """
-        symbols = np.asarray(latents, np.int64) - self.lower[index]
-        if symbols.size and (symbols.min() < 0 or np.any(symbols >= self.sizes[index])):
+        # Modulo 2**32, as int32 subtracts, what lies below a support lies far above it.
+        symbols = np.subtract(latents, self.lower[index], dtype=np.int32, casting="safe")
+        if np.any(symbols.view(np.uint32) >= self.sizes[index].view(np.uint32)):
             raise InputError("expected latents inside their tables' support; FrequencyTables.clip puts them there")
-        return symbols + self.first[index]
+        symbols += self.first[index]
+        return symbols
 
     def ideal_bits(self, latents: Int32, index: Int32) -> NDArray[np.float64]:
         """float64, the latents' shape: the ideal code length of each latent, ``precision - log2(frequency)`` bits."""

@@ -37,10 +37,9 @@ CONTEXT_SHARE = 0.15
 """A coefficient's bits raise those of later ones: by this share, when the encoder weighs bits against error."""
 
 Float32 = NDArray[np.float32]
-Intp = NDArray[np.int64]
 
 
-def choose(model: ContextModel, latent: Float32, price: Float32) -> tuple[list[Intp], Int32]:
+def choose(model: ContextModel, latent: Float32, price: Float32) -> tuple[list[Int32], Int32]:
     """Chooses the integers, and what codes them.
 
     Args:
@@ -51,22 +50,23 @@ def choose(model: ContextModel, latent: Float32, price: Float32) -> tuple[list[I
             Vetterli 1994, without their search).
 
     Returns:
-        For each pass and then what lies beyond its tables, where the symbols lie in ``model.tables``, intp [n]; and the
-        integers as a decoder finds them, int32 [h, w, CHANNELS].
+        For each pass and then what lies beyond its tables, where the symbols lie in ``model.tables``, int32 [n]; and
+        the integers as a decoder finds them, int32 [h, w, CHANNELS].
     """
-    found = np.zeros(latent.shape, np.int32)
-    symbols: list[Intp] = []
-    passes = model.passes(*latent.shape[:2])
+    height, width = latent.shape[:2]
+    flat, found = latent.reshape(-1, CHANNELS), np.zeros((height * width, CHANNELS), np.int32)
+    symbols: list[Int32] = []
+    passes = model.passes(height, width)
     asked = next(passes, None)
     while asked is not None:
-        own, where = asked.which.channels, asked.which.positions(*latent.shape[:2])
-        chosen = _cheapest(model, latent[where][:, own].ravel()[asked.coded], asked, price[own])
+        own, where = asked.which.channels, asked.which.places(height, width)
+        chosen = _cheapest(model, flat[where, own].ravel()[asked.coded], asked, price[own])
         coefficients = asked.expected.copy()
         coefficients[asked.coded] = chosen
         found[where, own] = coefficients.reshape(-1, asked.which.count)
         symbols += [model.tables.positions(values, table) for values, table in coded(chosen, asked)]
         asked = send(passes, coefficients)
-    return symbols, found
+    return symbols, found.reshape(latent.shape)
 
 
 def encode(model: ContextModel, latent: Float32, price: Float32) -> tuple[bytes, Int32]:
@@ -105,24 +105,22 @@ def decode(model: ContextModel, code: bytes, height: int, width: int) -> Int32:
         if left < 0:
             raise BitstreamError(f"expected at most {MOST_SYMBOLS << lanes_log2} symbols in a tile, found more")
         rows = _rows(table, 1 << lanes_log2, coding.padding_table)
-        positions = decoder.take(rows).ravel()[: table.size]
-        return (positions - offset[table]).astype(np.int32)
+        return decoder.take(rows).ravel()[: table.size] - offset[table]
 
-    found = np.zeros((height, width, CHANNELS), np.int32)
+    found = np.zeros((height * width, CHANNELS), np.int32)
     passes = model.passes(height, width)
     asked = next(passes, None)
     while asked is not None:
         symbols = take(asked.table)
         coefficients = asked.expected
         coefficients[asked.coded] = context.join(symbols, take(context.beyond_tables(symbols, asked)), asked)
-        found[asked.which.positions(height, width), asked.which.channels] = coefficients.reshape(-1, asked.which.count)
+        found[asked.which.places(height, width), asked.which.channels] = coefficients.reshape(-1, asked.which.count)
         asked = send(passes, coefficients)
-    for lane, (piece, longest) in enumerate(zip(pieces, decoder.longest, strict=True)):
-        if len(piece) > longest or piece.endswith(b"\0"):
-            raise BitstreamError(
-                f"lane {lane}: expected at most {longest} bytes that end in no zero, found {len(piece)}"
-            )
-    return found
+    if np.any(bad := (decoder.sizes > decoder.longest) | decoder.end_in_zero):
+        lane = int(np.argmax(bad))
+        longest, size = decoder.longest[lane], decoder.sizes[lane]
+        raise BitstreamError(f"lane {lane}: expected at most {longest} bytes that end in no zero, found {size}")
+    return found.reshape(height, width, CHANNELS)
 
 
 # === Inside ===
@@ -161,9 +159,9 @@ def _cheapest(model: ContextModel, exact: Float32, asked: Asked, price: Float32)
     return nearest
 
 
-def _rows(values: NDArray[np.integer], lanes: int, padding: int) -> NDArray[np.intp]:
-    """Values dealt to lanes: intp [ceil(n / lanes), lanes]."""
-    rows = np.full((-(-values.size // lanes), lanes), padding, np.intp)
+def _rows(values: Int32, lanes: int, padding: int) -> Int32:
+    """Values dealt to lanes: int32 [ceil(n / lanes), lanes]."""
+    rows = np.full((-(-values.size // lanes), lanes), padding, np.int32)
     rows.reshape(-1)[: values.size] = values
     return rows
 

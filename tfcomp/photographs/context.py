@@ -76,6 +76,8 @@ REACHES = np.array(
     [_reach(kind, level) for kind in range(KIND_COUNT) for level in range(LEVELS) for _ in range(PARTS)], np.int32
 )
 """``K`` of each table: int32 [kinds * levels * parts]."""
+_LEAST = np.array([THRESHOLDS[NOT_CODED[kind] - 1] if NOT_CODED[kind] else -np.inf for kind in KINDS], np.float32)
+"""From which magnitude on each channel is coded, that is, from which level on its table has more than one symbol."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class _Plane:
 
     def places(self, p: layout.Pass) -> NDArray[np.intp]:
         """Where the pass's positions lie: intp [n]."""
-        y, x = np.nonzero(p.positions(self.height, self.width))
+        y, x = np.divmod(p.places(self.height, self.width), self.width)
         return self._first + y * self.row + x
 
     def around(self, places: NDArray[np.intp], group: slice, reach: int) -> Float32:
@@ -248,12 +250,12 @@ def clip(coefficients: Int32, asked: Asked) -> Int32:
 
 def _asked(which: layout.Pass, scale: Float32, mean: Float32) -> Asked:
     """From the two sums, float32 [positions, channels] that hold integers."""
-    level = _LEVEL_OF.take(scale.astype(np.int32) >> FINENESS_LOG2, mode="clip")
-    table = (level + LEVELS * KINDS[which.channels]) * PARTS
-    coded = np.flatnonzero(REACHES.take(table))
+    coded = np.flatnonzero(scale >= _LEAST[which.channels])
+    level = _LEVEL_OF.take(scale.ravel().take(coded).astype(np.int32) >> FINENESS_LOG2, mode="clip")
+    table = (level + LEVELS * KINDS[which.channels].take(coded % which.count)) * PARTS
     total = mean.astype(np.int32).ravel()
     expected = (total + UNIT // 2) >> UNIT_LOG2
     nearest = expected.take(coded)
     rest = total.take(coded) - (nearest << UNIT_LOG2)
     part = np.minimum(np.abs(rest) >> (UNIT_LOG2 - 1 - PARTS_LOG2), PARTS - 1)
-    return Asked(which, expected, coded, nearest, table.take(coded) + part, 1 - 2 * (rest < 0).astype(np.int32))
+    return Asked(which, expected, coded, nearest, table + part, 1 - 2 * (rest < 0).astype(np.int32))

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +95,10 @@ class Pass:
         n = len(self.pattern)
         return np.tile(self.pattern == self.phase, (-(-height // n), -(-width // n)))[:height, :width]
 
+    def places(self, height: int, width: int) -> NDArray[np.intp]:
+        """The same as indices into the plane, row by row: intp [n], not to be written to."""
+        return _places(self, height, width)
+
     def context(self) -> NDArray[np.bool_]:
         """What it may look at: bool [5, 5, CHANNELS], around a position that it codes."""
         n, size = len(self.pattern), 2 * REACH + 1
@@ -106,6 +111,11 @@ class Pass:
             if known and (self.group == 0 or abs(i - REACH) + abs(j - REACH) == 1):
                 seen[i, j, self.channels] = True
         return seen
+
+
+@lru_cache(maxsize=256)  # tiles of one size follow one another
+def _places(which: Pass, height: int, width: int) -> NDArray[np.intp]:
+    return np.flatnonzero(which.positions(height, width))
 
 
 PASSES = tuple(
