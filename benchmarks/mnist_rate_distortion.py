@@ -37,7 +37,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "mnist_rate_distortion.json"
 RUNS = ROOT / "runs" / "mnist_rate_distortion"
 SHAPE = (28, 28, 1)
 EPOCHS, BATCH, SEED = 15, 128, 0
-LATENTS = {3_000: 64, 15_000: 64, 80_000: 128, 400_000: 192}
+LATENTS = {3_000: 64, 15_000: 64, 80_000: 128, 400_000: 192, 1_600_000: 256}
 """Lambda -> latent dimensions of tfcomp's points."""
 PEER = {3_000: 64, 15_000: 96, 80_000: 160, 400_000: 192}
 """The peer's four points."""

@@ -29,8 +29,10 @@ from tfcomp.models import VariableRateAutoEncoder
 
 RESULTS = Path(__file__).resolve().parent / "results" / "variable_rate.json"
 RUN = separate.ROOT / "runs" / "variable_rate.keras"
-LAMBDAS = (3_000, 8_000, 25_000, 80_000)
-EPOCHS = 15
+LAMBDAS = (1_500, 6_000, 24_000, 96_000)
+STARTS_FROM = 80_000
+"""Lambda of the separate model whose networks it has at first."""
+EPOCHS = 20
 """After the 15 of the networks that it starts from; of these, each price has a quarter of the examples."""
 
 
@@ -41,7 +43,7 @@ def trained(images: np.ndarray, retrain: bool) -> VariableRateAutoEncoder:
         assert isinstance(model, VariableRateAutoEncoder)
         return model
     keras.utils.set_random_seed(separate.SEED)
-    one, _ = separate.trained(LAMBDAS[-1], images, retrain=False)
+    one, _ = separate.trained(STARTS_FROM, images, retrain=False)
     model = VariableRateAutoEncoder(one.encoder, one.decoder, betas=[separate.beta(value) for value in LAMBDAS])
     separate.compile_model(model, EPOCHS * -(-len(images) // separate.BATCH))
     start = time.perf_counter()

@@ -26,6 +26,7 @@ from tfcomp.tables import FrequencyTables, Int32
 
 if TYPE_CHECKING:
     from tfcomp.models import LatentModel
+    from tfcomp.refinement import Refiner
 
 Images = NDArray[np.uint8]
 
@@ -119,15 +120,20 @@ class EntropyModel:
 
     def ideal_bits(self, latents: Int32) -> NDArray[np.float64]:
         """float64 [N]: the ideal code length of each item under the integer tables, in bits, selectors included."""
+        selectors, table = self.tables_of(latents)
+        return selectors + self.tables.ideal_bits(self.flat(latents).astype(np.int32), table).sum(axis=1)
+
+    def tables_of(self, latents: NDArray[np.integer]) -> tuple[NDArray[np.float64], Int32]:
+        """Bits of each item's selectors, float64 [N], and the table that codes each symbol, int32 [N, symbols]."""
         flat = self.flat(latents).astype(np.int32)
         if self.sets == 1:
-            return self.tables.ideal_bits(flat, self.index).sum(axis=1)
+            return np.zeros(len(flat)), np.broadcast_to(self.index, flat.shape)
         chosen = range_coder.choose_sets(flat, self.tables, self.index, self.segments, self.sets)
         per_segment = -(-self.symbols // self.segments)
         in_use = -(-self.symbols // per_segment)
         selectors = self.tables.ideal_bits(chosen[:, :in_use], np.array([len(self.tables) - 1], np.int32))
-        table = np.repeat(chosen, per_segment, axis=1)[:, : self.symbols] * (len(self.tables) // self.sets) + self.index
-        return selectors.sum(axis=1) + self.tables.ideal_bits(flat, table.astype(np.int32)).sum(axis=1)
+        of_set = np.repeat(chosen, per_segment, axis=1)[:, : self.symbols] * np.int32(len(self.tables) // self.sets)
+        return selectors.sum(axis=1), of_set + self.index
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything above as named arrays, for ``tables.npz``."""
@@ -163,6 +169,32 @@ class Networks(Protocol):
         ...
 
 
+class DifferentiableNetworks(Networks, Protocol):
+    """Networks that can say how the error of a picture follows the integers: those of a codec that was just frozen."""
+
+    @property
+    def calibration(self) -> Images:
+        """Some of the images that the codec was fitted to, uint8 [N, *image_shape]."""
+        ...
+
+    def slope(self, images: Images, latents: Int32) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Squared error of each image, of pixels on [0, 1], and its gradient: float32 [N] and [N, *latent_shape]."""
+        ...
+
+    def curvature(self, latents: Int32) -> NDArray[np.float64]:
+        """Half its second derivatives, each integer's alone, mean over images: float64 [*latent_shape]."""
+        ...
+
+
+def differentiable(networks: Networks) -> DifferentiableNetworks:
+    """The same; raises `InputError` if they are of a codec that was loaded."""
+    if not hasattr(networks, "slope"):
+        raise InputError(
+            "expected effort=0 with a codec that was loaded, as its networks have no gradients; freeze one"
+        )
+    return networks  # type: ignore[return-value]
+
+
 @dataclass(frozen=True)
 class CompressionReport:
     """What `Codec.compress` did.
@@ -171,7 +203,7 @@ class CompressionReport:
         images: how many images.
         payload_bytes: total length of the payloads.
         ideal_bits: what an ideal entropy coder would have needed under the same tables.
-        clipped: latents outside their table's support, coded as the nearest value inside.
+        clipped: latents that the encoder found outside their table's support, and took the nearest value inside.
         latents: how many latents there were in all.
     """
 
@@ -255,9 +287,11 @@ class Codec:
 
     # === Latent level ===
 
-    def encode(self, images: Any) -> Int32:
+    def encode(self, images: Any, effort: int = 0) -> Int32:
         """uint8 [N, *image_shape] -> the int32 latents [N, *latent_shape] that `compress` codes."""
-        return self.entropy_model.clip(self._run(self.networks.encode, self._images(images), "encode"))
+        pixels = self._images(images)
+        latents = self.entropy_model.clip(self._run(self.networks.encode, pixels, "encode"))
+        return self._refiner.refine(pixels, latents, effort) if effort else latents
 
     def decode(self, latents: Int32) -> Images:
         """int32 latents [N, *latent_shape] -> uint8 [N, *image_shape]."""
@@ -266,26 +300,35 @@ class Codec:
 
     # === Payload level ===
 
-    def compress(self, images: Any, quality: int | None = None) -> list[bytes]:
+    def compress(self, images: Any, quality: int | None = None, effort: int = 0) -> list[bytes]:
         """uint8 images [N, *image_shape] -> N payloads.
 
         Args:
             images: an array or a data set; integers and floats are accepted where every value is a whole number in
                 0..255, so that nothing is rounded away unseen.
             quality: 1 to `qualities`, in rising order of bytes. Default: the highest.
-        """
-        return (self if quality is None else self.at(quality)).compress_with_report(images)[0]
+            effort: how many times at most to look through the decoder for integers that make fewer bytes or a better
+                picture than rounding; see `refinement`. 16 is nearly all there is to gain. Any decoder reads the bytes.
 
-    def compress_with_report(self, images: Any) -> tuple[list[bytes], CompressionReport]:
+        Raises:
+            InputError: if the arguments are not as above, or for an effort with a codec that was loaded.
+        """
+        return (self if quality is None else self.at(quality)).compress_with_report(images, effort)[0]
+
+    def compress_with_report(self, images: Any, effort: int = 0) -> tuple[list[bytes], CompressionReport]:
         """`compress`, and what it cost and clipped."""
-        found = self._run(self.networks.encode, self._images(images), "encode")
+        pixels = self._images(images)
+        found = self._run(self.networks.encode, pixels, "encode")
         latents = self.entropy_model.clip(found)
+        clipped = int(np.count_nonzero(found != latents))
+        if effort:
+            latents = self._refiner.refine(pixels, latents, effort)
         payloads = self.entropy_model.encode(latents)
         report = CompressionReport(
             images=len(payloads),
             payload_bytes=sum(map(len, payloads)),
             ideal_bits=float(self.entropy_model.ideal_bits(latents).sum()),
-            clipped=int(np.count_nonzero(found != latents)),
+            clipped=clipped,
             latents=int(latents.size),
         )
         return payloads, report
@@ -308,6 +351,12 @@ class Codec:
         return self._run(self.networks.decode, self.entropy_model.decode(payloads), "decode")
 
     # === Inside ===
+
+    @cached_property
+    def _refiner(self) -> Refiner:
+        from tfcomp.refinement import Refiner
+
+        return Refiner(self)
 
     def _images(self, images: Any) -> Images:
         from tfcomp.datasets import as_images

@@ -36,7 +36,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -44,7 +43,7 @@ from tfcomp import table_sets
 from tfcomp.codec import Codec, EntropyModel, Images
 from tfcomp.datasets import as_images
 from tfcomp.errors import InputError
-from tfcomp.keras_networks import KerasNetworks, frozen
+from tfcomp.keras_networks import KerasNetworks, frozen, sensitivity
 from tfcomp.latent_model import LatentModel, Quantizer
 from tfcomp.qualities import FINE_STEPS, MOST_STEPS, VariableRateCodec, coarse
 from tfcomp.tables import FrequencyTables, Int32
@@ -59,6 +58,7 @@ BATCH = 256
 LATENTS_PER_TABLE = 1 << 16
 # Bisection looks at this many calibration images; the tables see all of them.
 SEARCH_IMAGES = 1000
+SENSITIVITY_IMAGES = 512
 # This many go on with the codec: its export quantizes the networks to 8 bits by them, and measures itself on them.
 KEPT_IMAGES = 500
 
@@ -173,25 +173,10 @@ class _Fit:
         latents = self.latents.reshape(-1, self.channels)
         # A million deviations round to zero as surely as infinity would, and stay finite in float32.
         widest = 1e6 * np.maximum(latents.std(axis=0), 1e-6)
-        unit = np.minimum(1 / np.sqrt(np.maximum(self._sensitivity(), 1e-30)), widest)
+        some = self.latents[:: max(1, len(self.latents) // SENSITIVITY_IMAGES)][:SENSITIVITY_IMAGES]
+        of_channels = sensitivity(self.decoder, some).reshape(-1, self.channels).mean(axis=0)
+        unit = np.minimum(1 / np.sqrt(np.maximum(of_channels, 1e-30)), widest)
         return Quantizer(unit.astype(np.float32), np.median(latents, axis=0).astype(np.float32), None)
-
-    def _sensitivity(self, examples: int = 512, probes: int = 8) -> NDArray[np.float64]:
-        """float64 [C]: mean of ``sum_pixels (d pixel / d latent)^2``, by random projections of the Jacobian's rows.
-
-        For a probe ``v`` of independent random signs, ``E[(v^T J)_i^2] = sum_p J_pi^2``: one backward pass each.
-        """
-        chosen = tf.constant(self.latents[:: max(1, len(self.latents) // examples)][:examples])
-        signs = np.random.default_rng(0)
-        total = np.zeros(self.latents.shape[-1])
-        for _ in range(probes):
-            with tf.GradientTape() as tape:
-                tape.watch(chosen)
-                pixels = tf.cast(self.decoder(chosen, training=False), tf.float32)
-                projection = tf.reduce_sum(pixels * signs.choice([-1.0, 1.0], size=pixels.shape).astype(np.float32))
-            gradient = np.asarray(tape.gradient(projection, chosen), np.float64)
-            total += np.square(gradient).reshape(-1, gradient.shape[-1]).mean(axis=0)
-        return total / probes
 
     def quantize(self, step: float) -> Int32:
         """int32 [N, *latent_shape]: the calibration latents as integers."""

@@ -46,13 +46,50 @@ class KerasNetworks:
             pixels = decoder(tf.cast(latent, tf.float32) * step + offset, training=False)
             return tf.cast(tf.round(tf.clip_by_value(tf.cast(pixels, tf.float32) * 255.0, 0.0, 255.0)), tf.uint8)
 
-        self.encode_graph, self.decode_graph = encode_graph, decode_graph
+        @tf.function(input_signature=[encode_graph.input_signature[0], decode_graph.input_signature[0]])
+        def slope_graph(image: tf.Tensor, latent: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            integers = tf.cast(latent, tf.float32)
+            with tf.GradientTape() as tape:
+                tape.watch(integers)
+                pixels = tf.cast(decoder(integers * step + offset, training=False), tf.float32)
+                off = tf.clip_by_value(pixels, 0.0, 1.0) - tf.cast(image, tf.float32) / 255.0
+                error = tf.reduce_sum(tf.square(off), axis=range(1, len(image.shape)))
+            return error, tape.gradient(error, integers)
+
+        self.encode_graph, self.decode_graph, self._slope_graph = encode_graph, decode_graph, slope_graph
+        self.step, self.offset = step, offset
 
     def encode(self, images: Images) -> Int32:
         return np.asarray(self.encode_graph(tf.constant(images)))
 
     def decode(self, latents: Int32) -> Images:
         return np.asarray(self.decode_graph(tf.constant(latents)))
+
+    def slope(self, images: Images, latents: Int32) -> tuple[Float32, Float32]:
+        """Squared error of each image, of pixels on [0, 1], and its gradient: float32 [N] and [N, *latent_shape]."""
+        error, gradient = self._slope_graph(tf.constant(images), tf.constant(latents))
+        return np.asarray(error), np.asarray(gradient)
+
+    def curvature(self, latents: Int32) -> NDArray[np.float64]:
+        """Mean over images of half the second derivative of that error, without the pixels' own: [*latent_shape]."""
+        return sensitivity(self.decoder, latents * self.step + self.offset) * np.square(self.step, dtype=np.float64)
+
+
+def sensitivity(decoder: keras.Model, latents: Float32, probes: int = 8) -> NDArray[np.float64]:
+    """float64 [*latent_shape]: mean of ``sum_pixels (d pixel / d latent)^2``, by random projections of the Jacobian.
+
+    For a probe ``v`` of independent random signs, ``E[(v^T J)_i^2] = sum_p J_pi^2``: one backward pass each.
+    """
+    given = tf.constant(latents, tf.float32)
+    signs = np.random.default_rng(0)
+    total = np.zeros(latents.shape[1:])
+    for _ in range(probes):
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            pixels = tf.cast(decoder(given, training=False), tf.float32)
+            projection = tf.reduce_sum(pixels * signs.choice([-1.0, 1.0], size=pixels.shape).astype(np.float32))
+        total += np.square(np.asarray(tape.gradient(projection, given), np.float64)).mean(axis=0)
+    return total / probes
 
 
 def frozen(network: keras.Model) -> keras.Model:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfcomp.codec import Codec, EntropyModel, Images, Networks
+from tfcomp.codec import Codec, DifferentiableNetworks, EntropyModel, Images, Networks, differentiable
 from tfcomp.errors import BitstreamError
 from tfcomp.tables import Int32
 
@@ -88,6 +88,21 @@ class AtQuality:
     def decode(self, latents: Int32) -> Images:
         """int32 [N, *latent_shape] -> uint8 [N, *image_shape]."""
         return self.networks.decode(fine(latents, *self.scale))
+
+    @property
+    def calibration(self) -> Images:
+        return self._differentiable.calibration
+
+    def slope(self, images: Images, latents: Int32) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        error, gradient = self._differentiable.slope(images, fine(latents, *self.scale))
+        return error, gradient * self.entropy_model.step
+
+    def curvature(self, latents: Int32) -> NDArray[np.float64]:
+        return self._differentiable.curvature(fine(latents, *self.scale)) * np.square(self.entropy_model.step)
+
+    @property
+    def _differentiable(self) -> DifferentiableNetworks:
+        return differentiable(self.networks)
 
 
 # === In one file ===
