@@ -4,11 +4,12 @@
 
 All learned codecs are trained on the 60,000 images in 15 epochs of batches of 128, one network per point, for
 ``bits + lambda * mean squared error``, and tested on the 10,000; nothing is chosen on the test images. tfcomp's points
-are `AutoEncoder.conv` at its default widths, Adam with a warm-up and a cosine to zero, and `Codec.freeze` with sets of
-tables. Bytes are those of real payloads, which are decoded again; the classical formats write one file per image, at
-the settings of `tfcomp.classical`, on every tenth test image. Trained networks, and what the peer's script printed, are
-kept in ``runs/mnist_rate_distortion`` and used again. Where the peer is not given and no run of it is kept, its points
-and what is compared with them are left out. Results: ``benchmarks/results/mnist_rate_distortion.*``.
+are `AutoEncoder.conv` at its default widths, Adam with a warm-up and a cosine to zero, `Codec.freeze` with sets of
+tables, and `compress` with effort; two more curves are without effort, and without sets as well. Bytes are those of
+real payloads, which are decoded again; the classical formats write one file per image, at the settings of
+`tfcomp.classical`, on every tenth test image. Trained networks, and what the peer's script printed, are kept in
+``runs/mnist_rate_distortion`` and used again. Where the peer is not given and no run of it is kept, its points and what
+is compared with them are left out. Results: ``benchmarks/results/mnist_rate_distortion.*``.
 """
 
 from __future__ import annotations
@@ -43,7 +44,13 @@ PEER = {3_000: 64, 15_000: 96, 80_000: 160, 400_000: 192}
 """The peer's four points."""
 DENSE = 15_000
 """Lambda of one point of `AutoEncoder.dense` at its default widths, the fast networks of `runtime_latency`."""
-SETS = 64
+SETS, EFFORT = 64, 16
+CURVES = {
+    "tfcomp": (SETS, EFFORT),
+    "tfcomp, no effort": (SETS, 0),
+    "tfcomp, no effort, one set of tables": (1, 0),
+}
+"""Name -> sets of tables, effort. The first is what is compared with the classical formats."""
 FORMATS = ("webp", "avif", "jxl", "jpeg", "jpeg2000")
 TARGETS = {22: 8.0, 26: 4.0, 30: 2.0}
 """PSNR in dB -> how many times tfcomp's bytes the best classical format should need."""
@@ -117,22 +124,32 @@ def peer_decoder_multiply_accumulates(latents: int) -> int:
 
 
 def ours(images: np.ndarray, test: np.ndarray, retrain: bool) -> tuple[dict[str, list[Point]], list[dict[str, Any]]]:
-    """The curves of tfcomp with one set of tables and with several, and the particulars of each point."""
-    curves: dict[str, list[Point]] = {"tfcomp": [], "tfcomp, one set of tables": []}
+    """The curves of tfcomp, and the particulars of each point."""
+    curves: dict[str, list[Point]] = {name: [] for name in CURVES}
     rows = []
     for value in LATENTS:
         model, facts = trained(value, images, retrain)
         row = {"lambda": value, "latents": LATENTS[value], **facts}
         row["decoder_macs"] = multiply_accumulates(model.decoder)
         row["encoder_macs"] = multiply_accumulates(model.encoder)
-        for name, sets in (("tfcomp", SETS), ("tfcomp, one set of tables", 1)):
-            codec = Codec.freeze(model, images, sets=sets)
-            latents = codec.encode(test)
-            payloads, report = codec.compress_with_report(test)
+        codecs = {sets: Codec.freeze(model, images, sets=sets) for sets in (SETS, 1)}
+        for name, (sets, effort) in CURVES.items():
+            codec = codecs[sets]
+            start = time.perf_counter()
+            latents = codec.encode(test, effort)
+            seconds = time.perf_counter() - start
+            payloads = codec.entropy_model.encode(latents)
             assert np.array_equal(codec.entropy_model.decode(payloads), latents), "payloads decode to what was coded"
-            point = evaluate.measure(codec, test, f"{name}, lambda {value}")
+            point = Point(
+                f"{name}, lambda {value}",
+                sum(map(len, payloads)) / len(payloads),
+                evaluate.psnr_db(test, codec.decompress(payloads)),
+                archive_bytes_per_image=evaluate.archive_bytes(codec, payloads) / len(payloads),
+            )
             curves[name].append(point)
-            row[name] = {**point.as_dict(), "ideal_bytes_per_image": report.ideal_bits / 8 / report.images}
+            ideal = float(codec.entropy_model.ideal_bits(latents).mean()) / 8
+            of_encoder = {"encoder_microseconds_per_image": 1e6 * seconds / len(test)}
+            row[name] = {**point.as_dict(), "ideal_bytes_per_image": ideal, **of_encoder}
         print(row, flush=True)
         rows.append(row)
     return curves, rows
@@ -169,7 +186,8 @@ def main() -> None:
             "times": mine and needed[best] / mine, "wanted_times": wanted,
         }  # fmt: skip
     dense, _ = trained(DENSE, train, args.retrain, "dense")
-    fast = evaluate.measure(Codec.freeze(dense, train, sets=SETS), test, f"tfcomp, dense, lambda {DENSE}")
+    quick = Codec.freeze(dense, train, sets=SETS)
+    fast = evaluate.measure(quick, test, f"tfcomp, dense, lambda {DENSE}", effort=EFFORT)
     result: dict[str, Any] = {
         **evaluate.provenance(["tfcomp", "tensorflow", "keras", "numpy", "pillow", "pillow-jxl-plugin"], seed=SEED),
         "classical_at_equal_psnr": ratios,

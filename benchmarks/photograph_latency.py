@@ -1,6 +1,6 @@
 """What a photograph costs on a device: milliseconds, memory, and the coder's share.
 
-    python benchmarks/photograph_latency.py
+    python benchmarks/photograph_latency.py [--run RUN --photographs FOLDER]
 
 For 256x256 and 512x768 pixels: each network of the bundled codec alone in LiteRT, with one thread and two; the codec
 inside a running process, and from the command line; and, for the coder's share, TensorFlow's own time for the networks
@@ -11,6 +11,7 @@ and decompresses once. Writes ``benchmarks/results/photograph_latency.json``.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -27,13 +28,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from PIL import Image
 
-from tfcomp import evaluate
+from tfcomp import evaluate, use_numba
 from tfcomp.photographs.codec import Networks, PhotographCodec
+from tfcomp.photographs.litert import LiteRTNetworks
 
 RESULTS = Path(__file__).resolve().parent / "results" / "photograph_latency.json"
 SIZES = ((256, 256), (512, 768))
 QUALITIES = (2, 5, 8)
 TURNS = 9
+CALIBRATION = 24
 
 PEAK = """
 import sys
@@ -74,7 +77,44 @@ def medians(functions: dict[str, Callable[[], object]]) -> dict[str, float]:
     return {name: round(statistics.median(values), 2) for name, values in taken.items()}
 
 
-def in_a_process(image: np.ndarray, others: Networks) -> dict[str, object]:
+def with_numba(function: Callable[[], object]) -> None:
+    use_numba(True)
+    function()
+    use_numba(False)
+
+
+def in_8_bits(run_folder: Path, photographs: Path) -> tuple[dict[int, LiteRTNetworks], dict[str, object]]:
+    """The networks in int8, for one thread and two; their files' bytes, and decibels on ``val`` beside float's."""
+    from tfcomp import exporting
+    from tfcomp.photographs import freeze, train
+
+    codec, keras_networks = PhotographCodec.load(2), freeze.KerasNetworks(train.load(run_folder))
+    analysis: dict[str, list[np.ndarray]] = {"image": []}
+    synthesis: dict[str, list[np.ndarray]] = {"latent": [], "steps": [], "quality": []}
+    for i, photograph in enumerate(train.read(photographs / "train")[:CALIBRATION]):
+        crop, q = photograph[:256, :256], i % codec.qualities
+        analysis["image"].append(crop[None])
+        synthesis["latent"].append(np.rint(keras_networks.analyse(crop) / codec.steps[q])[None])
+        synthesis["steps"].append(codec.steps[q][None, None, None])
+        synthesis["quality"].append(np.eye(codec.qualities, dtype=np.float32)[[q]])
+    samples = {freeze.ANALYSIS: analysis, freeze.SYNTHESIS: synthesis}
+    files = [exporting.to_litert(graph, "int8", samples[name]) for name, graph in keras_networks.graphs.items()]
+    networks = {threads: LiteRTNetworks(files[0], files[1], threads) for threads in (1, 2)}
+    facts: dict[str, object] = {"analysis_bytes": len(files[0]), "synthesis_bytes": len(files[1])}
+    some = [photograph[:256, :256] for photograph in train.read(photographs / "val")[:CALIBRATION]]
+    for quality in QUALITIES:
+        chosen, steps = np.eye(codec.qualities, dtype=np.float32)[quality - 1], codec.steps[quality - 1]
+        for name, encoder, decoder in (
+            ("float32", codec.networks, codec.networks),
+            ("int8 synthesis", codec.networks, networks[2]),
+            ("int8 both", networks[2], networks[2]),
+        ):
+            seen = [decoder.synthesise(np.rint(encoder.analyse(crop) / steps), steps, chosen) for crop in some]
+            facts[f"psnr_db, quality {quality}, {name}"] = round(evaluate.psnr_db(some, seen), 2)
+    return networks, facts
+
+
+def in_a_process(image: np.ndarray, others: Networks, small: dict[int, LiteRTNetworks]) -> dict[str, object]:
     """Payload bytes, and milliseconds of each part."""
     codecs = {threads: PhotographCodec.load(threads) for threads in (1, 2)}
     codec = codecs[2]
@@ -85,12 +125,15 @@ def in_a_process(image: np.ndarray, others: Networks) -> dict[str, object]:
     for name, networks in (
         ("TensorFlow", others),
         *((f"LiteRT, threads {threads}", each.networks) for threads, each in codecs.items()),
+        *((f"LiteRT int8, threads {threads}", networks) for threads, networks in small.items()),
     ):
         functions[f"{name}, analysis"] = partial(networks.analyse, image)
         functions[f"{name}, synthesis"] = partial(networks.synthesise, latent, steps, quality)
     for name, q in zip(payloads, QUALITIES, strict=True):
         functions[f"compress, {name}"] = partial(codec.compress, image, q)
         functions[f"decompress, {name}"] = partial(codec.decompress, payloads[name])
+        functions[f"compress, {name}, Numba"] = partial(with_numba, partial(codec.compress, image, q))
+        functions[f"decompress, {name}, Numba"] = partial(with_numba, partial(codec.decompress, payloads[name]))
     return {
         "payload_bytes": {name: len(payload) for name, payload in payloads.items()},
         "milliseconds": medians(functions),
@@ -120,13 +163,24 @@ def main() -> None:
     from tfcomp.photographs.freeze import KerasNetworks
     from tfcomp.photographs.model import PhotographModel
 
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--photographs", type=Path)
+    args = parser.parse_args()
+    if (args.run is None) != (args.photographs is None):
+        parser.error("expected --run and --photographs together, found one of them")
     model = PhotographModel()
     model((np.zeros((1, 64, 64, 3), np.uint8), np.zeros(1, np.int32)))
     others = KerasNetworks(model)
-    result: dict[str, object] = evaluate.provenance(["tfcomp", "tensorflow", "numpy", "ai-edge-litert"], seed=0)
+    packages = ["tfcomp", "tensorflow", "numpy", "numba", "ai-edge-litert"]
+    result: dict[str, object] = evaluate.provenance(packages, seed=0)
+    small: dict[int, LiteRTNetworks] = {}
+    if args.run:
+        small, result["int8"] = in_8_bits(args.run, args.photographs)
+        print(json.dumps(result["int8"], indent=2))
     for height, width in SIZES:
         image = drawn(height, width)
-        result[f"{height}x{width}"] = found = {**in_a_process(image, others), **in_new_processes(image)}
+        result[f"{height}x{width}"] = found = {**in_a_process(image, others, small), **in_new_processes(image)}
         print(f"{height}x{width}", json.dumps(found, indent=2))
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -2,11 +2,11 @@
 
     python benchmarks/variable_rate.py [--retrain]
 
-The networks that `mnist_rate_distortion` trained at the highest of four rates are trained on as a
-`VariableRateAutoEncoder` at all four, on the 60,000 images, then frozen and exported once. Its points are measured on
-the 10,000 test images through the loaded artifact, one quality after another, and compared with the curve of the
-separate models of that benchmark, one set of tables each, whose networks it must have left in ``runs/``. Nothing is
-chosen on the test images. Writes ``benchmarks/results/variable_rate.json`` and ``.png``.
+The networks that `mnist_rate_distortion` trained at lambda 80,000 are trained on as a `VariableRateAutoEncoder` at four
+prices, on the 60,000 images, then frozen and exported once. Its points are measured on the 10,000 test images,
+decompressed by the loaded artifact, one quality after another, and compared with the curve of the separate models of
+that benchmark, one set of tables each, whose networks it must have left in ``runs/``: with that benchmark's effort, and
+without. Nothing is chosen on the test images. Writes ``benchmarks/results/variable_rate.json`` and ``.png``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ RUN = separate.ROOT / "runs" / "variable_rate.keras"
 LAMBDAS = (1_500, 6_000, 24_000, 96_000)
 STARTS_FROM = 80_000
 """Lambda of the separate model whose networks it has at first."""
+COMPARED = (3_000, 15_000, 80_000, 400_000)
+"""Of the separate models: those of the peer's points."""
 EPOCHS = 20
 """After the 15 of the networks that it starts from; of these, each price has a quarter of the examples."""
 
@@ -54,6 +56,14 @@ def trained(images: np.ndarray, retrain: bool) -> VariableRateAutoEncoder:
     return model
 
 
+def point(encoder: Codec, decoder: Codec, images: np.ndarray, effort: int, name: str) -> evaluate.Point:
+    """What one codec compresses and another, of the same fingerprint, restores."""
+    assert encoder.fingerprint == decoder.fingerprint
+    payloads = encoder.compress(images, effort=effort)
+    psnr = evaluate.psnr_db(images, decoder.decompress(payloads))
+    return evaluate.Point(name, sum(map(len, payloads)) / len(payloads), psnr)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--retrain", action="store_true")
@@ -62,35 +72,42 @@ def main() -> None:
         raise SystemExit(f"expected the networks of lambda {missing}: run benchmarks/mnist_rate_distortion.py first")
     train, test = datasets.load_arrays("mnist")
     model = trained(train, args.retrain)
+    codec = Codec.freeze(model, train)
+    codecs = [Codec.freeze(separate.trained(value, train, retrain=False)[0], train) for value in COMPARED]
+    curves, others = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        Codec.freeze(model, train).export(artifact := Path(folder) / "artifact")
-        codec = Codec.load(artifact, runtime="tensorflow")
-        curve = [
-            evaluate.measure(codec.at(quality), test, f"quality {quality}") for quality in range(1, codec.qualities + 1)
-        ]
-    others = []
-    for value in separate.LATENTS:
-        point = Codec.freeze(separate.trained(value, train, retrain=False)[0], train)
-        others.append(evaluate.measure(point, test, f"separate, lambda {value}"))
+        codec.export(artifact := Path(folder) / "artifact")
+        loaded = Codec.load(artifact, runtime="tensorflow")
+        for effort in (0, separate.EFFORT):
+            curves[effort] = [
+                point(codec.at(quality), loaded.at(quality), test, effort, f"quality {quality}")
+                for quality in range(1, codec.qualities + 1)
+            ]
+            others[effort] = [
+                point(c, c, test, effort, f"separate, lambda {value}")
+                for value, c in zip(COMPARED, codecs, strict=True)
+            ]
     result = {
         **evaluate.provenance(["tfcomp", "tensorflow", "keras", "numpy"], seed=separate.SEED),
-        "bd_rate_percent_of_one_artifact_against_separate_models": evaluate.bd_rate(others, curve),
-        "bytes_of_highest_over_lowest_quality": curve[-1].bytes_per_image / curve[0].bytes_per_image,
         "epochs": EPOCHS,
         "epochs_of_each_separate_model_and_of_the_first_networks": separate.EPOCHS,
-        "one_artifact": [point.as_dict() for point in curve],
-        "separate_models": [point.as_dict() for point in others],
     }
+    for effort, name in ((0, "no_effort"), (separate.EFFORT, f"effort_{separate.EFFORT}")):
+        curve = curves[effort]
+        result[name] = {
+            "bd_rate_percent_of_one_artifact_against_separate_models": evaluate.bd_rate(others[effort], curve),
+            "bytes_of_highest_over_lowest_quality": curve[-1].bytes_per_image / curve[0].bytes_per_image,
+            "one_artifact": [p.as_dict() for p in curve],
+            "separate_models": [p.as_dict() for p in others[effort]],
+        }
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    shown = {"one artifact, four qualities": curves[separate.EFFORT], "separate models": others[separate.EFFORT]}
+    shown |= {"one artifact, no effort": curves[0], "separate models, no effort": others[0]}
     figure = plots.rate_distortion(
-        {
-            name: [(p.bytes_per_image, p.psnr_db) for p in points]
-            for name, points in {"one artifact, four qualities": curve, "separate models": others}.items()
-        },
-        logarithmic=True,
+        {name: [(p.bytes_per_image, p.psnr_db) for p in points] for name, points in shown.items()}, logarithmic=True
     )
     figure.savefig(RESULTS.with_suffix(".png"), dpi=110)
-    print(json.dumps({key: value for key, value in result.items() if isinstance(value, float)}, indent=2))
+    print(json.dumps({key: value for key, value in result.items() if "effort" in key}, indent=2))
 
 
 if __name__ == "__main__":
