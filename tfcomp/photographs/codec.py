@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -31,6 +33,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from tfcomp import varints
 from tfcomp.errors import BitstreamError, InputError
@@ -146,7 +149,8 @@ class PhotographCodec:
 
         def coded(quality: int, worth: float = _FINEST) -> bytes:
             step, price = self.steps[quality - 1], self.prices[quality - 1] * np.float32(worth)
-            codes = [coder.encode(self.models[quality - 1], latent / step, price)[0] for latent in latents]
+            with _one_blas_thread():
+                codes = [coder.encode(self.models[quality - 1], latent / step, price)[0] for latent in latents]
             return (
                 bytes([quality - 1 | _GREY * grey])
                 + size
@@ -187,7 +191,8 @@ class PhotographCodec:
         latent = np.zeros((rows, columns, CHANNELS), np.int16)
         for tile, code in zip(_tiles(rows, columns), tiles, strict=True):
             part = latent[tile]
-            part[:] = coder.decode(self.models[quality - 1], code, *part.shape[:2])
+            with _one_blas_thread():
+                part[:] = coder.decode(self.models[quality - 1], code, *part.shape[:2])
         return latent
 
     def at(self, quality: int) -> OneQuality:
@@ -276,6 +281,19 @@ class OneQuality:
 
     def decompress(self, payloads: Sequence[bytes]) -> list[Images]:
         return [self.codec.decompress(payload) for payload in payloads]
+
+
+_BLAS, _BLAS_LOCK = ThreadpoolController(), threading.Lock()
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Keeps NumPy's products in one thread: others would wait for the next in a loop, and slow the networks by a third.
+
+    The limit is that of the process, so that two in turn must not nest: the lock.
+    """
+    with _BLAS_LOCK, _BLAS.limit(limits=1, user_api="blas"):
+        yield
 
 
 def _checked(image: Any) -> tuple[Images, bool]:
