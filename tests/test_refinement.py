@@ -38,10 +38,10 @@ def kinds() -> dict[str, Codec]:
 
 
 def costs(codec: Codec, images: NDArray[np.uint8], latents: NDArray[np.int32]) -> NDArray[np.float64]:
-    """What `refinement` says it lowers, from the codec's own bits and pictures of 8 bits: float64 [N]."""
-    difference = (codec.decode(latents).astype(np.float64) - images) / 255
-    price = Refiner(codec).price
-    return codec.entropy_model.ideal_bits(latents) + price * np.square(difference).sum(axis=(1, 2, 3))
+    """What `refinement` says it lowers, from the codec's own bits: float64 [N]."""
+    networks: Any = codec.networks
+    error, _ = networks.slope(images, latents)
+    return codec.entropy_model.ideal_bits(latents) + Refiner(codec).price * error
 
 
 @pytest.mark.parametrize("kind", ["VAE", "sets", "quality"])
@@ -52,8 +52,8 @@ def test_effort_costs_no_image_more_and_all_together_less(kinds: dict[str, Codec
     assert found[0].mean() < before.mean()
     assert found[1].mean() < 0.98 * before.mean()
     for less, more in zip([before, *found], found, strict=False):
-        # Pixels are rounded to 8 bits here, which the search does not see.
-        assert np.all(more <= less + 0.02 * before)
+        # In batches of another size the networks' sums round otherwise.
+        assert np.all(more <= less + 1e-4 * before)
 
 
 def test_any_decoder_reads_what_effort_made(exported: Exported) -> None:

@@ -289,9 +289,7 @@ class Codec:
 
     def encode(self, images: Any, effort: int = 0) -> Int32:
         """uint8 [N, *image_shape] -> the int32 latents [N, *latent_shape] that `compress` codes."""
-        pixels = self._images(images)
-        latents = self.entropy_model.clip(self._run(self.networks.encode, pixels, "encode"))
-        return self._refiner.refine(pixels, latents, effort) if effort else latents
+        return self._encoded(images, effort)[0]
 
     def decode(self, latents: Int32) -> Images:
         """int32 latents [N, *latent_shape] -> uint8 [N, *image_shape]."""
@@ -317,12 +315,7 @@ class Codec:
 
     def compress_with_report(self, images: Any, effort: int = 0) -> tuple[list[bytes], CompressionReport]:
         """`compress`, and what it cost and clipped."""
-        pixels = self._images(images)
-        found = self._run(self.networks.encode, pixels, "encode")
-        latents = self.entropy_model.clip(found)
-        clipped = int(np.count_nonzero(found != latents))
-        if effort:
-            latents = self._refiner.refine(pixels, latents, effort)
+        latents, clipped = self._encoded(images, effort)
         payloads = self.entropy_model.encode(latents)
         report = CompressionReport(
             images=len(payloads),
@@ -357,6 +350,14 @@ class Codec:
         from tfcomp.refinement import Refiner
 
         return Refiner(self)
+
+    def _encoded(self, images: Any, effort: int) -> tuple[Int32, int]:
+        """The latents to code, and how many of them the encoder found outside their table's support."""
+        pixels = self._images(images)
+        found = self._run(self.networks.encode, pixels, "encode")
+        latents = self.entropy_model.clip(found)
+        clipped = int(np.count_nonzero(found != latents))
+        return (self._refiner.refine(pixels, latents, effort) if effort else latents), clipped
 
     def _images(self, images: Any) -> Images:
         from tfcomp.datasets import as_images

@@ -1,8 +1,8 @@
 """The loops of `tfcomp.lanes`, compiled by Numba: the same states and the same bytes, two to four times as fast.
 
-`lanes.use_numba` turns it on, where Numba is installed (``pip install "tfcomp[fast]"``). Lanes are
-coded some at a time, so that their states stay in the first-level cache, and each step of theirs is a few short loops
-without branches, which the compiler turns into vector instructions.
+`lanes.use_numba` turns it on, where Numba is installed (``pip install "tfcomp[fast]"``). Lanes are coded some at a
+time, so that their states stay in the first-level cache, and each step of theirs is a few short loops without branches,
+which the compiler turns into vector instructions.
 """
 
 from __future__ import annotations

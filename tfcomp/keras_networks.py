@@ -24,6 +24,7 @@ class KerasNetworks:
     Attributes:
         encode_graph: tf.function, uint8 [N, *image_shape] -> int32 [N, *latent_shape].
         decode_graph: tf.function, int32 [N, *latent_shape] -> uint8 [N, *image_shape].
+        encoder, decoder, step, offset, calibration: as given.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class KerasNetworks:
         zero = offset / step
         # What the functions use is kept alive with them.
         self.encoder, self.decoder, self.calibration = encoder, decoder, calibration
+        self.step, self.offset = step, offset
 
         @tf.function(input_signature=[tf.TensorSpec([None, *encoder.input_shape[1:]], tf.uint8, "image")])
         def encode_graph(image: tf.Tensor) -> tf.Tensor:
@@ -57,7 +59,6 @@ class KerasNetworks:
             return error, tape.gradient(error, integers)
 
         self.encode_graph, self.decode_graph, self._slope_graph = encode_graph, decode_graph, slope_graph
-        self.step, self.offset = step, offset
 
     def encode(self, images: Images) -> Int32:
         return np.asarray(self.encode_graph(tf.constant(images)))
