@@ -68,7 +68,7 @@ def parser(*functions: Command) -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0)
 
     command = made["export"]
-    command.add_argument("run", metavar="RUN")
+    command.add_argument("run", metavar="RUN", help=f"what train wrote; {PHOTOGRAPHS}: the bundled codec")
     command.add_argument("artifact", metavar="ARTIFACT", help="folder to write")
     command.add_argument("--data", help=f"calibration images, if not the run's own: {data}")
     command.add_argument(

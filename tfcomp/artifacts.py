@@ -102,6 +102,10 @@ class Manifest:
             raise InputError(f"expected an artifact folder with a {MANIFEST}, found none at {Path(folder)}")
         try:
             fields = json.loads(path.read_text())
+            if fields.get("kind") == "photographs":
+                raise BitstreamError(
+                    f"{path}: expected a codec of one image size, found that of photographs, which tfcomp has in itself"
+                )
             for name, supported in (("artifact_version", ARTIFACT_VERSION), ("payload_version", FORMAT_VERSION)):
                 if fields[name] != supported:
                     raise BitstreamError(f"{path}: expected {name} {supported}, found {fields[name]!r}")

@@ -77,6 +77,9 @@ def export(args: argparse.Namespace) -> None:
     from tfcomp.artifacts import Manifest
     from tfcomp.codec import Codec
 
+    if args.run == PHOTOGRAPHS:
+        _export_photographs(args)
+        return
     run = _read_run(Path(args.run))
     model = models.load_model(Path(args.run) / MODEL)
     images, _ = datasets.load_arrays(args.data or run["settings"]["data"])
@@ -86,6 +89,14 @@ def export(args: argparse.Namespace) -> None:
     size = sum(file["bytes"] for file in manifest.files.values())
     print(f"{args.artifact}: codec {codec.fingerprint}, {len(manifest.files)} files, {size:,} bytes")
     print(manifest.table())
+
+
+def _export_photographs(args: argparse.Namespace) -> None:
+    from tfcomp.photographs import exporting
+
+    manifest = exporting.export(args.artifact)
+    size = sum(file["bytes"] for file in manifest["files"].values())
+    print(f"{args.artifact}: codec {manifest['fingerprint']}, {len(manifest['files'])} files, {size:,} bytes")
 
 
 def compress(args: argparse.Namespace) -> None:

@@ -63,8 +63,8 @@ def export(codec: Codec, folder: str | Path, *, quantize: str = "float32") -> di
         converted = graphs.litert(quantize)
         for name, content in converted.items():
             (partial / name).write_bytes(content)
-        _save(partial / artifacts.ENCODER, {"serving_default": graphs.image_to_bytes, "latent": graphs.image_to_latent})
-        _save(partial / artifacts.DECODER, {"serving_default": graphs.bytes_to_image, "latent": graphs.latent_to_image})
+        save(partial / artifacts.ENCODER, {"serving_default": graphs.image_to_bytes, "latent": graphs.image_to_latent})
+        save(partial / artifacts.DECODER, {"serving_default": graphs.bytes_to_image, "latent": graphs.latent_to_image})
         variants = {"float32": converted if quantize == "float32" else graphs.litert("float32"), quantize: converted}
         manifest = artifacts.Manifest(
             fingerprint=codec.fingerprint,
@@ -216,7 +216,7 @@ class Graphs:
         }
 
 
-def _save(folder: Path, signatures: Mapping[str, Any]) -> None:
+def save(folder: Path, signatures: Mapping[str, Any]) -> None:
     """Write a SavedModel with these signatures: graphs and the variables that they use, no Python."""
     traced = {name: graph.get_concrete_function() for name, graph in signatures.items()}
     module = tf.Module()

@@ -28,7 +28,7 @@ def shift_right(x: Tensor, bits: int) -> Tensor:
     return tf.bitwise.right_shift(x, bits)
 
 
-def cut(x: Tensor, axis: int, begin: int, end: int) -> Tensor:
+def cut(x: Tensor, axis: int, begin: int, end: Any) -> Tensor:
     """``x[begin:end]`` along an axis: SLICE, which copies rows; LiteRT's STRIDED_SLICE is ten times slower."""
     begins, sizes = [0] * x.shape.rank, [-1] * x.shape.rank
     begins[axis], sizes[axis] = begin, end - begin
@@ -37,12 +37,12 @@ def cut(x: Tensor, axis: int, begin: int, end: int) -> Tensor:
 
 def delayed(x: Tensor) -> Tensor:
     """The last axis moved one place on, a zero in front."""
-    return tf.pad(cut(x, -1, 0, x.shape[-1] - 1), [[0, 0], [0, 0], [1, 0]])
+    return tf.pad(cut(x, -1, 0, _shape(x)[-1] - 1), [[0, 0], [0, 0], [1, 0]])
 
 
 def ahead(x: Tensor) -> Tensor:
     """The last axis moved one place back, a zero at the end."""
-    return tf.pad(cut(x, -1, 1, x.shape[-1]), [[0, 0], [0, 0], [0, 1]])
+    return tf.pad(cut(x, -1, 1, _shape(x)[-1]), [[0, 0], [0, 0], [0, 1]])
 
 
 def scatter(places: Tensor, values: Tensor, size: Tensor) -> Tensor:
@@ -104,3 +104,31 @@ def scan(
     gathered = tf.zeros([turns, size * tf.size(state[0])], tf.int32)
     _, state, gathered = tf.while_loop(lambda turn, *_: turn < turns, body, (0, state, gathered), parallel_iterations=1)
     return state, tf.reshape(gathered, [turns * size, *_shape(state[0])])
+
+
+def scan_rows(step: Step, state: tuple[Tensor, ...], rows: Tensor, turns: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """`scan` over the rows of a tensor, int32 [T, ...], of which only the graph knows how many.
+
+    Of fewer turns than rows, the outputs of the others are zero, and their order is not kept.
+    """
+    size, count = tf.size(state[0]), tf.shape(rows)[0]
+
+    def run(body: Any, last: Tensor, loop: tuple[Any, ...]) -> Any:
+        shapes = tf.TensorShape([]), tuple(x.shape for x in state), tf.TensorShape([None])
+        return tf.while_loop(lambda turn, *_: turn < last, body, loop, shape_invariants=shapes, parallel_iterations=1)
+
+    def one(turn: Tensor, state: tuple[Tensor, ...], gathered: Tensor) -> tuple[Any, ...]:
+        state, output = step(state, tf.gather(rows, turn))
+        return turn + 1, state, tf.concat([gathered[size:], tf.reshape(output, [-1])], axis=0)
+
+    def some(turn: Tensor, state: tuple[Tensor, ...], gathered: Tensor) -> tuple[Any, ...]:
+        none = tf.zeros(tf.stack([FLAT * size]), tf.int32)
+        turn, state, outputs = run(one, tf.minimum(turn + FLAT, turns), (turn, state, none))
+        return turn, state, tf.concat([gathered[FLAT * size :], outputs], axis=0)
+
+    # Each turn copies what its loop has gathered: two loops.
+    gathered = tf.zeros(tf.stack([-(-count // FLAT) * FLAT * size]), tf.int32)
+    _, state, gathered = run(some, turns, (0, state, gathered))
+    rest = count % FLAT * size  # of the last turns, which lie at the end of their part
+    gathered = tf.concat([gathered[: count * size - rest], gathered[tf.size(gathered) - rest :]], axis=0)
+    return state, tf.reshape(gathered, tf.concat([[count], tf.shape(state[0])], axis=0))

@@ -145,15 +145,23 @@ class LatentModel(keras.Model):
     @classmethod
     def dense(cls, input_shape: tuple[int, int, int], latent_dim: int, **options: Any) -> Self:
         """A model of multilayer perceptrons; ``hidden=(512, 256)`` and the constructor's options as keywords."""
-        return cls._from_builders(
-            networks.dense_encoder, networks.dense_decoder, {"hidden"}, input_shape, latent_dim, options
-        )
+        builders = networks.dense_encoder, networks.dense_decoder
+        return cls._from_builders(*builders, {"hidden"}, input_shape, latent_dim, options)
 
     @classmethod
     def conv(cls, input_shape: tuple[int, int, int], latent_dim: int, **options: Any) -> Self:
         """A model of strided convolutions; ``filters=(32, 64)``, ``hidden=500`` and the constructor's options."""
-        names = {"filters", "hidden"}
-        return cls._from_builders(networks.conv_encoder, networks.conv_decoder, names, input_shape, latent_dim, options)
+        builders = networks.conv_encoder, networks.conv_decoder
+        return cls._from_builders(*builders, {"filters", "hidden"}, input_shape, latent_dim, options)
+
+    @classmethod
+    def spatial(cls, input_shape: tuple[int, int, int], latent_dim: int, **options: Any) -> Self:
+        """A model of convolutions alone, for high rates; ``filters=(32, 64)`` and the constructor's options.
+
+        ``latent_dim`` is of each cell of 4x4 pixels, for two entries of ``filters``. Train it for squared error.
+        """
+        builders = networks.spatial_encoder, networks.spatial_decoder
+        return cls._from_builders(*builders, {"filters"}, input_shape, latent_dim, options)
 
     @classmethod
     def heads(cls, options: dict[str, Any]) -> tuple[str, ...]:  # noqa: ARG003 - a VAE's depend on them

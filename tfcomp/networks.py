@@ -137,3 +137,69 @@ def conv_decoder(
         x = keras.layers.Dense(math.prod(shape), activation="sigmoid", dtype="float32", name="pixels")(x)
         x = keras.layers.Reshape(shape, dtype="float32")(x)
     return keras.Model(inputs, x, name="decoder")
+
+
+# === Of a latent that has places ===
+
+
+def spatial_encoder(
+    input_shape: Sequence[int],
+    latent_dim: int,
+    *,
+    filters: Sequence[int] = (32, 64),
+    heads: Sequence[str] = ("latent",),
+) -> keras.Model:
+    """Convolutions alone, for high rates: ``latent_dim`` numbers for each cell of ``2**len(filters)`` pixels a side.
+
+    A latent that knows where it belongs is not limited by one layer that everything goes through, which from some rate
+    on no training teaches to tell more. It comes out flat, [N, rows * columns * latent_dim]: each number has a prior
+    and tables of its own. Any height and width from 1x1 up: each stage takes ``ceil(size / 2)``.
+    """
+    shape = _checked_spatial(input_shape, latent_dim, filters)
+    inputs, x = _pixels(shape)
+    for width in filters:
+        x = keras.layers.Conv2D(width, 5, strides=2, padding="same", activation="leaky_relu")(x)
+    x = _residual(x)
+    outputs = []
+    for name in heads:
+        initializer = keras.initializers.RandomNormal(stddev=0.01) if name == "log_variance" else "glorot_uniform"
+        head = keras.layers.Conv2D(latent_dim, 3, padding="same", kernel_initializer=initializer, dtype="float32")(x)
+        # The mean begins well above the noise, and an optimizer's steps move it further.
+        gain = 1.0 if name == "log_variance" else _GAIN
+        flat = keras.layers.Flatten(dtype="float32")(head)
+        outputs.append(keras.layers.Rescaling(gain, dtype="float32", name=name)(flat))
+    return keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name="encoder")
+
+
+def spatial_decoder(input_shape: Sequence[int], latent_dim: int, *, filters: Sequence[int] = (32, 64)) -> keras.Model:
+    """The mirror image of `spatial_encoder`. Its pixels are not kept within [0, 1]: for squared error."""
+    shape = _checked_spatial(input_shape, latent_dim, filters)
+    height, width, channels = shape
+    stride = 2 ** len(filters)
+    rows, columns = -(-height // stride), -(-width // stride)
+    inputs = keras.Input((rows * columns * latent_dim,), name="latent")
+    x = keras.layers.Rescaling(1 / _GAIN)(keras.layers.Reshape((rows, columns, latent_dim))(inputs))
+    x = keras.layers.Conv2D(filters[-1], 3, padding="same", activation="leaky_relu")(x)
+    x = _residual(x)
+    for narrower in reversed(filters[:-1]):
+        x = keras.layers.Conv2DTranspose(narrower, 5, strides=2, padding="same", activation="leaky_relu")(x)
+    # A sigmoid would hold back the many pixels that are black or white.
+    x = keras.layers.Conv2DTranspose(channels, 5, strides=2, padding="same", dtype="float32", name="pixels")(x)
+    if (rows * stride, columns * stride) != (height, width):
+        crop = ((0, rows * stride - height), (0, columns * stride - width))
+        x = keras.layers.Cropping2D(crop, dtype="float32")(x)
+    return keras.Model(inputs, x, name="decoder")
+
+
+_GAIN = 10.0
+
+
+def _checked_spatial(input_shape: Sequence[int], latent_dim: int, filters: Sequence[int]) -> Shape:
+    if not filters:
+        raise InputError("expected filters of one stage or more, found none")
+    return _checked(input_shape, latent_dim, filters)
+
+
+def _residual(x: keras.KerasTensor) -> keras.KerasTensor:
+    y = keras.layers.Conv2D(x.shape[-1], 3, padding="same", activation="leaky_relu")(x)
+    return keras.layers.Add()([x, y])

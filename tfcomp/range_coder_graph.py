@@ -2,31 +2,7 @@ r"""The payload format of `tfcomp.range_coder` in stock TensorFlow operators: th
 
 `GraphCoder.encode` and `GraphCoder.decode` are plain functions of tensors. They trace into a SavedModel with any batch
 size, compile under XLA, and convert to LiteRT with ``TFLITE_BUILTINS`` alone. The ``N * K`` segments of a batch are the
-lanes of one loop; no value leaves int32, no shape depends on a value, and no output is a loop's output.
-
-What is sequential is the range, and only that::
-
-    range[t + 1] = shift(u[t] * slope[t] + last[t] * range[t]),    u[t] = range[t] >> P
-
-    slope = frequency, last = 0     of a symbol that is not its table's last
-    slope = -start,    last = 1     of one that is: range - u * start
-
-so the encoder's loop does nothing else. All the rest follows from the ranges for all symbols at once: a symbol adds
-``u[t] * start[t]`` to ``low`` after ``n[t]`` digits, ``n`` being the running sum of the shifts. With ``B[n]`` the sum
-of what is added after ``n`` digits (``B < 2**30``, since it stays inside one range), ``low`` is
-
-    low[n] = B[n] + ((low[n - 1] & (2**22 - 1)) << 8)
-           = B[n] + 2**8 * ((B[n - 1] + 2**8 * ((B[n - 2] + 2**8 * (B[n - 3] & 63)) & (2**14 - 1))) & (2**22 - 1))
-
-because only 6 bits of ``B[n - 3]`` get that far. Carries take no loop either. After each digit's ninth bit is added to
-the digit before, a digit is at most 256; one carries out exactly if the first digit from it on that is not 255 is 256,
-and that one is found by counting the digits from the end that are not 255.
-
-The decoder's search runs over ``keys``: for each table the starts in coding order, then one end that no slot reaches,
-``END = 2**P + max(1, 2**(2 * P - 22))``, all raised by ``table * (END + 1)`` so that they ascend throughout. As
-``u >= 2**(22 - P)``, ``u * END >= range``, and the last symbol's upper bound is ``min(u * END, range)``, its remainder
-included. Any bytes decode to symbols, and no symbols shift more digits than a segment can have: no read leaves the
-buffer. Lengths are clamped, and bytes past the end of a segment or of the payload are zero.
+lanes of one loop (`graph_lanes`); no value leaves int32, no shape depends on a value, and no output is a loop's output.
 
 Among sets of tables (see `tfcomp.range_coder`), the encoder chooses by a gather of ``[V, M]`` costs, a sum, and the
 least; the selector is one step more in front. The decoder takes one step for it before its loop. All that belongs to
@@ -42,14 +18,14 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from tfcomp import graph_lanes
 from tfcomp.errors import InputError
-from tfcomp.graph_ops import Tensor, ahead, cut, delayed, mask, nesting, of_rows, scan, scatter, shift_right
-from tfcomp.lanes import DIGIT_BITS, LEAST_BITS, RANGE_BITS
+from tfcomp.graph_lanes import DIGIT
+from tfcomp.graph_ops import Tensor, cut, mask, nesting, of_rows, scan, scatter, shift_right
+from tfcomp.lanes import DIGIT_BITS, RANGE_BITS
 from tfcomp.range_coder import LENGTH_BYTES, max_payload_bytes
 from tfcomp.tables import FrequencyTables, Int32, TableSets
 
-DIGIT = 1 << DIGIT_BITS
-LEAST = 1 << LEAST_BITS
 ROWS = 1 << 14  # entries, 4 bytes each, of the starts that the symbols of one message are compared with at once
 
 
@@ -91,31 +67,18 @@ class GraphCoder:
         self._nesting = nesting(self._per_segment)
         pieces = [row[k : k + self._per_segment] for row in index for k in range(0, self.symbols, self._per_segment)]
         self._digits = max(1, *(max_payload_bytes(tables, piece, 1, sets) for piece in pieces))
-        end = (1 << tables.precision) + (1 << max(0, 2 * tables.precision - LEAST_BITS))
-        if max((len(tables) + 1) * (end + 1), segments * (self._digits + 4), self.capacity) > 2**30:
+        keys = (len(tables) + 1) * (graph_lanes.end_of(tables.precision) + 1)
+        if max(keys, segments * (self._digits + 4), self.capacity) > 2**30:
             raise InputError(
                 f"expected fewer tables or latents, found {len(tables)} and {self.symbols}: int32 is too small"
             )
 
         self._lower, self._upper = tables.lower[index], (tables.lower + (tables.sizes - 1))[index]
         self._offset = (tables.first - tables.lower)[index].astype(np.int32)
-        # One entry more, the only symbol of its table, pads the segments to equal length at no cost.
-        self._starts = np.append(tables.starts, 0).astype(np.int32)
-        is_last = tables.starts + tables.frequencies == 1 << tables.precision
-        self._slopes = np.append(np.where(is_last, -tables.starts, tables.frequencies), 0).astype(np.int32)
+        self._starts, self._slopes = graph_lanes.intervals(tables)
 
-        owner = np.concatenate(
-            [np.repeat(np.arange(len(tables)), tables.sizes), [len(tables)], np.arange(len(tables) + 1)]
-        )
-        bounds = np.append(self._starts, np.full(len(tables) + 1, end))
-        values = np.arange(tables.frequencies.size) - np.repeat(tables.first - tables.lower, tables.sizes)
-        keys = owner * (end + 1) + bounds
-        order = np.argsort(keys)
-        widest = max(2, int(tables.sizes.max()))  # one comparison at least: it also spreads a key over the batch
-        self._widths = [1 << bit for bit in reversed(range((widest - 1).bit_length()))]
-        keys = np.append(keys[order], np.full(2 * widest, 2**31 - 1))
-        self._keys, self._bounds = keys.astype(np.int32), bounds[order].astype(np.int32)
-        self._values = np.append(values, np.zeros(len(tables) + 2))[order].astype(np.int32)
+        self._search = search = graph_lanes.Search.of(tables)
+        end, widest = search.end, max(2, int(tables.sizes.max()))
         table = np.pad(index, ((0, 0), (0, 1)), constant_values=len(tables))[:, self._layout()].transpose(1, 0, 2)
         # The selector's table, of a segment that has latents: its first step is no padding.
         table = np.concatenate([np.where(table[:1] < len(tables), len(tables) - 1, len(tables)), table])
@@ -128,7 +91,7 @@ class GraphCoder:
         # Few symbols: compare each slot with all starts of its table but the first. Many: search among the keys.
         self._in_rows = segments == sets == 1 and widest * (len(table) - 1) <= ROWS
         if self._in_rows:
-            raised = np.minimum(keys[first_key + np.arange(1, widest + 1)] - raised, end)
+            raised = np.minimum(search.keys[first_key + np.arange(1, widest + 1)] - raised, end)
         self._first_key, self._compared = first_key.astype(np.int32), raised.astype(np.int32)
 
     # === Encoding ===
@@ -147,58 +110,18 @@ class GraphCoder:
         positions = tf.minimum(tf.maximum(latents, lower), upper) + offset
         positions = self._to_steps(positions)
         starts, slopes = tf.gather(self._starts, positions), tf.gather(self._slopes, positions)
-        is_last = mask(slopes <= 0)
+        whole = tf.fill(tf.shape(positions)[1:], 1 << RANGE_BITS)
 
         def step(state: tuple[Tensor, ...], slope: Tensor, is_last: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-            (range_,) = state
-            after = shift_right(range_, self._precision) * slope + is_last * range_
-            return (after * tf.gather(_SHIFTS, _digits_due(after)),), range_
+            return (graph_lanes.next_range(state[0], slope, is_last, self._precision),), state[0]
 
-        whole = tf.fill(tf.shape(positions)[1:], 1 << RANGE_BITS)
+        is_last = mask(slopes <= 0)
         (last,), ranges = scan(step, (whole,), (slopes, is_last), nesting(positions.shape[0]))
-
-        units = shift_right(ranges, self._precision)
-        due = _digits_due(units * slopes + is_last * ranges)
-        digits = self._resolve(tf.cumsum(due, axis=0, exclusive=True), units * starts, tf.reduce_sum(due, axis=0), last)
+        digits = graph_lanes.digits(ranges, last, starts, slopes, self._precision, self._digits)
         lengths = tf.reduce_max(mask(digits > 0) * tf.range(1, self._digits + 1), axis=-1)
         if self.segments == 1:
             return tf.cast(digits[:, 0], tf.uint8), lengths[:, 0]
         return self._join(digits, lengths)
-
-    def _resolve(self, emitted: Tensor, added: Tensor, total: Tensor, range_: Tensor) -> Tensor:
-        """The bytes of each segment, int32 [N, K, D], zeros after the last.
-
-        Args:
-            emitted: int32 [T, N, K], digits emitted before each symbol.
-            added: int32 [T, N, K], what each symbol adds to ``low``.
-            total: int32 [N, K], digits emitted in all.
-            range_: int32 [N, K], the range after the last symbol.
-        """
-        lanes = tf.reshape(tf.range(tf.size(total)), tf.shape(total))
-        lane = lanes * self._digits
-        shape = tf.concat([tf.shape(total), [self._digits]], axis=0)
-        added = tf.reshape(scatter(lane + emitted, added, tf.size(total) * self._digits), shape)
-        low = added % (1 << 6)
-        for bits in (14, 22):
-            low = (added + delayed(low) * DIGIT) % (1 << bits)
-        low = added + delayed(low) * DIGIT
-
-        low_end = tf.gather(tf.reshape(low, [-1]), lane + total)
-        least, most = shift_right(low_end + (LEAST - 1), LEAST_BITS), shift_right(low_end + range_ - 1, LEAST_BITS)
-        closing = most
-        for bits in range(1, DIGIT_BITS + 1):
-            multiple = shift_right(most, bits) * (1 << bits)
-            closing = tf.where(multiple >= least, multiple, closing)
-        place, total = tf.range(self._digits), total[..., None]
-        digits = shift_right(low, LEAST_BITS) * mask(place < total) + closing[..., None] * mask(tf.equal(place, total))
-
-        ninth = mask(digits >= DIGIT)
-        digits = digits - ninth * DIGIT + ahead(ninth)
-        # A carry that enters a run of 255 leaves it: each digit asks the next one that is not 255.
-        lane = lanes[..., None] * (self._digits + 2) + tf.cumsum(mask(tf.not_equal(digits, DIGIT - 1)), axis=-1)
-        carries = scatter(lane, mask(digits >= DIGIT), tf.size(lanes) * (self._digits + 2))
-        digits += tf.gather(carries, lane + 1)
-        return digits * mask(digits < DIGIT)
 
     def _join(self, digits: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The payload and its length, from the segments' bytes, int32 [N, K, D], and lengths, int32 [N, K]."""
@@ -229,41 +152,26 @@ class GraphCoder:
             int32 [N, S], each inside its table's support, whatever the bytes and lengths.
         """
         data = tf.cast(buffer, tf.int32) * mask(tf.range(self.capacity) < length[:, None])
-        data = data[:, None] if self.segments == 1 else self._split(data)
-        # Two zero bits in front make the code's first 30 bits four bytes; then pairs of bytes.
-        data = tf.pad(data, [[0, 0], [0, 0], [0, 3]])
-        data = (delayed(data) % 4) * (DIGIT // 4) + shift_right(data, 2)
-        pairs = data * DIGIT + ahead(data)
-        code = pairs[..., 0] * DIGIT**2 + pairs[..., 2]
-        place = tf.reshape(tf.range(tf.size(code)), tf.shape(code)) * (self._digits + 3) + 2
-        pairs = tf.reshape(pairs, [-1])
+        pairs, state = graph_lanes.begin(data[:, None] if self.segments == 1 else self._split(data))
+        search = self._search
 
         def step(state: tuple[Tensor, ...], key: Tensor, compared: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-            code, range_, place = state
-            unit = shift_right(range_, self._precision)
-            slot = code // unit
+            unit = shift_right(state[1], self._precision)
+            slot = state[0] // unit
             if self._in_rows:
                 key += tf.reduce_sum(mask(compared <= slot), axis=-1, keepdims=True)
             else:
-                slot += compared
-                for width in self._widths:
-                    probe = key + width
-                    key = tf.where(tf.gather(self._keys, probe) <= slot, probe, key)
-            low = unit * tf.gather(self._bounds, key)
-            after = tf.minimum(unit * tf.gather(self._bounds, key + 1), range_) - low
-            due = _digits_due(after)
-            shift, place = tf.gather(_SHIFTS, due), place + due
-            return ((code - low) * shift + tf.gather(pairs, place) % shift, after * shift, place), key
+                key = search.find(search.keys, key, slot + compared)
+            return graph_lanes.narrow(state, unit, key, search.bounds, pairs), key
 
-        state = code, tf.fill(tf.shape(code), 1 << RANGE_BITS), place
         first_key, compared = (of_rows(values[1:], rows, axis=1) for values in (self._first_key, self._compared))
         if self.sets > 1:
             state, key = step(state, self._first_key[0, :1], self._compared[0, :1])
-            chosen = tf.gather(self._values, key)
+            chosen = tf.gather(search.values, key)
             first_key = tf.minimum(first_key + chosen * self._next_set_key, self._padding_key)
             compared = tf.minimum(compared + chosen * self._next_set_raised, self._padding_raised)
         _, keys = scan(step, state, (first_key, compared), self._nesting)
-        values = tf.transpose(tf.gather(self._values, cut(keys, 0, 0, self._per_segment)), [1, 2, 0])
+        values = tf.transpose(tf.gather(search.values, cut(keys, 0, 0, self._per_segment)), [1, 2, 0])
         return tf.reshape(values, [-1, self.segments * self._per_segment])[:, : self.symbols]
 
     def _split(self, data: Tensor) -> Tensor:
@@ -320,11 +228,3 @@ class GraphCoder:
         # Not tf.argmin, which does not say which of equals it takes.
         least = sums <= tf.reduce_min(sums, axis=-1, keepdims=True)
         return tf.reduce_min(tf.where(least, tf.range(sets.count), sets.count), axis=-1)
-
-
-_SHIFTS = np.array([1, DIGIT, DIGIT * DIGIT], np.int32)
-
-
-def _digits_due(range_: Tensor) -> Tensor:
-    """How many digits, 0 to 2, bring a range back to ``2**22`` or more."""
-    return mask(range_ < LEAST) + mask(range_ < LEAST // DIGIT)

@@ -50,7 +50,7 @@ MARGIN = 6
 SMALL = 32
 MOST_PIXELS = 1 << 28
 """Of an image with what it is mirrored by."""
-ANALYSIS, SYNTHESIS, TABLES = "analysis.tflite", "synthesis.tflite", "contexts.npz"
+ANALYSIS, SYNTHESIS, WEIGHTS, TABLES = "analysis.tflite", "synthesis.tflite", "networks.npz", "contexts.npz"
 
 _GREY = 1 << 3
 _FINEST, _COARSEST = 1.0, 0.35

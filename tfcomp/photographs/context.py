@@ -49,7 +49,7 @@ THRESHOLDS = np.array([
 # fmt: on
 """Between the levels, in units: from 1/16 to 50 steps, each about 1.25 times the last; whole, and written out, as no
 float decides. Multiples of ``2**FINENESS_LOG2``."""
-_LEVEL_OF = np.searchsorted(
+LEVEL_OF = np.searchsorted(
     THRESHOLDS >> FINENESS_LOG2, np.arange((THRESHOLDS[-1] >> FINENESS_LOG2) + 1), "right"
 ).astype(np.int32)
 BEYOND_TABLES = 4
@@ -76,7 +76,7 @@ REACHES = np.array(
     [_reach(kind, level) for kind in range(KIND_COUNT) for level in range(LEVELS) for _ in range(PARTS)], np.int32
 )
 """``K`` of each table: int32 [kinds * levels * parts]."""
-_LEAST = np.array([THRESHOLDS[NOT_CODED[kind] - 1] if NOT_CODED[kind] else -np.inf for kind in KINDS], np.float32)
+LEAST = np.array([THRESHOLDS[NOT_CODED[kind] - 1] if NOT_CODED[kind] else -np.inf for kind in KINDS], np.float32)
 """From which magnitude on each channel is coded, that is, from which level on its table has more than one symbol."""
 
 
@@ -250,8 +250,8 @@ def clip(coefficients: Int32, asked: Asked) -> Int32:
 
 def _asked(which: layout.Pass, scale: Float32, mean: Float32) -> Asked:
     """From the two sums, float32 [positions, channels] that hold integers."""
-    coded = np.flatnonzero(scale >= _LEAST[which.channels])
-    level = _LEVEL_OF.take(scale.ravel().take(coded).astype(np.int32) >> FINENESS_LOG2, mode="clip")
+    coded = np.flatnonzero(scale >= LEAST[which.channels])
+    level = LEVEL_OF.take(scale.ravel().take(coded).astype(np.int32) >> FINENESS_LOG2, mode="clip")
     table = (level + LEVELS * KINDS[which.channels].take(coded % which.count)) * PARTS
     total = mean.astype(np.int32).ravel()
     expected = (total + UNIT // 2) >> UNIT_LOG2
