@@ -1,12 +1,13 @@
 """What a photograph costs on a device: milliseconds, memory, and the coder's share.
 
-    python benchmarks/photograph_latency.py [--run RUN --photographs FOLDER]
+    python benchmarks/photograph_latency.py [--photographs BSDS500]
 
 For 256x256 and 512x768 pixels: each network of the bundled codec alone in LiteRT, with one thread and two; the codec
-inside a running process, and from the command line; and, for the coder's share, TensorFlow's own time for the networks
-alone, of the same architecture with other weights. The image is drawn, not a photograph: waves with noise, so that
-all bytes are about those of one. Medians of interleaved turns; peak memory is that of a fresh process that compresses
-and decompresses once. Writes ``benchmarks/results/photograph_latency.json``.
+inside a running process, and from the command line; the exported artifact, whose graphs have the coder inside; and, for
+the coder's share, TensorFlow's own time for the networks alone. With ``--photographs``, the networks are also quantized
+to 8 bits, calibrated on ``train`` and measured on ``val``. The image is drawn, not a photograph: waves with noise, so
+that all bytes are about those of one. Medians of interleaved turns; peak memory is that of a fresh process that
+compresses and decompresses once. Writes ``benchmarks/results/photograph_latency.json``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import statistics
 import subprocess
 import sys
@@ -32,7 +34,8 @@ from tfcomp import evaluate, use_numba
 from tfcomp.photographs.codec import Networks, PhotographCodec
 from tfcomp.photographs.litert import LiteRTNetworks
 
-RESULTS = Path(__file__).resolve().parent / "results" / "photograph_latency.json"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "photograph_latency.json"
 SIZES = ((256, 256), (512, 768))
 QUALITIES = (2, 5, 8)
 TURNS = 9
@@ -83,12 +86,12 @@ def with_numba(function: Callable[[], object]) -> None:
     use_numba(False)
 
 
-def in_8_bits(run_folder: Path, photographs: Path) -> tuple[dict[int, LiteRTNetworks], dict[str, object]]:
+def in_8_bits(photographs: Path) -> tuple[dict[int, LiteRTNetworks], dict[str, object]]:
     """The networks in int8, for one thread and two; their files' bytes, and decibels on ``val`` beside float's."""
     from tfcomp import exporting
     from tfcomp.photographs import freeze, train
 
-    codec, keras_networks = PhotographCodec.load(2), freeze.KerasNetworks(train.load(run_folder))
+    codec, keras_networks = PhotographCodec.load(2), freeze.KerasNetworks.bundled()
     analysis: dict[str, list[np.ndarray]] = {"image": []}
     synthesis: dict[str, list[np.ndarray]] = {"latent": [], "steps": [], "quality": []}
     for i, photograph in enumerate(train.read(photographs / "train")[:CALIBRATION]):
@@ -114,7 +117,28 @@ def in_8_bits(run_folder: Path, photographs: Path) -> tuple[dict[int, LiteRTNetw
     return networks, facts
 
 
-def in_a_process(image: np.ndarray, others: Networks, small: dict[int, LiteRTNetworks]) -> dict[str, object]:
+def in_one_graph(artifact: Path, image: np.ndarray, quality: int, payload: bytes) -> dict[str, Callable[[], object]]:
+    """Calls of the artifact's SavedModels and of its ``.tflite`` files, two threads."""
+    import tensorflow as tf
+
+    encoder, decoder = (tf.saved_model.load(str(artifact / name / "1")) for name in ("encoder", "decoder"))
+    encode, decode = (model.signatures["serving_default"] for model in (encoder, decoder))
+    litert = runpy.run_path(str(ROOT / "export" / "python" / "litert_photographs.py"))["Photographs"](artifact)
+    assert (
+        np.abs(litert.decompress(payload).astype(int) - np.asarray(decode(payload_bytes=payload)["image"])).max() <= 1
+    )
+    image_tensor, quality_tensor, payload_tensor = tf.constant(image), tf.constant(quality), tf.constant(payload)
+    return {
+        "compress, SavedModel": lambda: encode(image=image_tensor, quality=quality_tensor)["payload_bytes"].numpy(),
+        "decompress, SavedModel": lambda: decode(payload_bytes=payload_tensor)["image"].numpy(),
+        "compress, encoder.tflite": partial(litert.compress, image, quality),
+        "decompress, decoder.tflite": partial(litert.decompress, payload),
+    }
+
+
+def in_a_process(
+    image: np.ndarray, others: Networks, small: dict[int, LiteRTNetworks], artifact: Path
+) -> dict[str, object]:
     """Payload bytes, and milliseconds of each part."""
     codecs = {threads: PhotographCodec.load(threads) for threads in (1, 2)}
     codec = codecs[2]
@@ -134,6 +158,8 @@ def in_a_process(image: np.ndarray, others: Networks, small: dict[int, LiteRTNet
         functions[f"decompress, {name}"] = partial(codec.decompress, payloads[name])
         functions[f"compress, {name}, Numba"] = partial(with_numba, partial(codec.compress, image, q))
         functions[f"decompress, {name}, Numba"] = partial(with_numba, partial(codec.decompress, payloads[name]))
+    for name, call in in_one_graph(artifact, image, 5, payloads["quality 5"]).items():
+        functions[f"{name}, quality 5"] = call
     return {
         "payload_bytes": {name: len(payload) for name, payload in payloads.items()},
         "milliseconds": medians(functions),
@@ -160,28 +186,27 @@ def in_new_processes(image: np.ndarray) -> dict[str, object]:
 
 
 def main() -> None:
+    from tfcomp.photographs import exporting
     from tfcomp.photographs.freeze import KerasNetworks
-    from tfcomp.photographs.model import PhotographModel
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path)
     parser.add_argument("--photographs", type=Path)
     args = parser.parse_args()
-    if (args.run is None) != (args.photographs is None):
-        parser.error("expected --run and --photographs together, found one of them")
-    model = PhotographModel()
-    model((np.zeros((1, 64, 64, 3), np.uint8), np.zeros(1, np.int32)))
-    others = KerasNetworks(model)
     packages = ["tfcomp", "tensorflow", "numpy", "numba", "ai-edge-litert"]
     result: dict[str, object] = evaluate.provenance(packages, seed=0)
     small: dict[int, LiteRTNetworks] = {}
-    if args.run:
-        small, result["int8"] = in_8_bits(args.run, args.photographs)
+    if args.photographs:
+        small, result["int8"] = in_8_bits(args.photographs)
         print(json.dumps(result["int8"], indent=2))
-    for height, width in SIZES:
-        image = drawn(height, width)
-        result[f"{height}x{width}"] = found = {**in_a_process(image, others, small), **in_new_processes(image)}
-        print(f"{height}x{width}", json.dumps(found, indent=2))
+    with tempfile.TemporaryDirectory() as name:
+        artifact = Path(name) / "artifact"
+        manifest = exporting.export(artifact)
+        result["artifact_bytes"] = {file: said["bytes"] for file, said in manifest["files"].items()}
+        for height, width in SIZES:
+            image = drawn(height, width)
+            found = in_a_process(image, KerasNetworks.bundled(), small, artifact)
+            result[f"{height}x{width}"] = found = {**found, **in_new_processes(image)}
+            print(f"{height}x{width}", json.dumps(found, indent=2))
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -32,9 +32,7 @@ RUN = separate.ROOT / "runs" / "variable_rate.keras"
 LAMBDAS = (1_500, 6_000, 24_000, 96_000)
 STARTS_FROM = 80_000
 """Lambda of the separate model whose networks it has at first."""
-COMPARED = (3_000, 15_000, 80_000, 400_000)
-"""Of the separate models: those of the peer's points."""
-EPOCHS = 20
+EPOCHS = 30
 """After the 15 of the networks that it starts from; of these, each price has a quarter of the examples."""
 
 
@@ -68,12 +66,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--retrain", action="store_true")
     args = parser.parse_args()
-    if missing := [value for value in separate.LATENTS if not (separate.RUNS / f"{value}.keras").exists()]:
+    if missing := [
+        value
+        for value, (network, _) in separate.NETWORKS.items()
+        if not (separate.RUNS / f"{network}-{value}.keras").exists()
+    ]:
         raise SystemExit(f"expected the networks of lambda {missing}: run benchmarks/mnist_rate_distortion.py first")
     train, test = datasets.load_arrays("mnist")
     model = trained(train, args.retrain)
     codec = Codec.freeze(model, train)
-    codecs = [Codec.freeze(separate.trained(value, train, retrain=False)[0], train) for value in COMPARED]
+    codecs = [Codec.freeze(separate.trained(value, train, retrain=False)[0], train) for value in separate.NETWORKS]
     curves, others = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         codec.export(artifact := Path(folder) / "artifact")
@@ -85,7 +87,7 @@ def main() -> None:
             ]
             others[effort] = [
                 point(c, c, test, effort, f"separate, lambda {value}")
-                for value, c in zip(COMPARED, codecs, strict=True)
+                for value, c in zip(separate.NETWORKS, codecs, strict=True)
             ]
     result = {
         **evaluate.provenance(["tfcomp", "tensorflow", "keras", "numpy"], seed=separate.SEED),

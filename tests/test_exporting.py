@@ -49,6 +49,7 @@ def codecs(images: np.ndarray) -> dict[str, Codec]:
     made = {}
     for name, model in {
         "autoencoder": AutoEncoder.conv(SHAPE, 16, filters=(4, 8), hidden=32, beta=0.1),
+        "spatial": AutoEncoder.spatial(SHAPE, 1, filters=(4, 8), beta=0.1),
         "vae": VAE.dense(SHAPE, 16, hidden=(64,), distortion="squared_error", beta=0.1),
     }.items():
         model.compile(optimizer=keras.optimizers.Adam(3e-3))
@@ -69,7 +70,7 @@ def artifact(codecs: dict[str, Codec], tmp_path_factory: pytest.TempPathFactory)
 # === Exactness ===
 
 
-@pytest.mark.parametrize("kind", ["autoencoder", "sets of tables", "vae"])
+@pytest.mark.parametrize("kind", ["autoencoder", "sets of tables", "spatial", "vae"])
 def test_every_runtime_makes_and_reads_the_same_payloads(
     kind: str, codecs: dict[str, Codec], artifact: Path, images: np.ndarray, tmp_path: Path
 ) -> None:

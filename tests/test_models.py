@@ -30,6 +30,8 @@ def small(kind: str) -> LatentModel:
             return AutoEncoder.dense(SHAPE, 3, hidden=(16,))
         case "rate":
             return AutoEncoder.conv(SHAPE, 3, beta=0.5, filters=(4,), hidden=8)
+        case "spatial":
+            return AutoEncoder.spatial(SHAPE, 2, beta=0.5, filters=(4,))
         case "vae":
             return VAE.dense(SHAPE, 3, beta=0.7, hidden=(16,))
     raise AssertionError(kind)
@@ -39,7 +41,7 @@ def loss_of(model: LatentModel, *data: np.ndarray) -> float:
     return float(model.evaluate(*data, verbose=0, return_dict=True)["loss"])
 
 
-KINDS = ("autoencoder", "rate", "vae")
+KINDS = ("autoencoder", "rate", "spatial", "vae")
 
 
 def run_script(script: str, tmp_path: Path) -> str:
@@ -269,10 +271,23 @@ def test_networks_and_distortions_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 3), (28, 28, 1), (33, 17, 1)])
-@pytest.mark.parametrize("builder", ["dense", "conv"])
+@pytest.mark.parametrize("builder", ["dense", "conv", "spatial"])
 def test_builders_take_any_image_shape(builder: str, shape: tuple[int, int, int]) -> None:
-    model = getattr(VAE, builder)(shape, 2, hidden=(4,) if builder == "dense" else 4)
+    widths = {"dense": {"hidden": (4,)}, "conv": {"hidden": 4}, "spatial": {"filters": (4, 6)}}
+    model = getattr(VAE, builder)(shape, 2, **widths[builder])
     assert model(images(2, shape)).shape == (2, *shape)
+
+
+def test_a_spatial_latent_changes_where_the_image_does() -> None:
+    model = AutoEncoder.spatial((40, 24, 1), 3, filters=(4, 6), beta=0.1)
+    assert model.latent_shape == (10 * 6 * 3,)
+    image = images(1, (40, 24, 1))
+    other = image.copy()
+    other[:, :4, :4] ^= 255
+    moved = np.asarray(model.encoder(image) != model.encoder(other)).reshape(10, 6, 3).any(axis=-1)
+    assert moved[0, 0]
+    assert not moved[7:].any()
+    assert not moved[:, 5:].any()
 
 
 def test_denoising_trains_towards_the_given_targets() -> None:

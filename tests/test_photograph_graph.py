@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import runpy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -38,46 +40,26 @@ def served(folder: Path, model: str) -> Any:
     return tf.saved_model.load(str(folder / model / "1"))
 
 
-class LiteRT:
-    """A ``.tflite`` of the artifact, whose inputs take the shapes they are given."""
-
-    def __init__(self, path: Path) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        self._interpreter = Interpreter(str(path), num_threads=2)
-
-    def __call__(self, **inputs: NDArray[Any]) -> NDArray[Any]:
-        details = self._interpreter.get_signature_runner().get_input_details()
-        for name, value in inputs.items():
-            self._interpreter.resize_tensor_input(details[name]["index"], value.shape)
-        self._interpreter.allocate_tensors()
-        for name, value in inputs.items():
-            self._interpreter.set_tensor(details[name]["index"], value)
-        self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._interpreter.get_output_details()[0]["index"])
-
-
 @cache
-def litert(path: Path) -> LiteRT:
-    return LiteRT(path)
+def litert(folder: Path) -> Any:
+    """`export/python`'s example."""
+    return runpy.run_path(str(ROOT / "export" / "python" / "litert_photographs.py"))["Photographs"](folder)
 
 
 def decoded(folder: Path, payload: bytes) -> dict[str, NDArray[np.uint8]]:
     """The image of a payload, by each runtime."""
     model = served(folder, "decoder").signatures["serving_default"]
-    in_one = np.frombuffer(payload, np.uint8)[None]
     return {
         "tensorflow": np.asarray(model(payload_bytes=tf.constant(payload))["image"]),
-        "litert": litert(folder / "decoder.tflite")(payload=in_one),
+        "litert": litert(folder).decompress(payload),
     }
 
 
 def encoded(folder: Path, image: NDArray[np.uint8], quality: int) -> dict[str, bytes]:
     model = served(folder, "encoder").signatures["serving_default"]
-    one = litert(folder / "encoder.tflite")(image=image[None], quality=np.array([quality], np.int32))
     return {
         "tensorflow": bytes(model(image=tf.constant(image), quality=tf.constant(quality))["payload_bytes"].numpy()),
-        "litert": one.tobytes(),
+        "litert": litert(folder).compress(image, quality),
     }
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 from functools import cache
 from pathlib import Path
 
@@ -145,3 +149,37 @@ def test_photographs_are_read_at_every_scale(shared_data: Path) -> None:
     found = train.read(shared_data / "bsds500" / "val", (1.0, 0.5))
     assert len(found) == 200
     assert found[0].shape[0] == pytest.approx(2 * found[1].shape[0], abs=1)
+
+
+def test_what_jax_trains_is_the_same_model_under_tensorflow(tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    script = """
+        import sys
+        import keras
+        import numpy as np
+        from tfcomp.photographs import train
+        from tfcomp.photographs.model import PhotographModel
+
+        out, crops = sys.argv[1:]
+        assert keras.backend.backend() == "jax"
+        model = PhotographModel(seed=1)
+        model.compile(optimizer=keras.optimizers.Adam(1e-3, global_clipnorm=5.0))
+        images = list(np.load(crops))
+        batches = train.crops(images, 4, seed=0)
+        losses = model.fit(batches, steps_per_epoch=3, epochs=2, verbose=0, shuffle=False).history["loss"]
+        assert losses[1] < losses[0]
+        model.save_weights(f"{out}/{train.WEIGHTS}")
+        bits, error = model((np.stack(images)[:, :192, :192], np.array([1, 6], np.int32)))
+        np.savez(f"{out}/terms.npz", bits=bits, error=error)
+        assert "tensorflow" not in sys.modules
+    """
+    images = np.stack(photographs())
+    np.save(tmp_path / "crops.npy", images)
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path), str(tmp_path / "crops.npy")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    bits, error = train.load(tmp_path)((images[:, :192, :192], np.array([1, 6], np.int32)))
+    with np.load(tmp_path / "terms.npz") as terms:
+        assert np.allclose(bits, terms["bits"], rtol=1e-3)
+        assert np.allclose(error, terms["error"], rtol=1e-3)

@@ -117,6 +117,34 @@ def test_a_browser_that_is_wrong_by_a_bit_does_not_pass(runtimes: dict[str, Any]
     ]
 
 
+def test_photographs_of_fixed_shapes_in_the_browser(browser: litert_js.Browser) -> None:
+    from test_photographs import codec, scene
+
+    from tfcomp import exporting
+    from tfcomp.photographs.exporting import Graphs
+
+    side = 192
+    run = browser.load({name: exporting.to_litert(f, "float16") for name, f in Graphs(side).litert.items()})
+    for height, width, channels, quality in [(1, 1, 3, 4), (192, 131, 3, 6), (100, 192, 1, 2)]:
+        image = scene(height, width, channels)
+        payload = codec().compress(image, quality)
+        expected = codec().decompress(payload)
+        buffer = np.zeros(3 * side**2, np.uint8)
+        buffer[: len(payload)] = np.frombuffer(payload, np.uint8)
+        (found,) = run("decoder.tflite", [{"payload": buffer, "length": np.array([len(payload)], np.int32)}])
+        assert found["size"].tolist() == [height, width, channels]
+        assert np.abs(found["image"][:height, :width, :channels].astype(int) - expected).max() <= 1
+        whole = np.zeros((1, side, side, 3), np.uint8)
+        whole[0, :height, :width] = image
+        asked = np.array([height, width, quality], np.int32)
+        (written,) = run("encoder.tflite", [{"image": whole, "asked": asked}])
+        restored = codec().decompress(written["payload"][: written["length"][0]].tobytes())
+        assert restored.shape == (height, width, 3)
+        assert abs(written["length"][0] - len(payload)) <= 2 + len(payload) // 100
+        if channels == 3:
+            assert np.mean(np.square(restored.astype(float) - expected)) < 1
+
+
 # === The page ===
 
 

@@ -80,6 +80,12 @@ def parser(*functions: Command) -> argparse.ArgumentParser:
     command.add_argument(
         "--sets", type=_positive, default=1, help="sets of tables that compete for each message; 64 suit small images"
     )
+    command.add_argument(
+        "--side",
+        type=_positive,
+        metavar="PIXELS",
+        help="of photographs: .tflite files of fixed shapes, up to this side",
+    )
     target = command.add_mutually_exclusive_group()
     step = "quantization step, as a multiple of each latent's unit; several, falling, make as many qualities"
     target.add_argument("--step", type=float, nargs="+", help=step)

@@ -80,6 +80,8 @@ def export(args: argparse.Namespace) -> None:
     if args.run == PHOTOGRAPHS:
         _export_photographs(args)
         return
+    if args.side is not None:
+        raise InputError(f"expected --side with {PHOTOGRAPHS} alone, found {args.run}")
     run = _read_run(Path(args.run))
     model = models.load_model(Path(args.run) / MODEL)
     images, _ = datasets.load_arrays(args.data or run["settings"]["data"])
@@ -94,7 +96,7 @@ def export(args: argparse.Namespace) -> None:
 def _export_photographs(args: argparse.Namespace) -> None:
     from tfcomp.photographs import exporting
 
-    manifest = exporting.export(args.artifact)
+    manifest = exporting.export(args.artifact, side=args.side)
     size = sum(file["bytes"] for file in manifest["files"].values())
     print(f"{args.artifact}: codec {manifest['fingerprint']}, {len(manifest['files'])} files, {size:,} bytes")
 

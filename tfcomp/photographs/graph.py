@@ -137,6 +137,11 @@ class GraphCodec:
         image += (mean - image) * tf.cast(grey, tf.float32)
         return tf.cast(tf.slice(image, [0, 0, 0], tf.stack([plan.height, plan.width, 3 - 2 * grey])), tf.uint8)
 
+    def size(self, payload: Tensor) -> Tensor:
+        """Height, width and channels of the image that `decompress` gives, int32 [3]."""
+        _, grey, plan, _, _ = self._head(payload)
+        return tf.stack([plan.height, plan.width, 3 - 2 * grey])
+
     def _head(self, payload: Tensor) -> tuple[Tensor, Tensor, Plan, Tensor, Tensor]:
         """Quality from 0, 1 if grey, the plan, the bytes as int32, and the offset of the tiles' lengths."""
         data = tf.cast(payload, tf.int32)
