@@ -89,9 +89,11 @@ def with_numba(function: Callable[[], object]) -> None:
 def in_8_bits(photographs: Path) -> tuple[dict[int, LiteRTNetworks], dict[str, object]]:
     """The networks in int8, for one thread and two; their files' bytes, and decibels on ``val`` beside float's."""
     from tfcomp import exporting
-    from tfcomp.photographs import freeze, train
+    from tfcomp.photographs import train
+    from tfcomp.photographs.codec import ANALYSIS, SYNTHESIS
+    from tfcomp.photographs.keras_networks import KerasNetworks
 
-    codec, keras_networks = PhotographCodec.load(2), freeze.KerasNetworks.bundled()
+    codec, keras_networks = PhotographCodec.load(2), KerasNetworks.bundled()
     analysis: dict[str, list[np.ndarray]] = {"image": []}
     synthesis: dict[str, list[np.ndarray]] = {"latent": [], "steps": [], "quality": []}
     for i, photograph in enumerate(train.read(photographs / "train")[:CALIBRATION]):
@@ -100,7 +102,7 @@ def in_8_bits(photographs: Path) -> tuple[dict[int, LiteRTNetworks], dict[str, o
         synthesis["latent"].append(np.rint(keras_networks.analyse(crop) / codec.steps[q])[None])
         synthesis["steps"].append(codec.steps[q][None, None, None])
         synthesis["quality"].append(np.eye(codec.qualities, dtype=np.float32)[[q]])
-    samples = {freeze.ANALYSIS: analysis, freeze.SYNTHESIS: synthesis}
+    samples = {ANALYSIS: analysis, SYNTHESIS: synthesis}
     files = [exporting.to_litert(graph, "int8", samples[name]) for name, graph in keras_networks.graphs.items()]
     networks = {threads: LiteRTNetworks(files[0], files[1], threads) for threads in (1, 2)}
     facts: dict[str, object] = {"analysis_bytes": len(files[0]), "synthesis_bytes": len(files[1])}
@@ -187,7 +189,7 @@ def in_new_processes(image: np.ndarray) -> dict[str, object]:
 
 def main() -> None:
     from tfcomp.photographs import exporting
-    from tfcomp.photographs.freeze import KerasNetworks
+    from tfcomp.photographs.keras_networks import KerasNetworks
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=Path)

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tfcomp.errors import InputError
-from tfcomp.photographs import freeze, train
+from tfcomp.photographs import freeze, keras_networks, train
 from tfcomp.photographs.codec import PhotographCodec
 from tfcomp.photographs.context import LEVELS, PARTS, THRESHOLDS, UNIT
 from tfcomp.photographs.layout import CHANNELS
@@ -142,7 +142,7 @@ def test_the_networks_stay_within_their_budget() -> None:
     macs = PhotographCodec.load().macs_per_pixel
     assert macs["synthesis"] <= 25_000
     assert macs["analysis"] <= 60_000
-    assert macs == freeze.KerasNetworks(model().analysis, model().synthesis).macs_per_pixel()
+    assert macs == keras_networks.KerasNetworks(model().analysis, model().synthesis).macs_per_pixel()
 
 
 def test_photographs_are_read_at_every_scale(shared_data: Path) -> None:

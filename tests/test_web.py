@@ -137,7 +137,7 @@ def test_photographs_of_fixed_shapes_in_the_browser(browser: litert_js.Browser) 
         whole = np.zeros((1, side, side, 3), np.uint8)
         whole[0, :height, :width] = image
         asked = np.array([height, width, quality], np.int32)
-        (written,) = run("encoder.tflite", [{"image": whole, "asked": asked}])
+        (written,) = run("encoder.tflite", [{"image": whole, "size_and_quality": asked}])
         restored = codec().decompress(written["payload"][: written["length"][0]].tobytes())
         assert restored.shape == (height, width, 3)
         assert abs(written["length"][0] - len(payload)) <= 2 + len(payload) // 100

@@ -102,10 +102,8 @@ class Manifest:
             raise InputError(f"expected an artifact folder with a {MANIFEST}, found none at {Path(folder)}")
         try:
             fields = json.loads(path.read_text())
-            if fields.get("kind") == "photographs":
-                raise BitstreamError(
-                    f"{path}: expected a codec of one image size, found that of photographs, which tfcomp has in itself"
-                )
+            if "kind" in fields:
+                raise BitstreamError(f"{path}: expected a codec of one image size, found one of {fields['kind']}")
             for name, supported in (("artifact_version", ARTIFACT_VERSION), ("payload_version", FORMAT_VERSION)):
                 if fields[name] != supported:
                     raise BitstreamError(f"{path}: expected {name} {supported}, found {fields[name]!r}")
@@ -138,6 +136,15 @@ class Manifest:
                 sizes = f"{m['encoder_bytes']:,} | {m['decoder_bytes']:,}"
                 rows.append(f"| {name} | {m['bytes_per_image']:.2f} | {m['psnr_db']:.2f} | {sizes} |")
         return "\n".join(rows)
+
+
+def photographs(folder: Path) -> dict[str, Any] | None:
+    """The manifest that `tfcomp.photographs.exporting` wrote, or None if it is another's."""
+    try:
+        fields = json.loads((folder / MANIFEST).read_text())
+        return fields if fields["kind"] == "photographs" and fields["files"].values() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def describe(path: Path) -> dict[str, Any]:

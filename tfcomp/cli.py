@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import tfcomp
 from tfcomp.arguments import PHOTOGRAPHS, parser
 from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, TfcompError, missing_dependency
+from tfcomp.native_lines import held_native_lines
 
 if TYPE_CHECKING:
     from tfcomp.codec import Images
@@ -41,7 +40,7 @@ def train(args: argparse.Namespace) -> None:
     from tfcomp import datasets, models
     from tfcomp.files import replacing_folder
 
-    with _held_native_lines():
+    with held_native_lines():
         images, held_out = datasets.load_arrays(args.data)
     keras.utils.set_random_seed(args.seed)
     kind: type[models.LatentModel] = {"autoencoder": models.AutoEncoder, "vae": models.VAE}[args.model]
@@ -96,6 +95,9 @@ def export(args: argparse.Namespace) -> None:
 def _export_photographs(args: argparse.Namespace) -> None:
     from tfcomp.photographs import exporting
 
+    given = [name for name in ("data", "step", "target_psnr_db", "target_bytes") if getattr(args, name) is not None]
+    if given or args.quantize != "float32" or args.sets != 1:
+        raise InputError(f"expected no option but --side to export {PHOTOGRAPHS}, found others")
     manifest = exporting.export(args.artifact, side=args.side)
     size = sum(file["bytes"] for file in manifest["files"].values())
     print(f"{args.artifact}: codec {manifest['fingerprint']}, {len(manifest['files'])} files, {size:,} bytes")
@@ -114,7 +116,7 @@ def compress(args: argparse.Namespace) -> None:
     codec = _codec(args.codec)
     if args.quality is not None:
         codec = codec.at(args.quality)
-    with _held_native_lines():
+    with held_native_lines():
         names, images = _read_inputs(inputs)
     payloads, report = codec.compress_with_report(images)
     size = container.write(
@@ -139,7 +141,7 @@ def _compress_photographs(inputs: Sequence[Path], args: argparse.Namespace) -> N
     if any(path.suffix == ".npy" for path in inputs):
         raise InputError("expected image files and folders without --codec, found an .npy")
     names, files = _named_files(inputs)
-    with _held_native_lines():
+    with held_native_lines():
         size, pixels = photographs.compress(files, names, args.output, args.quality, args.target_bytes)
     rate = f"{8 * size / pixels:.3f} bits per pixel, {3 * pixels / size:.1f}:1"
     plural = "s" if len(files) > 1 else ""
@@ -155,7 +157,7 @@ def decompress(args: argparse.Namespace) -> None:
     found = _codec(args.codec) if args.codec else None
     with Archive.open(args.input) as archive:
         if found is None:
-            with _held_native_lines():
+            with held_native_lines():
                 photographs.check(archive)
         else:
             try:
@@ -172,7 +174,7 @@ def decompress(args: argparse.Namespace) -> None:
         for target in targets:
             _make_folder(target.parent)
         if images is None:
-            with _held_native_lines():
+            with held_native_lines():
                 photographs.decompress(archive, targets)
         else:
             for target, image in zip(targets, images, strict=True):
@@ -193,7 +195,7 @@ def evaluate(args: argparse.Namespace) -> None:
         for folder, found in [(folder, _codec(folder)) for folder in args.artifacts]
         for quality, codec in enumerate(found.codecs, 1)
     }
-    with _held_native_lines():
+    with held_native_lines():
         _, test = datasets.load_arrays(args.data)
     comparison.run(codecs, test, args.data, args.against, args.out, args.images)
 
@@ -203,7 +205,7 @@ def _evaluate_photographs(args: argparse.Namespace) -> None:
     from tfcomp.photographs.codec import PhotographCodec
 
     folder = Path(args.data) / "test"
-    with _held_native_lines():
+    with held_native_lines():
         codec = PhotographCodec.load()
         files = image_files.image_files(folder if folder.is_dir() else folder.parent)
         files = [files[i] for i in range(0, len(files), -(-len(files) // args.images))]
@@ -216,10 +218,16 @@ def _evaluate_photographs(args: argparse.Namespace) -> None:
 def info(args: argparse.Namespace) -> None:
     """What a file or folder is."""
     from tfcomp import container
-    from tfcomp.artifacts import MANIFEST, Manifest, verify
+    from tfcomp.artifacts import MANIFEST, Manifest, photographs, verify
 
     path = Path(args.file)
-    if (path / MANIFEST).is_file():
+    if said := photographs(path):
+        sides = f"up to {said['side']} pixels a side in .tflite" if said["side"] else "of any size"
+        print(f"artifact     {path}: photographs, {said['qualities']} qualities, {sides}")
+        print(f"codec        {said['fingerprint']}")
+        for name, file in said["files"].items():
+            print(f"{file['bytes']:>12,} bytes  {name}")
+    elif (path / MANIFEST).is_file():
         manifest = Manifest.read(path)
         verify(path, manifest)
         print(f"artifact     {path}")
@@ -257,7 +265,7 @@ def _describe_photographs(archive: Any) -> None:
     from tfcomp.photographs.codec import PhotographCodec
 
     try:
-        with _held_native_lines():
+        with held_native_lines():
             codec = PhotographCodec.load()
     except MissingDependencyError:
         return
@@ -277,38 +285,8 @@ def _describe_photographs(archive: Any) -> None:
 def _codec(folder: str) -> Any:
     from tfcomp.codec import Codec
 
-    with _held_native_lines():
+    with held_native_lines():
         return Codec.load(folder)
-
-
-@contextlib.contextmanager
-def _held_native_lines() -> Iterator[None]:
-    """Holds back what C and C++ libraries write to the process's stderr: LiteRT's announcements, libtiff's complaints.
-
-    Python's own lines and progress bars pass. Of the others, information is dropped, and everything is where an error
-    says in one line what is wrong.
-    """
-    if sys.stderr is None:  # closed by the caller: its number may be another file's by now
-        yield
-        return
-    own, python = os.dup(2), sys.stderr
-    with tempfile.TemporaryFile() as said, os.fdopen(own, "w", buffering=1) as passing:
-        os.dup2(said.fileno(), 2)
-        if python is sys.__stderr__:
-            sys.stderr = passing
-        refused = False
-        try:
-            yield
-        except TfcompError:
-            refused = True
-            raise
-        finally:
-            sys.stderr = python
-            os.dup2(own, 2)
-            said.seek(0)
-            for line in said:
-                if not refused and not line.startswith(b"INFO: "):
-                    os.write(2, line)
 
 
 def _read_run(folder: Path) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Writing the artifact folder: the one module that converts. See `artifacts` for what is in it and how it is read.
 
 SavedModels keep the networks' variables and take any batch. For LiteRT a function is traced for one item and frozen,
-so that every shape is static and every weight a constant, and goes through a SavedModel with one signature, so that its
-inputs and outputs keep their names. Only float tensors are ever quantized, and these are the networks': the range coder
-computes in int32, so a quantized encoder makes payloads that every decoder with the same tables reads exactly.
+so that every weight is a constant and every shape static that the item fixes, and goes through a SavedModel with one
+signature, so that its inputs and outputs keep their names. Only float tensors are ever quantized, and these are the
+networks': the range coder computes in int32, so a quantized encoder makes payloads that every decoder with the same
+tables reads exactly.
 """
 
 from __future__ import annotations

@@ -21,8 +21,7 @@ and that one is found by counting the digits from the end that are not 255.
 The decoder's search runs over ``keys``: for each table the starts in coding order, then one end that no slot reaches,
 ``END = 2**P + max(1, 2**(2 * P - 22))``, all raised by ``table * (END + 1)`` so that they ascend throughout. As
 ``u >= 2**(22 - P)``, ``u * END >= range``, and the last symbol's upper bound is ``min(u * END, range)``, its remainder
-included. Any bytes decode to symbols, and no symbols shift more digits than a segment can have: no read leaves the
-buffer. Lengths are clamped, and bytes past the end of a segment or of the payload are zero.
+included. Any bytes decode to symbols; whoever calls `narrow` sees to it that no place lies beyond a lane's last two.
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ def end_of(precision: int) -> int:
 
 @dataclass(frozen=True)
 class Search:
-    """What the symbol of a slot is found in; a table more than there are pads: a symbol of its that changes no state.
+    """What the symbol of a slot is found in; a table more than there are pads: its symbol changes no state.
 
     Attributes:
         end: ``END``.

@@ -106,16 +106,19 @@ def scan(
     return state, tf.reshape(gathered, [turns * size, *_shape(state[0])])
 
 
-def scan_rows(step: Step, state: tuple[Tensor, ...], rows: Tensor, turns: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """`scan` over the rows of a tensor, int32 [T, ...], of which only the graph knows how many.
+def scan_rows(
+    step: Step, state: tuple[Tensor, ...], rows: Tensor, run: Any = True
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """`scan` over the rows of a tensor, int32 [T, ...], ``T > 0``, of which only the graph knows how many.
 
-    Of fewer turns than rows, the outputs of the others are zero, and their order is not kept.
+    Where ``run``, a bool tensor, is false, no step is taken, and the outputs are zero.
     """
     size, count = tf.size(state[0]), tf.shape(rows)[0]
+    turns = tf.where(run, count, 0)
 
-    def run(body: Any, last: Tensor, loop: tuple[Any, ...]) -> Any:
+    def loop(body: Any, last: Tensor, start: tuple[Any, ...]) -> Any:
         shapes = tf.TensorShape([]), tuple(x.shape for x in state), tf.TensorShape([None])
-        return tf.while_loop(lambda turn, *_: turn < last, body, loop, shape_invariants=shapes, parallel_iterations=1)
+        return tf.while_loop(lambda turn, *_: turn < last, body, start, shape_invariants=shapes, parallel_iterations=1)
 
     def one(turn: Tensor, state: tuple[Tensor, ...], gathered: Tensor) -> tuple[Any, ...]:
         state, output = step(state, tf.gather(rows, turn))
@@ -123,12 +126,12 @@ def scan_rows(step: Step, state: tuple[Tensor, ...], rows: Tensor, turns: Tensor
 
     def some(turn: Tensor, state: tuple[Tensor, ...], gathered: Tensor) -> tuple[Any, ...]:
         none = tf.zeros(tf.stack([FLAT * size]), tf.int32)
-        turn, state, outputs = run(one, tf.minimum(turn + FLAT, turns), (turn, state, none))
+        turn, state, outputs = loop(one, tf.minimum(turn + FLAT, turns), (turn, state, none))
         return turn, state, tf.concat([gathered[FLAT * size :], outputs], axis=0)
 
     # Each turn copies what its loop has gathered: two loops.
     gathered = tf.zeros(tf.stack([-(-count // FLAT) * FLAT * size]), tf.int32)
-    _, state, gathered = run(some, turns, (0, state, gathered))
+    _, state, gathered = loop(some, turns, (0, state, gathered))
     rest = count % FLAT * size  # of the last turns, which lie at the end of their part
     gathered = tf.concat([gathered[: count * size - rest], gathered[tf.size(gathered) - rest :]], axis=0)
     return state, tf.reshape(gathered, tf.concat([[count], tf.shape(state[0])], axis=0))

@@ -158,8 +158,10 @@ class LatentModel(keras.Model):
     def spatial(cls, input_shape: tuple[int, int, int], latent_dim: int, **options: Any) -> Self:
         """A model of convolutions alone, for high rates; ``filters=(32, 64)`` and the constructor's options.
 
-        ``latent_dim`` is of each cell of 4x4 pixels, for two entries of ``filters``. Train it for squared error.
+        ``latent_dim`` is of each cell of 4x4 pixels, for two entries of ``filters``. The distortion is squared error.
         """
+        if options.setdefault("distortion", "squared_error") == "binary_cross_entropy":
+            raise InputError("expected spatial networks to be trained for squared error: their pixels have no bounds")
         builders = networks.spatial_encoder, networks.spatial_decoder
         return cls._from_builders(*builders, {"filters"}, input_shape, latent_dim, options)
 

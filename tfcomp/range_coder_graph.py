@@ -3,6 +3,8 @@ r"""The payload format of `tfcomp.range_coder` in stock TensorFlow operators: th
 `GraphCoder.encode` and `GraphCoder.decode` are plain functions of tensors. They trace into a SavedModel with any batch
 size, compile under XLA, and convert to LiteRT with ``TFLITE_BUILTINS`` alone. The ``N * K`` segments of a batch are the
 lanes of one loop (`graph_lanes`); no value leaves int32, no shape depends on a value, and no output is a loop's output.
+Any bytes decode to symbols, and no symbols shift more digits than a segment can have: no read leaves the buffer.
+Lengths are clamped, and bytes past the end of a segment or of the payload are zero.
 
 Among sets of tables (see `tfcomp.range_coder`), the encoder chooses by a gather of ``[V, M]`` costs, a sum, and the
 least; the selector is one step more in front. The decoder takes one step for it before its loop. All that belongs to

@@ -10,13 +10,15 @@
 of any size: resize the input of a ``.tflite`` to what it is to be given. Where a runtime cannot, as LiteRT.js, export
 with ``side``; then the ``.tflite`` files take photographs of up to SIDE pixels a side, in tensors of fixed shapes::
 
-    encoder.tflite       image uint8 [1, SIDE, SIDE, 3], its first rows and columns; asked int32 [3], height, width and
-                         quality -> payload uint8 [3 * SIDE**2], zero after its length; length int32 [1]
+    encoder.tflite       image uint8 [1, SIDE, SIDE, 3], of which the first rows and columns count; size_and_quality
+                         int32 [3], height, width, quality -> payload uint8 [3 * SIDE**2], zero after its length; length
+                         int32 [1], 0 if it did not fit
     decoder.tflite       payload uint8 [3 * SIDE**2], length int32 [1] -> image uint8 [SIDE, SIDE, 3], zero beyond its
-                         size; size int32 [3], height, width, channels
+                         size; size int32 [3], height, width, channels. A larger image comes out as one pixel
 
 Operators are builtin; the networks' weights are float16 in the ``.tflite`` files. What each writes, every other and
-`PhotographCodec` read, to the same integers.
+`PhotographCodec` read, to the same integers: on a CPU. A delegate that computes in half precision would choose other
+tables, and read noise.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ from tfcomp import artifacts, exporting
 from tfcomp.errors import InputError
 from tfcomp.files import replacing_folder
 from tfcomp.photographs.codec import ANALYSIS, SYNTHESIS, VERSION, PhotographCodec
-from tfcomp.photographs.freeze import KerasNetworks
 from tfcomp.photographs.graph import GraphCodec
+from tfcomp.photographs.keras_networks import KerasNetworks
 
 MOST_SIDE = 4096
 
@@ -48,8 +50,8 @@ class Graphs:
 
     def __init__(self, side: int | None = None) -> None:
         networks, codec = KerasNetworks.bundled(), PhotographCodec.load()
-        self.codec, self._networks = codec, networks
-        graph = GraphCodec(codec, networks.graphs[ANALYSIS], networks.graphs[SYNTHESIS])
+        self.codec, functions = codec, (networks.graphs[ANALYSIS], networks.graphs[SYNTHESIS])
+        graph = GraphCodec(codec, *functions)
         # That of both signatures, traced once.
         latent = _function(graph.decode, tf.TensorSpec([None], tf.uint8, "payload"))
 
@@ -70,17 +72,20 @@ class Graphs:
         def payload_to_image(payload: Any) -> dict[str, Any]:
             return {"image": graph.decompress(payload[0], latent(payload[0]))}
 
-        def image_to_buffer(image: Any, asked: Any) -> dict[str, Any]:
-            size = tf.clip_by_value(asked[:2], 1, side)
-            payload = graph.compress(tf.slice(image[0], [0, 0, 0], tf.concat([size, [3]], axis=0)), asked[2])
+        limited = GraphCodec(codec, *functions, side or MOST_SIDE)
+
+        def image_to_buffer(image: Any, size_and_quality: Any) -> dict[str, Any]:
+            size = tf.clip_by_value(size_and_quality[:2], 1, side)
+            payload = limited.compress(
+                tf.slice(image[0], [0, 0, 0], tf.concat([size, [3]], axis=0)), size_and_quality[2]
+            )
             length = tf.size(payload)
-            # Of what would not fit, nothing.
             length = tf.where(length <= buffer, length, 0)
             return {"payload": _padded(payload[:length], (buffer,)), "length": length[None]}
 
         def buffer_to_image(payload: Any, length: Any) -> dict[str, Any]:
             payload = payload[: tf.clip_by_value(length[0], 0, buffer)]
-            image, size = graph.decompress(payload, latent(payload)), graph.size(payload)
+            image, size = limited.decompress(payload, limited.decode(payload)), limited.size(payload)
             return {"image": _padded(image[:side, :side], (side, side, 3)), "size": size}
 
         text = tf.TensorSpec([], tf.string, "payload_bytes")
@@ -99,7 +104,7 @@ class Graphs:
         else:
             buffer = 3 * side**2
             payload, length = tf.TensorSpec([buffer], tf.uint8, "payload"), tf.TensorSpec([1], tf.int32, "length")
-            encoder = _function(image_to_buffer, image, tf.TensorSpec([3], tf.int32, "asked"))
+            encoder = _function(image_to_buffer, image, tf.TensorSpec([3], tf.int32, "size_and_quality"))
             decoder = _function(buffer_to_image, payload, length)
         self.litert = {artifacts.ENCODER_LITERT: encoder, artifacts.DECODER_LITERT: decoder}
 

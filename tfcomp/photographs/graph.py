@@ -1,8 +1,9 @@
 """Photographs to payloads and back in stock TensorFlow operators: `codec` in the graph, for the exported artifacts.
 
 `GraphCodec.compress` and `GraphCodec.decompress` trace into a SavedModel and convert to LiteRT with ``TFLITE_BUILTINS``
-alone, for images of any size. What is read is what `PhotographCodec` reads, to the same integers; bytes that it refuses
-give some image, in no more work than its size. What is written, it reads; see `graph_coder`.
+alone, for images of any size up to 2**28 pixels. What is read is what `PhotographCodec` reads, to the same integers;
+bytes that it refuses give some image, for the work of an image of its size. What is written, it reads; see
+`graph_coder`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import tensorflow as tf
 
 from tfcomp.graph_ops import Tensor, mask
 from tfcomp.photographs.codec import MOST_PIXELS, SMALL, TILE, PhotographCodec
-from tfcomp.photographs.graph_coder import TileCoder, packed, unpacked
+from tfcomp.photographs.graph_coder import TileCoder, exact, packed, unpacked
 from tfcomp.photographs.graph_context import over
 from tfcomp.photographs.layout import CHANNELS, STRIDE
+
+MOST_POSITIONS = MOST_PIXELS // STRIDE**2
 
 Graph = Callable[..., Mapping[str, Any]]
 
@@ -66,12 +69,13 @@ class GraphCodec:
 
     Args:
         codec: whose integers these are.
-        analyse, synthesise: its networks, as `freeze.KerasNetworks` has them.
+        analyse, synthesise: its networks, as `keras_networks` has them.
+        side: the most rows and columns that a payload's image may have; of a larger one, `decompress` makes one pixel.
     """
 
-    def __init__(self, codec: PhotographCodec, analyse: Graph, synthesise: Graph) -> None:
-        self.qualities = codec.qualities
-        self._tiles, self._steps = TileCoder(codec.models, codec.prices), codec.steps
+    def __init__(self, codec: PhotographCodec, analyse: Graph, synthesise: Graph, side: int = MOST_PIXELS) -> None:
+        self.qualities, self._side = codec.qualities, side
+        self._tiles, self._steps = TileCoder(codec.models, codec.prices), exact(codec.steps)
         self._analyse, self._synthesise = analyse, synthesise
 
     def compress(self, image: Tensor, quality: Tensor) -> Tensor:
@@ -85,7 +89,7 @@ class GraphCodec:
         plan = Plan.of(tf.shape(image)[0], tf.shape(image)[1])
         image = tf.gather(image, _mirrored(plan.height, plan.top, plan.rows * STRIDE), axis=0)
         image = tf.gather(image, _mirrored(plan.width, plan.left, plan.columns * STRIDE), axis=1)
-        latent = self._analyse(image[None])["latent"][0] / tf.gather(self._steps, quality)
+        latent = self._analyse(image[None])["latent"][0] / self._steps(quality)
 
         def one(number: Tensor, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             y, x, height, width = plan.tile(number)
@@ -93,8 +97,8 @@ class GraphCodec:
             code = self._tiles.encode(tf.reshape(part, [-1, CHANNELS]), height, width, quality)
             return number + 1, tf.concat([codes, code], axis=0), tf.concat([lengths, [tf.size(code)]], axis=0)
 
-        none = tf.zeros([0], tf.int32)
-        _, codes, lengths = _each_tile(plan, one, (none, none))
+        none, grows = tf.zeros([0], tf.int32), tf.TensorShape([None])
+        codes, lengths = _each_tile(plan, one, (none, none), (grows, grows))
         numbers = tf.concat([[plan.height, plan.width], lengths[:-1]], axis=0)
         return tf.cast(tf.concat([quality[None], packed(numbers), codes], axis=0), tf.uint8)
 
@@ -117,7 +121,8 @@ class GraphCodec:
             around = [[y, plan.rows - y - height], [x, plan.columns - x - width], [0, 0]]
             return number + 1, latent + tf.pad(tf.reshape(found, tf.stack([height, width, CHANNELS])), around)
 
-        _, latent = _each_tile(plan, one, (tf.zeros(tf.stack([plan.rows, plan.columns, CHANNELS]), tf.int32),))
+        none = tf.zeros(tf.stack([plan.rows, plan.columns, CHANNELS]), tf.int32)
+        (latent,) = _each_tile(plan, one, (none,), (tf.TensorShape([None, None, CHANNELS]),))
         return latent
 
     def decompress(self, payload: Tensor, latent: Tensor) -> Tensor:
@@ -128,7 +133,7 @@ class GraphCodec:
             latent: int32, of it, as `decode` found it.
         """
         quality, grey, plan, _, _ = self._head(payload)
-        steps = tf.gather(self._steps, quality)[None, None, None]
+        steps = self._steps(quality)[None, None, None]
         chosen = tf.cast(tf.equal(tf.range(self.qualities), quality), tf.float32)[None]
         image = self._synthesise(tf.cast(latent, tf.float32)[None], steps, chosen)["image"][0]
         image = tf.slice(image, tf.stack([plan.top, plan.left, 0]), tf.stack([plan.height, plan.width, 3]))
@@ -147,27 +152,26 @@ class GraphCodec:
         data = tf.cast(payload, tf.int32)
         first = tf.pad(data, [[0, 1]])[0]
         size, offset = unpacked(data, 1, 2)
-        # Sizes whose product may not fit int32 are looked at one by one.
-        most = MOST_PIXELS // tf.clip_by_value(size[0], 1, MOST_PIXELS)
-        fits = (size[0] > 0) & (size[1] > 0) & (size[1] <= most)
+        # As `codec` has it, but no product of two sizes, which might not fit int32.
+        plan = Plan.of(*(tf.clip_by_value(n, 1, MOST_PIXELS) for n in (size[0], size[1])))
+        fits = tf.reduce_all((size > 0) & (size <= self._side)) & (plan.columns <= MOST_POSITIONS // plan.rows)
         plan = Plan.of(*(tf.where(fits, n, 1) for n in (size[0], size[1])))
         fits = plan.tiles <= tf.size(data)  # as many bytes as tiles, or it is none of ours
         plan = Plan.of(*(tf.where(fits, n, 1) for n in (plan.height, plan.width)))
         return tf.minimum(first % 8, self.qualities - 1), first // 8 % 2, plan, data, offset
 
 
-def _each_tile(plan: Plan, one: Callable[..., Any], state: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Runs ``number, *state = one(number, *state)`` for all tiles; what they gather may grow."""
-    shapes = [tf.TensorShape([]), *(tf.TensorShape([None] * (len(x.shape) - 1) + [x.shape[-1] or None]) for x in state)]
-    return tuple(
-        tf.while_loop(
-            lambda number, *_: number < plan.tiles,
-            one,
-            (0, *state),
-            shape_invariants=tuple(shapes),
-            parallel_iterations=1,
-        )
-    )
+def _each_tile(
+    plan: Plan, one: Callable[..., Any], state: Sequence[Tensor], shapes: Sequence[tf.TensorShape]
+) -> list[Tensor]:
+    """Runs ``number, *state = one(number, *state)`` for all tiles; the state keeps to the shapes."""
+    return tf.while_loop(
+        lambda number, *_: number < plan.tiles,
+        one,
+        (0, *state),
+        shape_invariants=(tf.TensorShape([]), *shapes),
+        parallel_iterations=1,
+    )[1:]
 
 
 def _mirrored(size: Tensor, before: Tensor, total: Tensor) -> Tensor:

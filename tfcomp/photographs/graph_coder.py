@@ -3,12 +3,12 @@
 What is read is exactly what `coder.decode` reads. What is written is a code like that of `coder.encode`, by the same
 rules; but they weigh floats, whose last bits differ from one runtime to another, and with them now and then an integer.
 
-No bytes make the decoder fail: those that `coder` refuses become some integers, in no more time than others.
+No bytes make the decoder fail: those that `coder` refuses become some integers, for no more work than other bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class TileCoder:
     """
 
     def __init__(self, models: Sequence[ContextModel], prices: Any) -> None:
-        self._contexts, self._prices = GraphContexts(models), prices
+        self._contexts, self._prices = GraphContexts(models), exact(prices / np.float32(1 + CONTEXT_SHARE))
         # Every quality's tables have the same sizes: what depends on these alone is of all of them.
         tables = models[0].tables
         self._precision, self._padding = tables.precision, tables.frequencies.size
@@ -45,7 +45,7 @@ class TileCoder:
         self._first_key = np.append(tables.first, self._padding).astype(np.int32) + np.arange(
             PADDING + 1, dtype=np.int32
         )
-        self._costs = np.stack([np.append(model.tables.costs, 0) for model in models])
+        self._costs = np.stack([np.append(model.tables.costs, 0) for model in models]).astype(np.int32)
         intervals = [graph_lanes.intervals(model.tables) for model in models]
         self._starts, self._slopes = (np.stack(values) for values in zip(*intervals, strict=True))
         searches = [graph_lanes.Search.of(model.tables) for model in models]
@@ -80,16 +80,16 @@ class TileCoder:
             nonlocal state, left
             left -= tf.reduce_sum(mask(table < PADDING))
             rows = tf.reshape(table, tf.stack([-1, 1, lanes]))
-            state, found = scan_rows(step, state, rows, tf.where(left < 0, 0, tf.shape(rows)[0]))
+            state, found = scan_rows(step, state, rows, left >= 0)
             return tf.gather(values, tf.reshape(found, [-1]))
 
-        def beside(asked: Asked) -> Tensor:
+        def residuals(asked: Asked) -> Tensor:
             symbols = take(asked.table)
             ends = asked.ends(symbols, lanes)
             beyond = tf.scatter_nd(ends[:, None], take(asked.beyond_tables(ends)), tf.stack([tf.size(symbols) + 1]))
             return (symbols + tf.sign(symbols) * beyond[:-1]) * asked.sign
 
-        return self._contexts.of(quality).coefficients(height, width, lanes, beside)
+        return self._contexts.of(quality).coefficients(height, width, lanes, residuals)
 
     # === Writing ===
 
@@ -101,7 +101,7 @@ class TileCoder:
             height, width: int32, its positions.
             quality: int32, from 0.
         """
-        costs, prices = tf.gather(self._costs, quality), tf.gather(self._prices, quality)
+        costs, prices = tf.gather(self._costs, quality), self._prices(quality)
         symbols: list[Tensor] = []  # of each pass, then of what lies beyond: where they lie in the tables
 
         def positions(values: Tensor, table: Tensor) -> Tensor:
@@ -122,18 +122,17 @@ class TileCoder:
             units = tf.gather(costs, positions(inside, asked.table)) + tf.gather(costs, further)
             return tf.cast(units, tf.float32) / COST_UNITS
 
-        def beside(asked: Asked) -> Tensor:
+        def residuals(asked: Asked) -> Tensor:
             exact = at(latent[:, asked.which.channels], asked.coded) - tf.cast(asked.mean, tf.float32)
             most = tf.maximum(asked.reach, 0) + context.BEYOND
             # Beyond that the cast to int32 would be undefined.
-            exact = tf.clip_by_value(exact, -(2.0**23), 2.0**23)
+            exact = tf.clip_by_value(exact, -(2.0**15), 2.0**15)
             chosen = tf.clip_by_value(tf.cast(tf.round(exact), tf.int32), -most, most)
             if asked.which != PASSES[0]:  # where nothing is expected
                 price = tf.gather(prices[asked.which.channels], asked.coded % asked.which.count)
                 nearer = chosen - tf.sign(chosen)
                 cost, cost_nearer = (
-                    bits(r, asked) * (1 + CONTEXT_SHARE) + price * tf.square(tf.cast(r, tf.float32) - exact)
-                    for r in (chosen, nearer)
+                    bits(r, asked) + price * tf.square(tf.cast(r, tf.float32) - exact) for r in (chosen, nearer)
                 )
                 chosen = tf.where(cost_nearer < cost, nearer, chosen)
             inside, _, beyond = split(chosen, asked)
@@ -142,18 +141,17 @@ class TileCoder:
             symbols.append(positions(at(beyond, ends), asked.beyond_tables(ends)))
             return tf.where(asked.table < PADDING, chosen, 0)
 
-        self._contexts.of(quality).coefficients(height, width, tf.constant(1), beside)
+        self._contexts.of(quality).coefficients(height, width, tf.constant(1), residuals)
         return self._lane_bytes(symbols, costs, quality)
 
     def _lane_bytes(self, symbols: Sequence[Tensor], costs: Tensor, quality: Tensor) -> Tensor:
         """The bytes of a tile whose passes have these positions in the tables, int32 [n]."""
-        units = tf.add_n([tf.reduce_sum(tf.gather(costs, positions)) for positions in symbols])
+        # Bits of each pass: units of all would not fit int32.
+        bits = tf.add_n([tf.reduce_sum(tf.gather(costs, positions)) // COST_UNITS for positions in symbols])
         count = tf.add_n([tf.reduce_sum(mask(positions < self._padding)) for positions in symbols])
-        wanted = tf.maximum(
-            tf.cast(units, tf.float32) / (COST_UNITS * 8 * BYTES_PER_LANE), tf.cast(count, tf.float32) / STEPS_PER_LANE
-        )
-        halfway = np.float32(2.0) ** (np.arange(MOST_LANES_LOG2, dtype=np.float32) + 0.5)
-        lanes_log2 = tf.reduce_sum(mask(wanted >= halfway))
+        halfway = 2 ** (np.arange(MOST_LANES_LOG2) + 0.5)
+        enough = [(halfway * each).astype(np.int32) for each in (8 * BYTES_PER_LANE, STEPS_PER_LANE)]
+        lanes_log2 = tf.reduce_sum(mask((bits > enough[0]) | (count > enough[1])))
         lanes = _power(lanes_log2)
         rows = tf.concat([filled(positions, lanes, self._padding) for positions in symbols], axis=0)
         rows = tf.reshape(rows, tf.stack([-1, 1, lanes]))
@@ -163,7 +161,7 @@ class TileCoder:
             return (graph_lanes.next_range(state[0], slope, mask(slope <= 0), self._precision),), state[0]
 
         whole = tf.fill(tf.stack([1, lanes]), 1 << RANGE_BITS)
-        (last,), ranges = scan_rows(step, (whole,), slopes, tf.shape(slopes)[0])
+        (last,), ranges = scan_rows(step, (whole,), slopes)
         digits = graph_lanes.digits(ranges, last, starts, slopes, self._precision)[0]
         place = tf.range(tf.shape(digits)[1])
         sizes = tf.reduce_max(mask(digits > 0) * (place + 1), axis=-1)
@@ -171,6 +169,12 @@ class TileCoder:
         more = sizes[:-1] - tf.concat([[0], sizes[:-2]], axis=0)[: lanes - 1]
         folded = tf.where(more < 0, -2 * more - 1, 2 * more)
         return tf.concat([lanes_log2[None], packed(folded), data], axis=0)
+
+
+def exact(values: Any) -> Callable[[Tensor], Tensor]:
+    """A gather of float32 rows that LiteRT does not halve: it sees integers of the same bits."""
+    bits = np.asarray(values, np.float32).view(np.int32)
+    return lambda row: tf.bitcast(tf.gather(bits, row), tf.float32)
 
 
 # === Bytes ===
@@ -218,7 +222,8 @@ def _lanes(code: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...], Tensor]:
     total = tf.size(code)
     begins = tf.clip_by_value(offset + tf.concat([[0], tf.cumsum(sizes)], axis=0), 0, total)
     ends = tf.maximum(begins, tf.concat([begins[1:], [total]], axis=0))
-    longest = tf.maximum(tf.reduce_max(ends - begins), 2)
+    # No lane takes more steps than all of them together, nor more than two bytes a step.
+    longest = tf.clip_by_value(tf.reduce_max(ends - begins), 2, 2 * (MOST_SYMBOLS + 2 * len(PASSES)) + 4)
     place = tf.range(longest)
     data = tf.gather(tf.pad(code, [[0, longest + 1]]), begins[:, None] + place)
     pairs, state = graph_lanes.begin((data * mask(place < (ends - begins)[:, None]))[None])

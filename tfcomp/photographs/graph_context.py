@@ -1,8 +1,9 @@
 """`context` in stock TensorFlow operators: the tables of a tile's coefficients, pass by pass, in the graph.
 
 The sums that choose tables are float32 products of whole numbers, exact as in `context`, so that no operator's order of
-adding matters. `context` takes them around the positions of a pass; here they are taken around all positions at once,
-and those of the pass are looked at afterwards. Their order, row by row, is the same.
+adding matters: on a CPU, or wherever a float32 product is one. All else is int32, and no constant that matters is a
+float, as LiteRT may halve those. `context` takes the sums around the positions of a pass; here they are taken around
+all positions at once, and those of the pass are looked at afterwards. Their order, row by row, is the same.
 """
 
 from __future__ import annotations
@@ -13,11 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from tfcomp.errors import InputError
 from tfcomp.graph_ops import Tensor, mask
 from tfcomp.photographs import context, layout
 from tfcomp.photographs.context import LEVELS, PARTS, PARTS_LOG2, UNIT, UNIT_LOG2, ContextModel
 from tfcomp.photographs.layout import CHANNELS, LAST_PASSES, PASSES, Pass
 from tfcomp.tables import Int32
+
+MOST_WEIGHT = 1 << 11
+PADDING = context.REACHES.size + context.BEYOND_TABLES
+"""The table of what fills up: one after all others."""
+# No table of what lies beyond has ends, nor has padding.
+_REACHES = np.append(context.REACHES, np.full(context.BEYOND_TABLES + 1, -1, np.int32))
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Asked:
         coded: int32 [k], which of them are coded: in order, and ``count`` where that fills up a row of lanes.
         mean: int32 [k], the integer that is expected.
         level: int32 [k], of the expected magnitude.
-        table: int32 [k], `GraphContexts.padding` of what fills up.
+        table: int32 [k], `PADDING` of what fills up.
         sign: int32 [k], 1 or -1.
     """
 
@@ -58,13 +66,8 @@ class Asked:
         return tf.where(ends < tf.size(self.table), table, PADDING)
 
 
-PADDING = context.REACHES.size + context.BEYOND_TABLES
-"""The table of what fills up: one after all others."""
-# No table of what lies beyond has ends, nor has padding.
-_REACHES = np.append(context.REACHES, np.full(context.BEYOND_TABLES + 1, -1, np.int32))
-
-Code = Callable[[Asked], Tensor]
-"""Codes a pass: from what it asks, to how far each coefficient lies from its mean, int32 [k]."""
+CodePass = Callable[[Asked], Tensor]
+"""From what a pass asks, to how far each coefficient lies from its mean, int32 [k]."""
 
 
 class GraphContexts:
@@ -75,41 +78,46 @@ class GraphContexts:
     """
 
     def __init__(self, models: Sequence[ContextModel]) -> None:
-        # Integers, which LiteRT leaves as they are when it halves the networks' floats; two bytes hold a weight.
         self._base = np.stack([model.base for model in models])
-        self._kernels = [
-            [np.stack([getattr(model, name)[kind] for model in models]).astype(np.int16) for kind in range(3)]
+        kernels = [
+            [np.stack([getattr(model, name)[kind] for model in models]) for kind in range(3)]
             for name in ("scales", "means")
         ]
+        # As many bits are also what a processor keeps that calls a product of 19-bit floats one of 32 bits.
+        if (most := max(np.abs(k).max() for kinds in kernels for k in kinds)) > MOST_WEIGHT:
+            raise InputError(f"expected weights of contexts up to {MOST_WEIGHT}, found {most:.0f}")
+        self._kernels = [[k.astype(np.int16) for k in kinds] for kinds in kernels]
 
     def of(self, quality: Tensor) -> OfQuality:
         """Those of one quality, int32 from 0."""
-        base = tf.cast(tf.gather(self._base, quality), tf.float32)
-        return OfQuality(base, [[tf.cast(tf.gather(k, quality), tf.float32) for k in kinds] for kinds in self._kernels])
+        return OfQuality(
+            tf.gather(self._base, quality),
+            [[tf.cast(tf.gather(k, quality), tf.float32) for k in kinds] for kinds in self._kernels],
+        )
 
 
 @dataclass(frozen=True)
 class OfQuality:
-    """The contexts of one quality, as float32 tensors of whole numbers: see `ContextModel`.
+    """The contexts of one quality: see `ContextModel`.
 
     Attributes:
-        base: [CHANNELS].
-        kernels: those of scales, and those of means.
+        base: int32 [CHANNELS].
+        kernels: those of scales, and those of means, float32 that hold integers.
     """
 
     base: Tensor
     kernels: Sequence[Sequence[Tensor]]
 
-    def coefficients(self, height: Tensor, width: Tensor, rows: Tensor, code: Code) -> Tensor:
+    def coefficients(self, height: Tensor, width: Tensor, rows: Tensor, code_pass: CodePass) -> Tensor:
         """Codes all passes of a tile: int32 [height * width, CHANNELS], the coefficients.
 
         Args:
             height, width: int32, positions of the tile.
             rows: int32, what `Asked` fills up to a multiple of.
-            code: what codes each pass.
+            code_pass: what codes each pass.
         """
         positions = height * width
-        none = tf.zeros(tf.stack([positions, CHANNELS]))
+        none = tf.zeros(tf.stack([positions, CHANNELS]), tf.int32)
         totals = [(none + self.base, none) for _ in range(2)]
         phases = [_phases(pattern, height, width) for pattern in (layout.MEAN_PHASES, layout.CHESSBOARD)]
         planes: list[Tensor] = []
@@ -118,7 +126,7 @@ class OfQuality:
             if p.phase == 0:
                 planes.append(tf.zeros(tf.stack([positions, p.count]), tf.int32))
             if p == PASSES[0]:  # where nothing is known
-                scale, mean = none[:, own] + float(context.THRESHOLDS[-1]), none[:, own]
+                scale, mean = none[:, own] + context.THRESHOLDS[-1], none[:, own]
             elif p.group == 0:
                 phase = slice(p.count * p.phase, p.count * (p.phase + 1))
                 scale, mean = _sums(planes[-1], height, width, [kinds[0][..., phase] for kinds in self.kernels])
@@ -129,8 +137,8 @@ class OfQuality:
                     more = _sums(planes[-1], height, width, [kinds[2][:, :, own, own] for kinds in self.kernels])
                     scale, mean = scale + more[0], mean + more[1]
             expected, asked = _asked(p, scale, mean, here, rows)
-            beside = tf.scatter_nd(asked.coded[:, None], code(asked), tf.stack([asked.count + 1]))[:-1]
-            planes[-1] += expected * mask(here) + tf.reshape(beside, tf.stack([-1, p.count]))
+            residuals = tf.scatter_nd(asked.coded[:, None], code_pass(asked), tf.stack([asked.count + 1]))[:-1]
+            planes[-1] += expected * mask(here) + tf.reshape(residuals, tf.stack([-1, p.count]))
             if p in LAST_PASSES and own.stop < CHANNELS:  # the group is complete: what it says of the later ones
                 for kind in (1, 2):
                     later = [kinds[kind][:, :, own, own.stop :] for kinds in self.kernels]
@@ -172,7 +180,7 @@ def _phases(pattern: Int32, height: Tensor, width: Tensor) -> Tensor:
 
 
 def _sums(plane: Tensor, height: Tensor, width: Tensor, kernels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """What is known around each position, times weights: of magnitudes, and of the values, float32 [positions, n]."""
+    """What is known around each position, times weights: of magnitudes, and of the values, int32 [positions, n]."""
     size, _, channels, outputs = kernels[0].shape
     reach = size // 2
     known = tf.cast(tf.clip_by_value(plane, -context.LARGEST, context.LARGEST), tf.float32)
@@ -184,7 +192,7 @@ def _sums(plane: Tensor, height: Tensor, width: Tensor, kernels: Sequence[Tensor
     ]
     around = tf.concat(taps, axis=-1)
     scale, mean = (tf.reshape(kernel, [size * size * channels, outputs]) for kernel in kernels)
-    return tf.matmul(tf.abs(around), scale), tf.matmul(around, mean)
+    return tf.cast(tf.matmul(tf.abs(around), scale), tf.int32), tf.cast(tf.matmul(around, mean), tf.int32)
 
 
 def _asked(p: Pass, scale: Tensor, mean: Tensor, here: Tensor, rows: Tensor) -> tuple[Tensor, Asked]:
@@ -192,18 +200,17 @@ def _asked(p: Pass, scale: Tensor, mean: Tensor, here: Tensor, rows: Tensor) -> 
 
     Args:
         p: the pass.
-        scale, mean: float32 [positions, channels], the two sums.
+        scale, mean: int32 [positions, channels], the two sums.
         here: bool [positions, 1], which positions are the pass's.
         rows: as `OfQuality.coefficients` takes them.
     """
     count = tf.size(scale)
-    least = np.maximum(context.LEAST[p.channels], np.finfo(np.float32).min)
+    least = np.maximum(context.LEAST[p.channels], -(2.0**30)).astype(np.int32)
     coded = tf.reshape(tf.where(tf.reshape((scale >= least) & here, [-1])), [-1])
     coded = filled(tf.cast(coded, tf.int32), rows, count)
-    total = tf.cast(mean, tf.int32)
-    expected = tf.math.floordiv(total + UNIT // 2, UNIT)
-    rest = at(total - expected * UNIT, coded)
-    fine = tf.cast(at(scale, coded), tf.int32) // (1 << context.FINENESS_LOG2)
+    expected = tf.math.floordiv(mean + UNIT // 2, UNIT)
+    rest = at(mean - expected * UNIT, coded)
+    fine = at(scale, coded) // (1 << context.FINENESS_LOG2)
     level = tf.gather(context.LEVEL_OF, tf.clip_by_value(fine, 0, len(context.LEVEL_OF) - 1))
     part = tf.minimum(tf.abs(rest) // (1 << (UNIT_LOG2 - 1 - PARTS_LOG2)), PARTS - 1)
     kind = tf.gather(context.KINDS[p.channels], coded % p.count)

@@ -1,0 +1,41 @@
+"""What libraries in C and C++ write to stderr on their own, kept out of a command's one clear line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tfcomp.errors import TfcompError
+
+
+@contextmanager
+def held_native_lines() -> Iterator[None]:
+    """Holds back what C and C++ libraries write to the process's stderr: LiteRT's announcements, libtiff's complaints.
+
+    Python's own lines and progress bars pass. Of the others, information is dropped, and everything is where an error
+    says in one line what is wrong.
+    """
+    if sys.stderr is None:  # closed by the caller: its number may be another file's by now
+        yield
+        return
+    own, python = os.dup(2), sys.stderr
+    with tempfile.TemporaryFile() as said, os.fdopen(own, "w", buffering=1) as passing:
+        os.dup2(said.fileno(), 2)
+        if python is sys.__stderr__:
+            sys.stderr = passing
+        refused = False
+        try:
+            yield
+        except TfcompError:
+            refused = True
+            raise
+        finally:
+            sys.stderr = python
+            os.dup2(own, 2)
+            said.seek(0)
+            for line in said:
+                if not refused and not line.startswith(b"INFO: "):
+                    os.write(2, line)
