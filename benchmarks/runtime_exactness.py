@@ -60,7 +60,7 @@ Payloads = list[bytes]
 
 
 def trained_codec(
-    name: str, build: Callable[[], LatentModel], images: Images, calibration: Images, epochs: int = 3
+    name: str, build: Callable[[], LatentModel], images: Images, calibration: Images, epochs: int = 3, sets: int = 1
 ) -> Codec:
     """A codec of the model that ``build`` makes; the trained model is kept in ``runs/`` and used again."""
     path = RUNS / f"{name}.keras"
@@ -71,7 +71,7 @@ def trained_codec(
         model.fit(images, batch_size=128, epochs=epochs, verbose=2)
         RUNS.mkdir(parents=True, exist_ok=True)
         model.save(path)
-    return Codec.freeze(load_model(path), calibration)
+    return Codec.freeze(load_model(path), calibration, sets=sets)
 
 
 # === Payload buffers ===
