@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tfcomp.errors import InputError
 from tfcomp.photographs import freeze, keras_networks, train
+from tfcomp.photographs import model as model_module
 from tfcomp.photographs.codec import PhotographCodec
 from tfcomp.photographs.context import LEVELS, PARTS, THRESHOLDS, UNIT
 from tfcomp.photographs.layout import CHANNELS
@@ -142,13 +143,32 @@ def test_the_networks_stay_within_their_budget() -> None:
     macs = PhotographCodec.load().macs_per_pixel
     assert macs["synthesis"] <= 25_000
     assert macs["analysis"] <= 60_000
-    assert macs == keras_networks.KerasNetworks(model().analysis, model().synthesis).macs_per_pixel()
+    assert macs == keras_networks.KerasNetworks(model().analysis, freeze.narrowed(model().synthesis)).macs_per_pixel()
 
 
 def test_photographs_are_read_at_every_scale(shared_data: Path) -> None:
     found = train.read(shared_data / "bsds500" / "val", (1.0, 0.5))
     assert len(found) == 200
     assert found[0].shape[0] == pytest.approx(2 * found[1].shape[0], abs=1)
+
+
+def test_a_synthesis_of_low_rank_is_narrowed_without_loss() -> None:
+    rng = np.random.default_rng(5)
+    made = model_module.Synthesis().built_on_zeros()
+    weights = [rng.normal(0, 0.05, w.shape).astype(np.float32) for w in made.get_weights()]
+    made.set_weights(weights)
+    first, last = made.first.get_weights(), made.last.get_weights()
+    low = rng.normal(0, 0.1, (first[0].shape[2], 40)), rng.normal(0, 0.1, (40, 9 * first[0].shape[3]))
+    first[0] = np.float32(low[0] @ low[1]).reshape(-1, 3, 3, first[0].shape[3]).transpose(1, 2, 0, 3)
+    last[0] = np.float32(rng.normal(0, 0.1, (9 * 128, 20)) @ rng.normal(0, 0.1, (20, 192))).reshape(last[0].shape)
+    made.first.set_weights(first)
+    made.last.set_weights(last)
+    narrow = freeze.narrowed(made)
+    assert sum(w.size for w in narrow.get_weights()) * 4 < 3_000_000
+    latent = np.float32(rng.normal(0, 2, (1, 9, 7, CHANNELS)))
+    steps, quality = np.full((1, 1, 1, CHANNELS), 3, np.float32), np.eye(len(STEPS), dtype=np.float32)[3:4]
+    expected = np.asarray(made(latent, steps, quality))
+    assert np.allclose(narrow(latent, steps, quality), expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_what_jax_trains_is_the_same_model_under_tensorflow(tmp_path: Path) -> None:

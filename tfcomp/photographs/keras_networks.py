@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tfcomp.photographs import layout
 from tfcomp.photographs.codec import ANALYSIS, SYNTHESIS, WEIGHTS, Float32
 from tfcomp.photographs.layout import CHANNELS
-from tfcomp.photographs.model import STEPS, Analysis, Synthesis
+from tfcomp.photographs.model import RANKS, STEPS, Analysis, Synthesis
 
 
 class KerasNetworks:
@@ -79,11 +79,8 @@ class KerasNetworks:
     @classmethod
     def bundled(cls) -> KerasNetworks:
         """Those that come with the package."""
-        block, quality = np.zeros((1, 1, 1, 3 * layout.STRIDE**2), np.float32), np.zeros((1, len(STEPS)), np.float32)
-        latent = np.zeros((1, 1, 1, CHANNELS), np.float32)
-        analysis, synthesis = Analysis(), Synthesis()
-        analysis(block)
-        synthesis(latent, latent, quality)
+        analysis, synthesis = Analysis(), Synthesis(RANKS).built_on_zeros()
+        analysis(np.zeros((1, 1, 1, 3 * layout.STRIDE**2), np.float32))
         path = resources.files("tfcomp.photographs") / "weights" / WEIGHTS
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             for name, network in (("analysis", analysis), ("synthesis", synthesis)):

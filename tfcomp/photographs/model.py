@@ -29,6 +29,8 @@ STEPS = tuple(128 * (9 / 128) ** (i / 7) for i in range(8))
 """Of the qualities, in levels of 8-bit pixels."""
 PRICE = 5.0
 HIDDEN_ENCODER, HIDDEN_DECODER, BLOCKS = 96, 128, 3
+RANKS = 80, 24
+"""Of the synthesis's first layer and of its last, once it is trained; see `freeze.narrowed`."""
 
 Tensor = Any
 Float32 = NDArray[np.float32]
@@ -60,24 +62,37 @@ class Synthesis(keras.Model):
 
     Float [N, H / 8, W / 8, CHANNELS] of whole numbers of steps, with the steps [N, 1, 1, CHANNELS] and the quality
     [N, qualities] as ones and zeros, to blocks of pixels, float [N, H / 8, W / 8, 192] of levels less 127.5.
+
+    Args:
+        ranks: of the first layer and of the last, which are then products of two; by default each is one, as trained.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, ranks: tuple[int, int] | None = None, **options: Any) -> None:
         super().__init__(**options)
+        self.narrow_first = keras.layers.Conv2D(ranks[0], 1, use_bias=False) if ranks else None
+        self.narrow_last = _conv(ranks[1], use_bias=False) if ranks else None
         self.linear = _conv(3 * STRIDE**2, use_bias=False, kernel_initializer=_Centre(transposed=True))
         self.first = _conv(HIDDEN_DECODER)
         self.blocks = [_conv(HIDDEN_DECODER) for _ in range(BLOCKS)]
         self.scales = [keras.layers.Dense(HIDDEN_DECODER, use_bias=False, kernel_initializer="ones")
                        for _ in range(BLOCKS + 1)]  # fmt: skip
-        self.last = _conv(3 * STRIDE**2, kernel_initializer="zeros")
+        self.last = keras.layers.Conv2D(3 * STRIDE**2, 1 if ranks else 3, padding="same", kernel_initializer="zeros")
 
     def call(self, latent: Tensor, steps: Tensor, quality: Tensor) -> Tensor:
         coefficients = latent * steps
         scales = [scale(quality)[:, None, None] for scale in self.scales]
-        hidden = ops.relu(self.first(coefficients / 32) * scales[0])
+        first = coefficients / 32 if self.narrow_first is None else self.narrow_first(coefficients / 32)
+        hidden = ops.relu(self.first(first) * scales[0])
         for block, scale in zip(self.blocks, scales[1:], strict=True):
             hidden = hidden + ops.relu(block(hidden) * scale)
+        hidden = hidden if self.narrow_last is None else self.narrow_last(hidden)
         return self.linear(coefficients) + 32 * self.last(hidden)
+
+    def built_on_zeros(self) -> Synthesis:
+        """Itself, with weights."""
+        latent = np.zeros((1, 1, 1, CHANNELS), np.float32)
+        self(latent, latent, np.zeros((1, len(STEPS)), np.float32))
+        return self
 
 
 @keras.saving.register_keras_serializable("tfcomp")
