@@ -6,8 +6,8 @@ All learned codecs are trained on the 60,000 images in 15 epochs of batches of 1
 ``bits + lambda * mean squared error``, and tested on the 10,000; nothing is chosen on the test images. tfcomp's points
 are `AutoEncoder.conv` and, at the highest price of error, `AutoEncoder.spatial`, at their default widths, Adam with a
 warm-up and a cosine to zero, `Codec.freeze` with sets of tables, and `compress` with effort; two more curves are
-without effort, and without sets as well. Beside the curves are dense networks, a tenth of the cost, which are trained
-for 60 epochs, on 55,000 images.
+without effort, and without sets as well. Beside the curves are dense networks of a fifth of the multiply-accumulates,
+which are trained for 60 epochs, on 55,000 images.
 
 Bytes are those of real payloads, which are decoded again; the classical formats write one file per image, at the
 settings of `tfcomp.classical`, on every tenth test image. Trained networks, and what the peer's script printed, are

@@ -303,7 +303,7 @@ def test_the_manifest_says_what_was_measured(codecs: dict[str, Codec], images: n
     made = codecs["vae"].export(tmp_path / "artifact", quantize="int8")
     manifest = artifacts.Manifest.read(tmp_path / "artifact")
     assert vars(manifest) == made
-    artifacts.verify(tmp_path / "artifact", manifest)
+    artifacts.verify(tmp_path / "artifact", manifest.files)
     assert manifest.measured["images"] == len(codecs["vae"].networks.calibration) == 500
     plain, quantized = manifest.measured["float32"], manifest.measured["int8"]
     sizes = {name: manifest.files[f"{name}.tflite"]["bytes"] for name in ("encoder", "decoder")}

@@ -26,7 +26,7 @@ import io
 import json
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
@@ -142,8 +142,9 @@ def photographs(folder: Path) -> dict[str, Any] | None:
     """The manifest that `tfcomp.photographs.exporting` wrote, or None if it is another's."""
     try:
         fields = json.loads((folder / MANIFEST).read_text())
-        return fields if fields["kind"] == "photographs" and fields["files"].values() else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        names = "fingerprint", "qualities", "side", "files"
+        return {name: fields[name] for name in names} if fields["kind"] == "photographs" else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -153,9 +154,9 @@ def describe(path: Path) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def read_checked(folder: Path, name: str, manifest: Manifest) -> bytes:
+def read_checked(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]]) -> bytes:
     """The content of one file of an artifact, after comparing it with the manifest."""
-    expected, path = manifest.files.get(name), folder / name
+    expected, path = files.get(name), folder / name
     if expected is None or not path.is_file():
         raise BitstreamError(f"expected {name} in the artifact {folder}, found none")
     content = path.read_bytes()
@@ -166,15 +167,15 @@ def read_checked(folder: Path, name: str, manifest: Manifest) -> bytes:
     return content
 
 
-def verify(folder: Path, manifest: Manifest) -> None:
-    """Compare every file of an artifact with the manifest; `load` compares those that it loads."""
-    for name in manifest.files:
-        read_checked(folder, name, manifest)
+def verify(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compare every file of an artifact with the manifest's ``files``; `load` compares those that it loads."""
+    for name in files:
+        read_checked(folder, name, files)
 
 
 def read_entropy_models(folder: Path, manifest: Manifest) -> tuple[EntropyModel, ...]:
     """The entropy model of each quality; their fingerprints are recomputed and compared with the manifest's."""
-    content = read_checked(folder, TABLES, manifest)
+    content = read_checked(folder, TABLES, manifest.files)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             models = qualities.from_arrays({name: arrays[name] for name in arrays.files})
@@ -210,12 +211,12 @@ def load(folder: str | Path, *, runtime: str = "litert") -> Codec:
     networks: LiteRTNetworks | TensorFlowNetworks
     if runtime == "litert":
         networks = LiteRTNetworks(
-            read_checked(folder, ENCODER_LATENT, manifest), read_checked(folder, DECODER_LATENT, manifest)
+            read_checked(folder, ENCODER_LATENT, manifest.files), read_checked(folder, DECODER_LATENT, manifest.files)
         )
     else:
         for name in manifest.files:
             if name.startswith((f"{ENCODER}/", f"{DECODER}/")):
-                read_checked(folder, name, manifest)
+                read_checked(folder, name, manifest.files)
         networks = TensorFlowNetworks(folder / ENCODER, folder / DECODER)
     if networks.image_shape != manifest.image_shape:
         raise BitstreamError(

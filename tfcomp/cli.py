@@ -222,6 +222,7 @@ def info(args: argparse.Namespace) -> None:
 
     path = Path(args.file)
     if said := photographs(path):
+        verify(path, said["files"])
         sides = f"up to {said['side']} pixels a side in .tflite" if said["side"] else "of any size"
         print(f"artifact     {path}: photographs, {said['qualities']} qualities, {sides}")
         print(f"codec        {said['fingerprint']}")
@@ -229,7 +230,7 @@ def info(args: argparse.Namespace) -> None:
             print(f"{file['bytes']:>12,} bytes  {name}")
     elif (path / MANIFEST).is_file():
         manifest = Manifest.read(path)
-        verify(path, manifest)
+        verify(path, manifest.files)
         print(f"artifact     {path}")
         for quality, fingerprint in enumerate(manifest.fingerprints, 1):
             print(f"codec        {fingerprint}" + (f", quality {quality}" if len(manifest.fingerprints) > 1 else ""))

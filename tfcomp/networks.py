@@ -34,14 +34,21 @@ def _checked(input_shape: Sequence[int], latent_dim: int, widths: Sequence[int])
 
 
 def _heads(features: keras.KerasTensor, latent_dim: int, heads: Sequence[str]) -> list[keras.KerasTensor]:
+    return [
+        keras.layers.Dense(latent_dim, kernel_initializer=_initializer(name), dtype="float32", name=name)(features)
+        for name in heads
+    ]
+
+
+def _initializer(head: str) -> str | keras.Initializer:
     # A VAE that starts with unit variance needs hundreds of steps to recover; small weights start it near the prior.
-    outputs = []
-    for name in heads:
-        initializer = keras.initializers.RandomNormal(stddev=0.01) if name == "log_variance" else "glorot_uniform"
-        outputs.append(
-            keras.layers.Dense(latent_dim, kernel_initializer=initializer, dtype="float32", name=name)(features)
-        )
-    return outputs
+    return keras.initializers.RandomNormal(stddev=0.01) if head == "log_variance" else "glorot_uniform"
+
+
+def _cropped(pixels: keras.KerasTensor, shape: Shape) -> keras.KerasTensor:
+    """Pixels without what the strides made more than the image has."""
+    more = [have - wanted for have, wanted in zip(pixels.shape[1:3], shape, strict=False)]
+    return keras.layers.Cropping2D(((0, more[0]), (0, more[1])), dtype="float32")(pixels) if any(more) else pixels
 
 
 def _pixels(shape: Shape) -> tuple[keras.KerasTensor, keras.KerasTensor]:
@@ -130,9 +137,7 @@ def conv_decoder(
         x = keras.layers.Conv2DTranspose(
             channels, 5, strides=2, padding="same", activation="sigmoid", dtype="float32", name="pixels"
         )(x)
-        if (rows * stride, columns * stride) != (height, width):
-            crop = ((0, rows * stride - height), (0, columns * stride - width))
-            x = keras.layers.Cropping2D(crop, dtype="float32")(x)
+        x = _cropped(x, shape)
     else:
         x = keras.layers.Dense(math.prod(shape), activation="sigmoid", dtype="float32", name="pixels")(x)
         x = keras.layers.Reshape(shape, dtype="float32")(x)
@@ -162,8 +167,9 @@ def spatial_encoder(
     x = _residual(x)
     outputs = []
     for name in heads:
-        initializer = keras.initializers.RandomNormal(stddev=0.01) if name == "log_variance" else "glorot_uniform"
-        head = keras.layers.Conv2D(latent_dim, 3, padding="same", kernel_initializer=initializer, dtype="float32")(x)
+        head = keras.layers.Conv2D(
+            latent_dim, 3, padding="same", kernel_initializer=_initializer(name), dtype="float32"
+        )(x)
         # The mean begins well above the noise, and an optimizer's steps move it further.
         gain = 1.0 if name == "log_variance" else _GAIN
         flat = keras.layers.Flatten(dtype="float32")(head)
@@ -185,10 +191,7 @@ def spatial_decoder(input_shape: Sequence[int], latent_dim: int, *, filters: Seq
         x = keras.layers.Conv2DTranspose(narrower, 5, strides=2, padding="same", activation="leaky_relu")(x)
     # A sigmoid would hold back the many pixels that are black or white.
     x = keras.layers.Conv2DTranspose(channels, 5, strides=2, padding="same", dtype="float32", name="pixels")(x)
-    if (rows * stride, columns * stride) != (height, width):
-        crop = ((0, rows * stride - height), (0, columns * stride - width))
-        x = keras.layers.Cropping2D(crop, dtype="float32")(x)
-    return keras.Model(inputs, x, name="decoder")
+    return keras.Model(inputs, _cropped(x, shape), name="decoder")
 
 
 _GAIN = 10.0

@@ -91,7 +91,7 @@ def export(
 
     contents = {
         model: {
-            name.removeprefix(f"{source}/"): artifacts.read_checked(artifact, name, manifest)
+            name.removeprefix(f"{source}/"): artifacts.read_checked(artifact, name, manifest.files)
             for name in (f"{source}/saved_model.pb", *manifest.files)
             if name.startswith(f"{source}/")
         }

@@ -72,8 +72,6 @@ class Graphs:
         def payload_to_image(payload: Any) -> dict[str, Any]:
             return {"image": graph.decompress(payload[0], latent(payload[0]))}
 
-        limited = GraphCodec(codec, *functions, side or MOST_SIDE)
-
         def image_to_buffer(image: Any, size_and_quality: Any) -> dict[str, Any]:
             size = tf.clip_by_value(size_and_quality[:2], 1, side)
             payload = limited.compress(
@@ -86,7 +84,7 @@ class Graphs:
         def buffer_to_image(payload: Any, length: Any) -> dict[str, Any]:
             payload = payload[: tf.clip_by_value(length[0], 0, buffer)]
             image, size = limited.decompress(payload, limited.decode(payload)), limited.size(payload)
-            return {"image": _padded(image[:side, :side], (side, side, 3)), "size": size}
+            return {"image": _padded(image, (side, side, 3)), "size": size}
 
         text = tf.TensorSpec([], tf.string, "payload_bytes")
         image, quality = tf.TensorSpec([None, None, 3], tf.uint8, "image"), tf.TensorSpec([], tf.int32, "quality")
@@ -102,7 +100,7 @@ class Graphs:
             encoder = _function(image_to_payload, image, tf.TensorSpec([1], tf.int32, "quality"))
             decoder = _function(payload_to_image, tf.TensorSpec([1, None], tf.uint8, "payload"))
         else:
-            buffer = 3 * side**2
+            buffer, limited = 3 * side**2, GraphCodec(codec, *functions, side)
             payload, length = tf.TensorSpec([buffer], tf.uint8, "payload"), tf.TensorSpec([1], tf.int32, "length")
             encoder = _function(image_to_buffer, image, tf.TensorSpec([3], tf.int32, "size_and_quality"))
             decoder = _function(buffer_to_image, payload, length)

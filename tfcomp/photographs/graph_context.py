@@ -83,7 +83,7 @@ class GraphContexts:
             [np.stack([getattr(model, name)[kind] for model in models]) for kind in range(3)]
             for name in ("scales", "means")
         ]
-        # As many bits are also what a processor keeps that calls a product of 19-bit floats one of 32 bits.
+        # 11 bits of each weight are what processors keep whose float32 products are of 19-bit floats.
         if (most := max(np.abs(k).max() for kinds in kernels for k in kinds)) > MOST_WEIGHT:
             raise InputError(f"expected weights of contexts up to {MOST_WEIGHT}, found {most:.0f}")
         self._kernels = [[k.astype(np.int16) for k in kinds] for kinds in kernels]
