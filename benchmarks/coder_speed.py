@@ -30,8 +30,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from tfcomp import evaluate, range_coder, use_numba
-from tfcomp.tables import FrequencyTables, Int32
+from tfcomp import use_numba
+from tfcomp.coding import range_coder
+from tfcomp.coding.tables import FrequencyTables, Int32
+from tfcomp.measure import evaluate
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "coder_speed.json"
@@ -132,7 +134,7 @@ def graph_coder(work: Workload, compiled: bool = False) -> Coder:
     """The coder of SavedModels, from and to bytes objects: the buffers are filled and cut in NumPy."""
     import tensorflow as tf
 
-    from tfcomp.range_coder_graph import GraphCoder
+    from tfcomp.graph.messages import GraphCoder
 
     coder, messages = GraphCoder(work.tables, work.index, work.segments), len(work.latents)
     payload = [tf.TensorSpec([messages, coder.capacity], tf.uint8), tf.TensorSpec([messages], tf.int32)]

@@ -30,8 +30,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from tfcomp import range_coder
-from tfcomp.tables import FrequencyTables, Int32
+from tfcomp.coding import range_coder
+from tfcomp.coding.tables import FrequencyTables, Int32
 
 RESULTS = Path(__file__).parent / "results" / "graph_coder_speed.json"
 LARGE = 300_000
@@ -102,7 +102,7 @@ def print_peak_growth(folder: Path) -> None:
 def measure(name: str, symbols: int, segments: int, count: int, batch: int, repetitions: int) -> list[dict[str, Any]]:
     import tensorflow as tf
 
-    from tfcomp.range_coder_graph import GraphCoder
+    from tfcomp.graph.messages import GraphCoder
 
     tables, index, latents = workload(symbols, batch, count)
     coder = GraphCoder(tables, index, segments)

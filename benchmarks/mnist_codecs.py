@@ -23,8 +23,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcomp import Codec, classical, datasets, evaluate, load_model, plots
-from tfcomp.models import VAE, AutoEncoder, LatentModel
+from tfcomp import Codec, load_model
+from tfcomp.data import datasets
+from tfcomp.measure import classical, evaluate, plots
+from tfcomp.models.autoencoder import VAE, AutoEncoder, LatentModel
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "mnist_codecs.json"

@@ -10,7 +10,7 @@ without effort, and without sets as well. Beside the curves are dense networks o
 which are trained for 60 epochs, on 55,000 images.
 
 Bytes are those of real payloads, which are decoded again; the classical formats write one file per image, at the
-settings of `tfcomp.classical`, on every tenth test image. Trained networks, and what the peer's script printed, are
+settings of `classical`, on every tenth test image. Trained networks, and what the peer's script printed, are
 kept in ``runs/mnist_rate_distortion`` and used again. Where the peer is not given and no run of it is kept, its points
 and what is compared with them are left out. Results: ``benchmarks/results/mnist_rate_distortion.*``.
 """
@@ -34,9 +34,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from tfcomp import Codec, classical, datasets, evaluate, load_model, networks, plots
-from tfcomp.evaluate import Point
-from tfcomp.models import AutoEncoder
+from tfcomp import Codec, load_model
+from tfcomp.data import datasets
+from tfcomp.measure import classical, evaluate, plots
+from tfcomp.measure.evaluate import Point
+from tfcomp.models import networks
+from tfcomp.models.autoencoder import AutoEncoder
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "mnist_rate_distortion.json"

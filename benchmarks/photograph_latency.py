@@ -30,7 +30,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from PIL import Image
 
-from tfcomp import evaluate, use_numba
+from tfcomp import use_numba
+from tfcomp.measure import evaluate
 from tfcomp.photographs.codec import Networks, PhotographCodec
 from tfcomp.photographs.litert import LiteRTNetworks
 
@@ -88,7 +89,7 @@ def with_numba(function: Callable[[], object]) -> None:
 
 def in_8_bits(photographs: Path) -> tuple[dict[int, LiteRTNetworks], dict[str, object]]:
     """The networks in int8, for one thread and two; their files' bytes, and decibels on ``val`` beside float's."""
-    from tfcomp import exporting
+    from tfcomp.artifact import exporting
     from tfcomp.photographs import train
     from tfcomp.photographs.codec import ANALYSIS, SYNTHESIS
     from tfcomp.photographs.keras_networks import KerasNetworks
@@ -171,7 +172,7 @@ def in_a_process(
 def in_new_processes(image: np.ndarray) -> dict[str, object]:
     """Milliseconds of the two commands, the start of Python included, and the peak of the memory."""
     run = partial(subprocess.run, check=True, capture_output=True, text=True)
-    command = [sys.executable, "-m", "tfcomp.cli"]
+    command = [sys.executable, "-m", "tfcomp"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         Image.fromarray(image).save(folder / "image.png")

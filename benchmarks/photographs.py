@@ -25,9 +25,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from tqdm import tqdm
 
-from tfcomp import classical, container, evaluate, image_files, plots
-from tfcomp.evaluate import Point
+from tfcomp.measure import classical, evaluate, plots
+from tfcomp.measure.evaluate import Point
 from tfcomp.photographs.codec import PhotographCodec
+from tfcomp.storage import container, image_files
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "photographs.json"

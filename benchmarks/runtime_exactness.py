@@ -43,11 +43,14 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from tfcomp import Codec, artifacts, datasets, exporting, load_model
+from tfcomp import Codec, load_model
+from tfcomp.artifact import exporting
+from tfcomp.artifact import manifest as artifacts
 from tfcomp.codec import EntropyModel, Images
+from tfcomp.coding.tables import Int32
+from tfcomp.data import datasets
 from tfcomp.errors import BitstreamError
-from tfcomp.models import VAE, AutoEncoder, LatentModel
-from tfcomp.tables import Int32
+from tfcomp.models.autoencoder import VAE, AutoEncoder, LatentModel
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "runtime_exactness.json"

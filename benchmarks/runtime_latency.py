@@ -41,10 +41,12 @@ from ai_edge_litert.interpreter import Interpreter
 from mnist_rate_distortion import QUICK_SETS, quick_model
 from runtime_exactness import ROOT, buffers, trained_codec
 
-from tfcomp import Codec, datasets, evaluate
-from tfcomp.artifacts import Manifest
+from tfcomp import Codec
+from tfcomp.artifact.manifest import Manifest
 from tfcomp.codec import Images
-from tfcomp.models import AutoEncoder
+from tfcomp.data import datasets
+from tfcomp.measure import evaluate
+from tfcomp.models.autoencoder import AutoEncoder
 
 RESULTS = ROOT / "benchmarks" / "results" / "runtime_latency.json"
 LAMBDA = 15_000  # bits + LAMBDA * mean squared error, as the peer

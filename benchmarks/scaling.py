@@ -28,8 +28,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from tfcomp import Codec, evaluate, glyphs
-from tfcomp.container import Archive, write
+from tfcomp import Codec
+from tfcomp.data import glyphs
+from tfcomp.measure import evaluate
+from tfcomp.storage.container import Archive, write
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 SEED = 0

@@ -7,7 +7,7 @@ latents, and the mirror image; batches of 128, Adam. The peer's prior is one log
 with that, and with the three of its own default. It trains on an array, on a `tf.data` pipeline like the peer's, and
 with what a user may set in ``compile``. Whole epochs are timed, shuffling and metrics included, after one that
 compiles; the ways to train take turns, and each is compared with the peer turn by turn. No pipeline, the peer's
-neither, is tuned by `tf.data`, as `tfcomp.datasets.untuned` explains. The peer runs in an environment of its own with
+neither, is tuned by `tf.data`, as `datasets.untuned` explains. The peer runs in an environment of its own with
 tensorflow-compression 2.14 and TensorFlow 2.14.
 """
 
@@ -31,8 +31,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcomp import AutoEncoder, datasets, evaluate
+from tfcomp import AutoEncoder
 from tfcomp.codec import Images
+from tfcomp.data import datasets
+from tfcomp.measure import evaluate
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "training_speed.json"

@@ -33,9 +33,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcomp import VAE, AutoEncoder, Codec, datasets, load_model, plots
+from tfcomp import VAE, AutoEncoder, Codec, load_model
 from tfcomp.codec import Images
-from tfcomp.models import LN2, LatentModel
+from tfcomp.data import datasets
+from tfcomp.measure import plots
+from tfcomp.models.autoencoder import LN2, LatentModel
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "vae_mnist.json"

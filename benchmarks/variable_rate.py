@@ -24,8 +24,10 @@ import keras
 import mnist_rate_distortion as separate
 import numpy as np
 
-from tfcomp import Codec, datasets, evaluate, load_model, plots
-from tfcomp.models import VariableRateAutoEncoder
+from tfcomp import Codec, load_model
+from tfcomp.data import datasets
+from tfcomp.measure import evaluate, plots
+from tfcomp.models.autoencoder import VariableRateAutoEncoder
 
 RESULTS = Path(__file__).resolve().parent / "results" / "variable_rate.json"
 RUN = separate.ROOT / "runs" / "variable_rate.keras"

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tfcomp.cli import main
+from tfcomp.cli.main import main
 
 RNG = np.random.default_rng(0)
 

@@ -34,7 +34,7 @@ def rewrite_golden(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="module", params=["NumPy", "Numba"])
 def either_loop(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Runs a module's tests with the loops of `tfcomp.lanes` in NumPy, then with those of `tfcomp.compiled`."""
+    """Runs a module's tests with the loops of `lanes` in NumPy, then with those of `compiled`."""
     if request.param == "Numba":
         pytest.importorskip("numba")
     tfcomp.use_numba(request.param == "Numba")

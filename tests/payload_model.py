@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tfcomp import lanes
-from tfcomp.range_coder import choose_sets, decode, encode, max_payload_bytes
-from tfcomp.tables import FrequencyTables, Int32
+from tfcomp.coding import lanes
+from tfcomp.coding.range_coder import choose_sets, decode, encode, max_payload_bytes
+from tfcomp.coding.tables import FrequencyTables, Int32
 
 # === The format, once more: no digits and no carries, only one ever longer integer ===
 

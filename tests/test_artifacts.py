@@ -16,11 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfcomp import artifacts, cli, glyphs
-from tfcomp.artifacts import MANIFEST, TABLES, Manifest
+from tfcomp.artifact import manifest as artifacts
+from tfcomp.artifact.manifest import MANIFEST, TABLES, Manifest
+from tfcomp.cli import main as cli
 from tfcomp.codec import Codec
+from tfcomp.data import glyphs
 from tfcomp.errors import BitstreamError, InputError
-from tfcomp.models import AutoEncoder
+from tfcomp.models.autoencoder import AutoEncoder
 
 ROOT = Path(__file__).resolve().parent.parent
 

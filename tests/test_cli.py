@@ -11,8 +11,8 @@ import pytest
 from commands import failure
 from PIL import Image
 
-from tfcomp import glyphs
-from tfcomp.cli import main
+from tfcomp.cli.main import main
+from tfcomp.data import glyphs
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_nothing_but_the_one_line_reaches_the_stderr_of_the_process(artifact: Pa
     whole = (tmp_path / "a.tif").read_bytes()
     (tmp_path / "a.tif").write_bytes(whole[:8] + b"\x7f" * 40 + whole[48:])
     for name in ("absent.png", "a.tif"):
-        command = [sys.executable, "-m", "tfcomp.cli", "compress", name, "-o", "a.tfz", "--codec", artifact]
+        command = [sys.executable, "-m", "tfcomp", "compress", name, "-o", "a.tfz", "--codec", artifact]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 2
         assert done.stderr.startswith(f"tfcomp: cannot read the image {name}")
@@ -189,8 +189,8 @@ def test_a_file_of_another_codec_and_a_damaged_one_are_named(
 def test_names_in_a_file_cannot_leave_the_folder(
     artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tfcomp import container
     from tfcomp.codec import Codec
+    from tfcomp.storage import container
 
     codec = Codec.load(artifact)
     payloads = codec.compress(glyphs.render(1, seed=0))
@@ -213,7 +213,7 @@ import sys
 for name in ("tensorflow", "keras", "tensorflow_datasets"):
     sys.modules[name] = None  # importing it raises
 import tfcomp
-from tfcomp.cli import main
+from tfcomp.cli.main import main
 try:
     main(["--help"])
 except SystemExit as stop:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import tfcomp
-from tfcomp import evaluate, glyphs
 from tfcomp.codec import Codec, EntropyModel
+from tfcomp.data import glyphs
 from tfcomp.errors import BitstreamError, InputError
-from tfcomp.models import VAE, AutoEncoder, LatentModel
+from tfcomp.measure import evaluate
+from tfcomp.models.autoencoder import VAE, AutoEncoder, LatentModel
 
 
 @pytest.fixture(scope="module")

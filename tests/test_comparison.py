@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfcomp import classical, comparison, glyphs
-from tfcomp.cli import main
-from tfcomp.evaluate import Point
+from tfcomp.cli.main import main
+from tfcomp.data import glyphs
+from tfcomp.measure import classical, comparison
+from tfcomp.measure.evaluate import Point
 
 
 def curve(rates: Sequence[float], decibels: Sequence[float]) -> list[Point]:

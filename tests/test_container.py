@@ -18,9 +18,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tfcomp import container, varints
-from tfcomp.container import BLOCK, MAX_ELEMENTS, Archive, Header
+from tfcomp.coding import varints
 from tfcomp.errors import BitstreamError, InputError
+from tfcomp.storage import container
+from tfcomp.storage.container import BLOCK, MAX_ELEMENTS, Archive, Header
 
 FINGERPRINT = bytes(range(16))
 GOLDEN = Path(__file__).parent / "golden" / "archive_v1.tfz"

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tfcomp import datasets
+from tfcomp.data import datasets
 from tfcomp.errors import InputError, MissingDependencyError
 
 RNG = np.random.default_rng(0)
@@ -286,5 +286,5 @@ def test_an_unknown_source_lists_the_known_ones(tmp_path: Path) -> None:
 
 
 def test_arrays_need_no_tensorflow() -> None:
-    code = "import sys, tfcomp.datasets as d; d.load_arrays('glyphs'); assert 'tensorflow' not in sys.modules"
+    code = "import sys, tfcomp.data.datasets as d; d.load_arrays('glyphs'); assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfcomp import classical, evaluate, glyphs
-from tfcomp.container import Archive, write
+from tfcomp.data import glyphs
 from tfcomp.errors import InputError
-from tfcomp.evaluate import Point
+from tfcomp.measure import classical, evaluate
+from tfcomp.measure.evaluate import Point
+from tfcomp.storage.container import Archive, write
 
 IMAGES = glyphs.render(24, seed=5)
 

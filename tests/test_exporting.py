@@ -17,11 +17,13 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from tfcomp import artifacts, exporting, glyphs
+from tfcomp.artifact import exporting
+from tfcomp.artifact import manifest as artifacts
 from tfcomp.codec import Codec
+from tfcomp.data import glyphs
 from tfcomp.errors import InputError
-from tfcomp.keras_networks import KerasNetworks
-from tfcomp.models import VAE, AutoEncoder
+from tfcomp.models.autoencoder import VAE, AutoEncoder
+from tfcomp.runtimes.keras_networks import KerasNetworks
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (28, 28, 1)

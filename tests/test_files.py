@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tfcomp.errors import InputError
-from tfcomp.files import replacing_file, replacing_folder
+from tfcomp.storage.writing import replacing_file, replacing_folder
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from tfcomp import datasets, glyphs
+from tfcomp.data import datasets, glyphs
 from tfcomp.errors import InputError
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from payload_model import check_coder, skewed
 
-from tfcomp import range_coder
-from tfcomp.range_coder import decode, encode
-from tfcomp.tables import FrequencyTables, Int32
+from tfcomp.coding import range_coder
+from tfcomp.coding.range_coder import decode, encode
+from tfcomp.coding.tables import FrequencyTables, Int32
 
 GOLDEN = Path(__file__).parent / "golden" / "payloads.json"
 

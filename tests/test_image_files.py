@@ -14,8 +14,9 @@ import pytest
 from commands import picture
 from PIL import Image, ImageCms
 
-from tfcomp import datasets, image_files
+from tfcomp.data import datasets
 from tfcomp.errors import InputError
+from tfcomp.storage import image_files
 
 RNG = np.random.default_rng(0)
 

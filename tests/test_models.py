@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfcomp import datasets
+from tfcomp.data import datasets
 from tfcomp.errors import InputError
-from tfcomp.models import LN2, VAE, AutoEncoder, LatentModel, binary_cross_entropy, squared_error
+from tfcomp.models.autoencoder import LN2, VAE, AutoEncoder, LatentModel, binary_cross_entropy, squared_error
 
 SHAPE = (8, 6, 1)
 
@@ -209,7 +209,7 @@ def test_mixed_precision_and_xla(kind: str) -> None:
 def test_two_replicas_take_the_step_of_one_device(tmp_path: Path) -> None:
     script = """
         import keras, numpy as np, tensorflow as tf
-        from tfcomp.models import AutoEncoder
+        from tfcomp.models.autoencoder import AutoEncoder
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
         x = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1), np.uint8)

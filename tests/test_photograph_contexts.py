@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfcomp.coding.lanes import LEAST_BITS
+from tfcomp.coding.tables import FrequencyTables
+from tfcomp.entropy import context, layout
+from tfcomp.entropy import tiles as coder
+from tfcomp.entropy.context import Asked, ContextModel
+from tfcomp.entropy.layout import CHANNELS, GROUPS, PASSES
 from tfcomp.errors import BitstreamError
-from tfcomp.lanes import LEAST_BITS
-from tfcomp.photographs import coder, context, counting, layout
-from tfcomp.photographs.context import Asked, ContextModel
-from tfcomp.photographs.layout import CHANNELS, GROUPS, PASSES
-from tfcomp.tables import FrequencyTables
+from tfcomp.photographs import counting
 
 
 @cache

@@ -22,16 +22,17 @@ from numpy.typing import NDArray
 from tensorflow.lite.python import schema_py_generated as schema
 from test_photographs import codec, scene
 
-from tfcomp import Codec, exporting
-from tfcomp.cli import main
+from tfcomp import Codec
+from tfcomp.artifact import exporting
+from tfcomp.cli.main import main
+from tfcomp.coding.varints import pack
 from tfcomp.errors import BitstreamError
-from tfcomp.graph_ops import FLAT, scan_rows
+from tfcomp.graph.any_size import GraphCodec, Plan
+from tfcomp.graph.operators import FLAT, scan_rows
+from tfcomp.graph.tile_coder import _lanes, packed, unpacked
+from tfcomp.models.lapped import RANKS
 from tfcomp.photographs import codec as module
-from tfcomp.photographs.graph import GraphCodec, Plan
-from tfcomp.photographs.graph_coder import _lanes, packed, unpacked
 from tfcomp.photographs.keras_networks import KerasNetworks
-from tfcomp.photographs.model import RANKS
-from tfcomp.varints import pack
 
 EXAMPLE = ROOT / "export" / "python" / "litert_photographs.py"
 SIZES = [(1, 1, 3), (1, 300, 3), (33, 8, 1), (40, 50, 3), (300, 301, 3), (120, 97, 1)]

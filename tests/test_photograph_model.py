@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tfcomp.entropy.context import LEVELS, PARTS, THRESHOLDS, UNIT
+from tfcomp.entropy.layout import CHANNELS
 from tfcomp.errors import InputError
+from tfcomp.models import lapped as model_module
+from tfcomp.models.lapped import STEPS, Contexts, PhotographModel, laplace_bits, to_blocks
 from tfcomp.photographs import freeze, keras_networks, train
-from tfcomp.photographs import model as model_module
 from tfcomp.photographs.codec import PhotographCodec
-from tfcomp.photographs.context import LEVELS, PARTS, THRESHOLDS, UNIT
-from tfcomp.photographs.layout import CHANNELS
 from tfcomp.photographs.litert import LiteRTNetworks
-from tfcomp.photographs.model import STEPS, Contexts, PhotographModel, laplace_bits, to_blocks
 
 
 def photographs(count: int = 2, side: int = 200) -> list[NDArray[np.uint8]]:
@@ -178,7 +178,7 @@ def test_what_jax_trains_is_the_same_model_under_tensorflow(tmp_path: Path) -> N
         import keras
         import numpy as np
         from tfcomp.photographs import train
-        from tfcomp.photographs.model import PhotographModel
+        from tfcomp.models.lapped import PhotographModel
 
         out, crops = sys.argv[1:]
         assert keras.backend.backend() == "jax"

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from tfcomp import classical, container, evaluate, image_files
-from tfcomp.cli import main
+from tfcomp.cli.main import main
+from tfcomp.entropy.layout import STRIDE
 from tfcomp.errors import BitstreamError, InputError
+from tfcomp.measure import classical, evaluate
 from tfcomp.photographs import codec as module
 from tfcomp.photographs.codec import PhotographCodec
-from tfcomp.photographs.layout import STRIDE
+from tfcomp.storage import container, image_files
 
 GOLDEN = Path(__file__).parent / "golden" / "photographs.json"
 
@@ -361,7 +362,7 @@ def test_photographs_need_no_tensorflow(tmp_path: Path) -> None:
     photograph = save(tmp_path / "a.png", scene(20, 30))
     program = (
         "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
-        "from tfcomp.cli import main\n"
+        "from tfcomp.cli.main import main\n"
         f"assert main(['compress', {str(photograph)!r}, '-o', {str(tmp_path / 'a.tfz')!r}]) == 0\n"
         f"assert main(['decompress', {str(tmp_path / 'a.tfz')!r}, '-o', {str(tmp_path / 'out')!r}]) == 0\n"
     )

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfcomp import plots
 from tfcomp.errors import InputError
+from tfcomp.measure import plots
 
 matplotlib = pytest.importorskip("matplotlib")
 

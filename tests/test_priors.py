@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfcomp.priors import FactorizedPrior
+from tfcomp.models.priors import FactorizedPrior
 
 
 def prior(channels: int = 2, components: int = 3, seed: int = 0) -> FactorizedPrior:

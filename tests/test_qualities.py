@@ -14,11 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tfcomp import artifacts, cli, container, evaluate, exporting, glyphs, qualities
+from tfcomp.artifact import exporting
+from tfcomp.artifact import manifest as artifacts
+from tfcomp.cli import main as cli
 from tfcomp.codec import Codec
+from tfcomp.data import glyphs
+from tfcomp.entropy import qualities
+from tfcomp.entropy.qualities import VariableRateCodec
 from tfcomp.errors import BitstreamError, InputError
-from tfcomp.models import AutoEncoder, VariableRateAutoEncoder
-from tfcomp.qualities import VariableRateCodec
+from tfcomp.measure import evaluate
+from tfcomp.models.autoencoder import AutoEncoder, VariableRateAutoEncoder
+from tfcomp.storage import container
 
 SHAPE = (28, 28, 1)
 
@@ -258,7 +264,7 @@ def test_commands_choose_the_quality_and_find_it(
             expected = at.decompress(list(opened))
         folder = tmp_path / "-".join(["out", *quality])
         assert cli.main(["decompress", archive, "-o", str(folder), *common]) == 0
-        from tfcomp.image_files import image_files, read_images
+        from tfcomp.storage.image_files import image_files, read_images
 
         assert np.abs(read_images(image_files(folder)).astype(int) - expected).max() <= 1
     assert sizes[0] < sizes[1] == sizes[2]

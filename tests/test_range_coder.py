@@ -23,10 +23,11 @@ from payload_model import (
     worst_bits,
 )
 
-from tfcomp import lanes, range_coder, use_numba
+from tfcomp import use_numba
+from tfcomp.coding import lanes, range_coder
+from tfcomp.coding.range_coder import decode, encode, max_payload_bytes, segment_count
+from tfcomp.coding.tables import FrequencyTables, Int32
 from tfcomp.errors import BitstreamError, InputError, MissingDependencyError
-from tfcomp.range_coder import decode, encode, max_payload_bytes, segment_count
-from tfcomp.tables import FrequencyTables, Int32
 
 pytestmark = pytest.mark.usefixtures("either_loop")
 
@@ -320,7 +321,7 @@ def test_segments_that_could_outgrow_their_length_are_refused() -> None:
 
 
 def test_without_numba_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "tfcomp.compiled", raising=False)
+    monkeypatch.delitem(sys.modules, "tfcomp.coding.compiled", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "tfcomp\[fast\]"'):
         use_numba()

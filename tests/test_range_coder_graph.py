@@ -1,4 +1,4 @@
-"""The payload format in TensorFlow graphs, XLA and LiteRT, byte for byte against `tfcomp.range_coder`."""
+"""The payload format in TensorFlow graphs, XLA and LiteRT, byte for byte against `tfcomp.coding.range_coder`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tfcomp import range_coder, range_coder_graph
+from tfcomp.coding import range_coder
+from tfcomp.coding.tables import FrequencyTables, Int32
 from tfcomp.errors import BitstreamError, InputError
-from tfcomp.range_coder_graph import GraphCoder
-from tfcomp.tables import FrequencyTables, Int32
+from tfcomp.graph import messages as range_coder_graph
+from tfcomp.graph.messages import GraphCoder
 
 UInt8 = NDArray[np.uint8]
 

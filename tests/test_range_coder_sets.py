@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from payload_model import check_coder, competing, model_encode
 
-from tfcomp import range_coder
+from tfcomp.coding import range_coder
+from tfcomp.coding.range_coder import choose_sets, decode, encode, max_payload_bytes
+from tfcomp.coding.tables import COST_UNITS, MAX_PRECISION, FrequencyTables, Int32
 from tfcomp.errors import InputError
-from tfcomp.range_coder import choose_sets, decode, encode, max_payload_bytes
-from tfcomp.tables import COST_UNITS, MAX_PRECISION, FrequencyTables, Int32
 
 pytestmark = pytest.mark.usefixtures("either_loop")
 

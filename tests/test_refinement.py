@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 import tfcomp
 from tfcomp.codec import Codec, EntropyModel
+from tfcomp.coding.tables import FrequencyTables
+from tfcomp.entropy.qualities import AtQuality
+from tfcomp.entropy.refinement import Refiner
 from tfcomp.errors import InputError
-from tfcomp.keras_networks import KerasNetworks
-from tfcomp.qualities import AtQuality
-from tfcomp.refinement import Refiner
-from tfcomp.tables import FrequencyTables
+from tfcomp.runtimes.keras_networks import KerasNetworks
 
 Exported = tuple[Codec, Path, NDArray[np.uint8]]
 

@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tfcomp import VAE, AutoEncoder, Codec, datasets, sampling
+from tfcomp import VAE, AutoEncoder, Codec
+from tfcomp.data import datasets
 from tfcomp.errors import InputError
-from tfcomp.models import LN2, LatentModel
+from tfcomp.models import sampling
+from tfcomp.models.autoencoder import LN2, LatentModel
 
 Cdf = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 

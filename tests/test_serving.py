@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfcomp import serving
+from tfcomp.artifact import serving
 from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, ServerError
 
 tf = pytest.importorskip("tensorflow")
@@ -297,5 +297,5 @@ def test_names_the_extra_that_is_missing(exported: Any, tmp_path: Path, monkeypa
 
 
 def test_rest_client_needs_no_tensorflow() -> None:
-    code = "import sys; from tfcomp.serving import Client; Client('http://h:1'); sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, tfcomp; tfcomp.serving.Client('http://h:1'); sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tfcomp.coding.tables import COST_UNITS, MAX_PRECISION, FrequencyTables, TableSets, allot
 from tfcomp.errors import BitstreamError, InputError
-from tfcomp.tables import COST_UNITS, MAX_PRECISION, FrequencyTables, TableSets, allot
 
 
 @st.composite

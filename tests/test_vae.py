@@ -13,10 +13,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfcomp import VAE, load_model
-from tfcomp.callbacks import BetaSchedule
 from tfcomp.errors import InputError
-from tfcomp.models import LN2
-from tfcomp.vae import gaussian_divergence
+from tfcomp.models.autoencoder import LN2
+from tfcomp.models.callbacks import BetaSchedule
+from tfcomp.models.vae import gaussian_divergence
 
 SHAPE = (5, 4, 1)
 

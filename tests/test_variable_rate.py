@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tfcomp.errors import InputError
-from tfcomp.models import AutoEncoder, VariableRateAutoEncoder, load_model
+from tfcomp.models.autoencoder import AutoEncoder, VariableRateAutoEncoder, load_model
 
 SHAPE = (8, 6, 1)
 BETAS = (2.0, 0.5, 0.125)

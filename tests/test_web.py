@@ -120,7 +120,7 @@ def test_a_browser_that_is_wrong_by_a_bit_does_not_pass(runtimes: dict[str, Any]
 def test_photographs_of_fixed_shapes_in_the_browser(browser: litert_js.Browser) -> None:
     from test_photographs import codec, scene
 
-    from tfcomp import exporting
+    from tfcomp.artifact import exporting
     from tfcomp.photographs.exporting import Graphs
 
     side = 192

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, TfcompError, missing_dependency
 
 if TYPE_CHECKING:
-    from tfcomp import classical, datasets, evaluate, plots
     from tfcomp.codec import Codec
-    from tfcomp.lanes import use_numba
-    from tfcomp.models import VAE, AutoEncoder, VariableRateAutoEncoder, load_model
+    from tfcomp.coding.lanes import use_numba
+    from tfcomp.data import datasets
+    from tfcomp.measure import classical, evaluate, plots
+    from tfcomp.models.autoencoder import VAE, AutoEncoder, VariableRateAutoEncoder, load_model
     from tfcomp.photographs.codec import PhotographCodec
 
 __version__ = "0.1.0"
@@ -38,16 +39,30 @@ __all__ = [
     "use_numba",
 ]
 
-_HOME = dict.fromkeys(["AutoEncoder", "VAE", "VariableRateAutoEncoder", "load_model"], "tfcomp.models")
-_HOME["Codec"] = "tfcomp.codec"
-_HOME["use_numba"] = "tfcomp.lanes"
-_HOME["PhotographCodec"] = "tfcomp.photographs.codec"
-_MODULES = {"classical", "datasets", "evaluate", "plots"}
+_HOME = {
+    "AutoEncoder": "tfcomp.models.autoencoder",
+    "Codec": "tfcomp.codec",
+    "PhotographCodec": "tfcomp.photographs.codec",
+    "VAE": "tfcomp.models.vae",
+    "VariableRateAutoEncoder": "tfcomp.models.variable_rate",
+    "load_model": "tfcomp.models.autoencoder",
+    "use_numba": "tfcomp.coding.lanes",
+}
+_MODULES = {
+    "callbacks": "tfcomp.models.callbacks",
+    "classical": "tfcomp.measure.classical",
+    "container": "tfcomp.storage.container",
+    "datasets": "tfcomp.data.datasets",
+    "evaluate": "tfcomp.measure.evaluate",
+    "networks": "tfcomp.models.networks",
+    "plots": "tfcomp.measure.plots",
+    "serving": "tfcomp.artifact.serving",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return import_module(f"tfcomp.{name}")
+        return import_module(_MODULES[name])
     if name not in _HOME:
         raise AttributeError(f"module 'tfcomp' has no attribute {name!r}")
     try:

@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from tfcomp import range_coder
+from tfcomp.coding import range_coder
+from tfcomp.coding.tables import FrequencyTables, Int32
 from tfcomp.errors import BitstreamError, InputError
-from tfcomp.tables import FrequencyTables, Int32
 
 if TYPE_CHECKING:
-    from tfcomp.models import LatentModel
-    from tfcomp.refinement import Refiner
+    from tfcomp.entropy.refinement import Refiner
+    from tfcomp.models.autoencoder import LatentModel
 
 Images = NDArray[np.uint8]
 
@@ -232,21 +232,21 @@ class Codec:
 
     @classmethod
     def freeze(cls, model: LatentModel, calibration: Any, **options: Any) -> Codec:
-        """Fix quantization steps and tables of a trained model; see `tfcomp.freezing.freeze` for the options."""
-        from tfcomp import freezing
+        """Fix quantization steps and tables of a trained model; see `tfcomp.freezing.freeze.freeze` for the options."""
+        from tfcomp.freezing import freeze as freezing
 
         return freezing.freeze(model, calibration, **options)
 
     @classmethod
     def load(cls, folder: str | Path, *, runtime: str = "litert") -> Codec:
-        """Read an artifact that `export` wrote; see `tfcomp.artifacts.load`."""
-        from tfcomp import artifacts
+        """Read an artifact that `export` wrote; see `tfcomp.artifact.manifest.load`."""
+        from tfcomp.artifact import manifest as artifacts
 
         return artifacts.load(folder, runtime=runtime)
 
     def export(self, folder: str | Path, **options: Any) -> dict[str, Any]:
-        """Write the artifact folder; see `tfcomp.exporting.export`. Returns its manifest."""
-        from tfcomp import exporting
+        """Write the artifact folder; see `tfcomp.artifact.exporting.export`. Returns its manifest."""
+        from tfcomp.artifact import exporting
 
         return exporting.export(self, folder, **options)
 
@@ -347,7 +347,7 @@ class Codec:
 
     @cached_property
     def _refiner(self) -> Refiner:
-        from tfcomp.refinement import Refiner
+        from tfcomp.entropy.refinement import Refiner
 
         return Refiner(self)
 
@@ -360,7 +360,7 @@ class Codec:
         return (self._refiner.refine(pixels, latents, effort) if effort else latents), clipped
 
     def _images(self, images: Any) -> Images:
-        from tfcomp.datasets import as_images
+        from tfcomp.data.datasets import as_images
 
         found = as_images(images)
         if found.shape[1:] != self.image_shape:

@@ -1,6 +1,6 @@
 """Photographs of any size to payloads and back: `PhotographCodec`, trained and bundled with the package.
 
-A payload, version 1. Integers of more than a byte are varints (`tfcomp.varints`)::
+A payload, version 1. Integers of more than a byte are varints (`tfcomp.coding.varints`)::
 
     1 byte    quality - 1 in bits 0 to 2; bit 3: grey; the other bits 0
     varints   height, width in pixels; then the lengths of all tiles but the last
@@ -35,12 +35,12 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from tfcomp import varints
+from tfcomp.coding import varints
+from tfcomp.coding.tables import FrequencyTables
+from tfcomp.entropy import tiles as coder
+from tfcomp.entropy.context import ContextModel
+from tfcomp.entropy.layout import CHANNELS, STRIDE
 from tfcomp.errors import BitstreamError, InputError
-from tfcomp.photographs import coder
-from tfcomp.photographs.context import ContextModel
-from tfcomp.photographs.layout import CHANNELS, STRIDE
-from tfcomp.tables import FrequencyTables
 
 VERSION = 1
 DEFAULT_QUALITY = 5
@@ -196,7 +196,7 @@ class PhotographCodec:
         return latent
 
     def at(self, quality: int) -> OneQuality:
-        """The codec of one quality, for lists of photographs, as `tfcomp.evaluate.measure` takes it."""
+        """The codec of one quality, for lists of photographs, as `tfcomp.measure.evaluate.measure` takes it."""
         return OneQuality(self, quality)
 
     def describe(self, payload: bytes) -> str:

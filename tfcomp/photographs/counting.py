@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tfcomp.photographs import coder
-from tfcomp.photographs.context import BEYOND, BEYOND_TABLES, LEVELS, PARTS, REACHES, THRESHOLDS, UNIT, ContextModel
-from tfcomp.tables import FrequencyTables
+from tfcomp.coding.tables import FrequencyTables
+from tfcomp.entropy import tiles as coder
+from tfcomp.entropy.context import BEYOND, BEYOND_TABLES, LEVELS, PARTS, REACHES, THRESHOLDS, UNIT, ContextModel
 
 PRECISION = 12
 ROUNDS = 2

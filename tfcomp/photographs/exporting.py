@@ -31,12 +31,13 @@ from typing import Any
 import tensorflow as tf
 
 import tfcomp
-from tfcomp import artifacts, exporting
+from tfcomp.artifact import exporting
+from tfcomp.artifact import manifest as artifacts
 from tfcomp.errors import InputError
-from tfcomp.files import replacing_folder
+from tfcomp.graph.any_size import GraphCodec
 from tfcomp.photographs.codec import ANALYSIS, SYNTHESIS, VERSION, PhotographCodec
-from tfcomp.photographs.graph import GraphCodec
 from tfcomp.photographs.keras_networks import KerasNetworks
+from tfcomp.storage.writing import replacing_folder
 
 MOST_SIDE = 4096
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from tfcomp import container, image_files, varints
-from tfcomp.container import Archive
+from tfcomp.coding import varints
 from tfcomp.errors import BitstreamError, InputError
 from tfcomp.photographs.codec import DEFAULT_QUALITY, PhotographCodec
+from tfcomp.storage import container, image_files
+from tfcomp.storage.container import Archive
 
 _FEW = 3
 """Files that are done one after another: starting other processes takes as long."""
@@ -34,7 +35,7 @@ def compress(
     """Photographs into one ``.tfz``.
 
     Args:
-        files: to read; see `tfcomp.image_files.read_image` with ``whole``.
+        files: to read; see `tfcomp.storage.image_files.read_image` with ``whole``.
         names: under which they will come out.
         output: the file to write, whole or not at all.
         quality: from 1; None for the default.

@@ -12,16 +12,18 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfcomp import exporting
+from tfcomp.artifact import exporting
+from tfcomp.coding.tables import Int32
+from tfcomp.entropy import layout
+from tfcomp.entropy import tiles as coder
+from tfcomp.entropy.context import UNIT, ContextModel
+from tfcomp.entropy.layout import CHANNELS, GROUPS
 from tfcomp.errors import InputError
-from tfcomp.photographs import coder, counting, layout
+from tfcomp.models.lapped import PRICE, RANKS, STEPS, Contexts, PhotographModel, Synthesis, laplace_bits
+from tfcomp.photographs import counting
 from tfcomp.photographs.codec import TABLES, WEIGHTS, PhotographCodec, to_arrays
-from tfcomp.photographs.context import UNIT, ContextModel
 from tfcomp.photographs.keras_networks import KerasNetworks
-from tfcomp.photographs.layout import CHANNELS, GROUPS
-from tfcomp.photographs.model import PRICE, RANKS, STEPS, Contexts, PhotographModel, Synthesis, laplace_bits
 from tfcomp.photographs.train import load, read
-from tfcomp.tables import Int32
 
 EVERY = 3
 """Of the training photographs, one in so many is counted."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tfcomp.photographs.model import STEPS, PhotographModel
+from tfcomp.models.lapped import STEPS, PhotographModel
 
 SIDE = 192
 SCALES = (1.0, 0.8, 0.65)

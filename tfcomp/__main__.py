@@ -1,0 +1,7 @@
+"""``python -m tfcomp`` is the command ``tfcomp``."""
+
+import sys
+
+from tfcomp.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Integers to bytes and back, in NumPy alone: frequency tables, the range coder, variable-length integers."""

@@ -1,0 +1,286 @@
+"""Images in: named data sets, folders, arrays; always uint8 [N, H, W, C], without labels.
+
+A source is "mnist" or "tfds:NAME" (tensorflow-datasets, the `train` extra), "glyphs" (drawn by the package itself), a
+folder of images, or an ``.npy`` or ``.npz`` file. All but the first need no TensorFlow, except to wrap the arrays for
+training. Arrays are held in memory: the data sets of small images this package trains on are some ten megabytes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfcomp.data import glyphs
+from tfcomp.errors import InputError, MissingDependencyError
+from tfcomp.storage.image_files import image_files, progress, read_images, reason
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Images = NDArray[np.uint8]
+
+TEST_EVERY = 10
+"""A source without a split of its own gives every tenth image, the first among them, to the test set."""
+
+
+def load(source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None) -> tuple[Any, Any]:
+    """The training and the test images as two `tf.data.Dataset` of unbatched uint8 [H, W, C], `untuned`.
+
+    Arguments and errors are those of `load_arrays`; TensorFlow is needed besides.
+    """
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise MissingDependencyError(f'tf.data needs TensorFlow: pip install "tfcomp[train]" ({error})') from error
+    train, test = load_arrays(source, data_dir=data_dir)
+    return untuned(tf.data.Dataset.from_tensor_slices(train)), untuned(tf.data.Dataset.from_tensor_slices(test))
+
+
+def load_arrays(
+    source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None
+) -> tuple[Images, Images]:
+    """The training and the test images, uint8 [N, H, W, C] each.
+
+    Args:
+        source: "mnist", "tfds:NAME", "glyphs", a folder, or a file. A folder is searched with all its subfolders, in
+            the order of the sorted paths; if it holds ``train/`` and ``test/``, these are the split. A ``.npz`` file
+            holds ``x_train`` and ``x_test``, ``train`` and ``test``, or one array.
+        data_dir: where tensorflow-datasets keeps prepared data; else ``TFDS_DATA_DIR``, else its own default. Data
+            prepared there is read without touching the network.
+
+    Raises:
+        InputError: if the source is unknown, unreadable, or holds anything but images of one size with 8 bits.
+        MissingDependencyError: if tensorflow-datasets is needed and not installed.
+    """
+    name = os.fspath(source)
+    if name == "glyphs":
+        return glyphs.render(10_000, seed=0), glyphs.render(2_000, seed=1)
+    if name == "mnist" or name.startswith("tfds:"):
+        return _load_tfds(name.removeprefix("tfds:"), data_dir)
+    path = Path(name)
+    if path.is_dir():
+        return _load_folder(path)
+    if path.is_file() and path.suffix in (".npy", ".npz"):
+        return _load_numpy(path)
+    found = "a file of another kind" if path.exists() else "no such file or folder"
+    raise InputError(f'expected mnist, glyphs, tfds:NAME, a folder, a .npy or an .npz file, found "{name}": {found}')
+
+
+def untuned(data: tf.data.Dataset) -> tf.data.Dataset:
+    """The data set without `tf.data`'s autotuning; pipelines built on it have none either.
+
+    The thread that tunes sleeps for periods that double. The end of an iteration wakes it and waits for it, but wakes
+    it too early half of the time (seen with TensorFlow 2.14 and 2.21): an epoch then lasts up to twice as long.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return data.with_options(options)
+
+
+def batches(images: Images, size: int, *, shuffle: bool) -> tf.data.Dataset:
+    """Batches of an array, in a new order each time if shuffled; `untuned`.
+
+    Args:
+        images: [N, ...], N > 0.
+        size: of a batch; the last may be smaller.
+        shuffle: whether in random order.
+    """
+    import tensorflow as tf
+
+    held = tf.convert_to_tensor(images)
+    order = tf.data.Dataset.range(len(images))
+    if shuffle:
+        order = order.shuffle(len(images))
+    return untuned(order.batch(size).map(lambda chosen: tf.gather(held, chosen)).prefetch(2))
+
+
+def as_images(data: Any) -> Images:
+    """uint8 [N, H, W, C] from an array or a `tf.data.Dataset`.
+
+    Args:
+        data: an array [N, H, W] or [N, H, W, C] of whole numbers 0..255 in any dtype, or a finite dataset of such
+            images [H, W, C] or batches [N, H, W, C]; of elements that are tuples, the first member.
+
+    Raises:
+        InputError: if it is anything else; images scaled to [0, 1] are, since they would be taken for black ones.
+    """
+    if not hasattr(data, "element_spec"):
+        return _checked(data, "images")
+    import tensorflow as tf
+
+    spec = data.element_spec
+    if isinstance(spec, tuple):
+        data, spec = data.map(lambda first, *_: first), spec[0]
+    rank = getattr(getattr(spec, "shape", None), "rank", None)
+    if rank not in (3, 4):
+        raise InputError(f"expected a dataset of images [H, W, C] or batches [N, H, W, C], found elements {spec}")
+    if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise InputError("expected a finite dataset, found one that repeats forever")
+    batched = data if rank == 4 else data.batch(256)
+    try:
+        batches = [_checked(batch, "images") for batch in progress(batched.as_numpy_iterator(), "read", total=None)]
+    except tf.errors.InvalidArgumentError as error:
+        raise InputError(f"expected images of one size in the dataset, found: {error.message}") from error
+    shapes = sorted({batch.shape[1:] for batch in batches})
+    if len(shapes) != 1:
+        raise InputError(f"expected images of one size in the dataset, found {shapes or 'no images'}")
+    return np.concatenate(batches)
+
+
+def read_array(path: str | os.PathLike[str]) -> Images:
+    """All images of one ``.npy`` file as uint8 [N, H, W, C].
+
+    Raises:
+        InputError: if the file cannot be read, or holds anything but images; see `as_images`.
+    """
+    try:
+        loaded = _load_unpickled(path)
+        if isinstance(loaded, np.ndarray):
+            return _checked(loaded, str(path))
+        loaded.close()
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot read the array of {path}: {reason(error)}") from error
+    raise InputError(f"expected one array in {path}, found an archive of several, as .npz is")
+
+
+# === Sources ===
+
+
+def _load_folder(folder: Path) -> tuple[Images, Images]:
+    if (folder / "train").is_dir() and (folder / "test").is_dir():
+        train, test = read_images(image_files(folder / "train")), read_images(image_files(folder / "test"))
+        if train.shape[1:] != test.shape[1:]:
+            raise InputError(f"expected one size in {folder}, found train {train.shape[1:]} and test {test.shape[1:]}")
+        return train, test
+    return _split(read_images(image_files(folder)), str(folder))
+
+
+def _load_numpy(path: Path) -> tuple[Images, Images]:
+    try:
+        with path.open("rb") as file:
+            loaded = _load_unpickled(file)
+            if isinstance(loaded, np.ndarray):
+                return _split(_checked(loaded, str(path)), str(path))
+            names = set(loaded.files)
+            for pair in (("x_train", "x_test"), ("train", "test")):
+                if names.issuperset(pair):
+                    train, test = (_checked(loaded[name], f"{path}, array {name}") for name in pair)
+                    if train.shape[1:] != test.shape[1:]:
+                        raise InputError(f"expected one size in {path}, found {train.shape[1:]} and {test.shape[1:]}")
+                    return train, test
+            if len(names) == 1:
+                return _split(_checked(loaded[names.pop()], str(path)), str(path))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot read the arrays of {path}: {reason(error)}") from error
+    raise InputError(f"expected x_train and x_test, train and test, or one array in {path}, found {sorted(names)}")
+
+
+def _load_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Images, Images]:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        message = f'the data set {name!r} needs tensorflow-datasets: pip install "tfcomp[train]" ({error})'
+        raise MissingDependencyError(message) from error
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR")
+    try:
+        builder = tfds.builder(name, data_dir=folder)
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"expected a data set known to tensorflow-datasets, found {name!r}: {first}") from error
+    feature = dict(builder.info.features).get("image")
+    shape = getattr(feature, "shape", ())
+    if len(shape) != 3 or None in shape:
+        raise InputError(f"expected images of one size in the data set {name!r}, found {feature or 'no images'}")
+    if not builder.is_prepared():
+        missing = f"the data set {name!r} is not prepared in {builder.data_path.parent} and cannot be downloaded"
+        _require_network(builder.url_infos or (), missing)
+        try:
+            builder.download_and_prepare()
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{missing}: {reason}") from error
+    splits = builder.info.splits
+    if "train" in splits and "test" in splits:
+        return _read_split(builder, "train"), _read_split(builder, "test")
+    return _split(_read_split(builder, next(iter(splits))), name)
+
+
+def _require_network(urls: Iterable[str], message: str) -> None:
+    """Raises InputError if a host has no address; the downloader would try for minutes. A proxy is left to it."""
+    if getproxies():
+        return
+    for host in sorted({urlsplit(url).hostname or "" for url in urls}):
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError as error:
+            raise InputError(f"{message}: no network, or no such host as {host!r} ({error.strerror})") from error
+
+
+def _read_split(builder: Any, split: str) -> Images:
+    import tensorflow_datasets as tfds
+
+    images = np.empty((builder.info.splits[split].num_examples, *builder.info.features["image"].shape), np.uint8)
+    # One file after another, so that the order is that of the source.
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    data: tf.data.Dataset = builder.as_dataset(split=split, read_config=config)
+    batches = data.map(lambda example: example["image"]).batch(1000)
+    start = 0
+    for batch in progress(batches.as_numpy_iterator(), f"read {builder.name}", total=-(-len(images) // 1000)):
+        images[start : start + len(batch)] = batch
+        start += len(batch)
+    return images
+
+
+# === Checks ===
+
+
+def _load_unpickled(file: Any) -> Any:
+    """`np.load` without pickles, and without its warnings of odd headers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.load(file, allow_pickle=False)
+
+
+def _checked(data: Any, source: str) -> Images:
+    try:
+        array = np.asarray(data)
+    except ValueError as error:
+        raise InputError(f"expected {source} of one shape, found a list of several ({error})") from error
+    if array.dtype.kind not in "uif":
+        raise InputError(f"expected {source} as numbers 0..255, found dtype {array.dtype}")
+    if array.ndim not in (3, 4) or 0 in array.shape[1:]:
+        raise InputError(f"expected {source} of shape [N, H, W] or [N, H, W, C], found {list(array.shape)}")
+    if array.dtype != np.uint8 and array.size:
+        low, high = array.min(), array.max()
+        if np.isnan(low):
+            raise InputError(f"expected {source} as whole numbers 0..255, found NaN")
+        if low < 0 or high > 255:
+            raise InputError(f"expected {source} as whole numbers 0..255, found values from {low:g} to {high:g}")
+        if array.dtype.kind == "f" and np.any(array != np.rint(array)):
+            raise InputError(f"expected {source} as whole numbers 0..255, found fractions from {low:g} to {high:g}")
+        if array.dtype.kind == "f" and 0 < high <= 1:
+            raise InputError(f"expected {source} as whole numbers 0..255, found floats on [0, 1]; multiply them by 255")
+    images = array.astype(np.uint8, copy=False)
+    return images[..., None] if images.ndim == 3 else images
+
+
+def _split(images: Images, source: str) -> tuple[Images, Images]:
+    if len(images) < 2:
+        raise InputError(f"expected at least two images in {source}, one to train and one to test, found {len(images)}")
+    test = np.arange(len(images)) % TEST_EVERY == 0
+    return images[~test], images[test]

@@ -1,0 +1,1 @@
+"""Entropy models: from integer latents to payloads and back."""

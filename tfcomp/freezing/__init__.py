@@ -1,0 +1,1 @@
+"""From a trained model to a codec: quantization steps and integer tables."""

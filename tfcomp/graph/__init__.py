@@ -1,0 +1,1 @@
+"""The range coder and the entropy models once more, in stock TensorFlow operators."""

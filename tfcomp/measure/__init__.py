@@ -1,0 +1,1 @@
+"""Measures of codecs, other formats to compare with, and plots."""

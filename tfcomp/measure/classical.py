@@ -1,0 +1,252 @@
+"""What classical codecs need for the same images: image formats, lossy and lossless, and general compressors.
+
+Each format is used as someone would who wants small files: its slowest sensible effort, its smallest wrapping, and
+colour subsampled as usual. JPEG XL, zstd and brotli need packages of ``tfcomp[evaluate]``; the rest is in Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image, features
+from tqdm import tqdm
+
+from tfcomp.codec import Images
+from tfcomp.errors import InputError, MissingDependencyError, missing_dependency
+from tfcomp.measure.evaluate import Point, ms_ssim, psnr_db
+
+
+@dataclass(frozen=True)
+class Format:
+    """An image format and how to use it for small files.
+
+    Attributes:
+        title: its name in tables.
+        kind: its name in Pillow.
+        always: options of Pillow's ``save`` that do not depend on the quality.
+        colour, grey: options besides, for images of three channels and of one.
+        sweep: qualities that make its curve, rising; empty if it is lossless only.
+        lossy: options of one quality.
+        lossless: options that lose nothing; None if it cannot.
+        unit: what a quality is, in labels.
+    """
+
+    title: str
+    kind: str
+    always: Mapping[str, Any] = field(default_factory=dict)
+    colour: Mapping[str, Any] = field(default_factory=dict)
+    grey: Mapping[str, Any] = field(default_factory=dict)
+    sweep: tuple[int, ...] = ()
+    lossy: Callable[[int], Mapping[str, Any]] = lambda quality: {"quality": quality}
+    lossless: Mapping[str, Any] | None = None
+    unit: str = "q{}"
+
+    def label(self, quality: int | None) -> str:
+        return f"{self.title}, lossless" if quality is None else f"{self.title} {self.unit.format(quality)}"
+
+
+FORMATS = {
+    "jpeg": Format(
+        "JPEG",
+        "JPEG",
+        always={"optimize": True},
+        colour={"subsampling": "4:2:0"},
+        sweep=(1, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 95),
+    ),
+    "jpeg2000": Format(
+        "JPEG 2000",
+        "JPEG2000",
+        always={"no_jp2": True},  # the bare codestream: 85 bytes less
+        sweep=(14, 16, 18, 20, 22, 24, 26, 28, 30, 33, 36, 40, 45),
+        lossy=lambda db: {"irreversible": True, "quality_mode": "dB", "quality_layers": [db]},
+        lossless={"irreversible": False},
+        unit="{} dB",
+    ),
+    "webp": Format(
+        "WebP",
+        "WEBP",
+        always={"method": 6},
+        sweep=(0, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 100),
+        lossless={"lossless": True, "quality": 100},
+    ),
+    "avif": Format(
+        "AVIF",
+        "AVIF",
+        # Speed 0 makes files 0.5 % smaller and takes eight times as long.
+        always={"speed": 4, "max_threads": 1},
+        colour={"subsampling": "4:2:0"},
+        grey={"subsampling": "4:0:0"},
+        sweep=(0, 10, 20, 30, 40, 50, 60, 70, 80, 90),
+    ),
+    "jxl": Format(
+        "JPEG XL",
+        "JXL",
+        always={"effort": 9, "num_threads": 1},
+        sweep=(1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95),
+        lossless={"lossless": True},
+    ),
+    "png": Format("PNG", "PNG", always={"optimize": True}, lossless={}),
+}
+"""By the name that ``tfcomp evaluate --against`` knows."""
+
+
+# === Image formats ===
+
+
+def round_trip(
+    images: Images | Sequence[Images], name: str, quality: int | None = None
+) -> tuple[list[int], list[Images]]:
+    """Each image through a file of its own.
+
+    Args:
+        images: uint8 [N, H, W, C], C of 1 or 3, or a list of [H, W, C] whose shapes may differ.
+        name: one of `FORMATS`.
+        quality: as the format counts it (decibels for JPEG 2000); None for lossless.
+
+    Returns:
+        The N file sizes in bytes, and the restored images, uint8 [H, W, C] each.
+
+    Raises:
+        InputError: if there is no such format, or it has no such mode.
+        MissingDependencyError: if this installation cannot write it.
+    """
+    how = require(name)
+    if quality is None and how.lossless is None:
+        raise InputError(f"expected a quality for {how.title}, which has no lossless mode here, found none")
+    if quality is not None and not how.sweep:
+        raise InputError(f"expected no quality for {how.title}, which is lossless, found {quality}")
+    for image in images:
+        if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:
+            raise InputError(
+                f"expected images uint8 [N, H, W, 1 or 3], found {image.dtype} {list(image.shape)} in them"
+            )
+
+    def through_file(image: Images) -> tuple[int, Images]:
+        grey = image.shape[-1] == 1
+        options = {**how.always, **(how.grey if grey else how.colour)}
+        options |= (how.lossless or {}) if quality is None else how.lossy(quality)
+        if how.kind == "JPEG2000":  # wavelet levels until about 8 pixels are left; each empty one costs 20 bytes
+            options["num_resolutions"] = max(1, min(6, 1 + int(math.log2(max(1, min(image.shape[:2]) / 8)))))
+        file = io.BytesIO()
+        Image.fromarray(image.squeeze(-1) if grey else image).save(file, how.kind, **options)
+        with Image.open(file) as opened:
+            restored = np.asarray(opened.convert("L" if grey else "RGB"), np.uint8)
+        return file.getbuffer().nbytes, restored.reshape(image.shape)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = tqdm(
+            pool.map(through_file, images),
+            desc=how.label(quality),
+            total=len(images),
+            unit="image",
+            delay=1.0,
+            leave=False,
+            disable=None,
+        )
+        results = list(bar)
+    return [size for size, _ in results], [restored for _, restored in results]
+
+
+def require(name: str) -> Format:
+    """The format of this name; see the errors of `round_trip`."""
+    if name not in FORMATS:
+        raise InputError(f"expected an image format of {', '.join(FORMATS)}, found {name!r}")
+    if name == "jxl":
+        try:
+            import pillow_jxl  # noqa: F401  (registers the format with Pillow)
+        except ModuleNotFoundError as error:
+            raise missing_dependency(error) or error from error
+    feature = {"jpeg2000": "jpg_2000", "webp": "webp", "avif": "avif"}.get(name)
+    if feature and not features.check(feature):
+        raise MissingDependencyError(f"{FORMATS[name].title} needs a Pillow that was built with it")
+    return FORMATS[name]
+
+
+def measure(
+    images: Images | Sequence[Images], name: str, quality: int | None = None, *, structural: bool = False
+) -> Point:
+    """Mean file size and PSNR of a format, one file for each image; ``structural`` adds MS-SSIM."""
+    sizes, restored = round_trip(images, name, quality)
+    originals = list(images)
+    similarity = ms_ssim(originals, restored) if structural else None
+    return Point(FORMATS[name].label(quality), float(np.mean(sizes)), psnr_db(originals, restored), similarity)
+
+
+def curve(
+    images: Images | Sequence[Images], name: str, qualities: Iterable[int] | None = None, *, structural: bool = False
+) -> list[Point]:
+    """The points of a format over its qualities, by default its whole sweep; none for a lossless format."""
+    chosen = require(name).sweep if qualities is None else qualities
+    return [measure(images, name, quality, structural=structural) for quality in chosen]
+
+
+def lowest_quality(images: Images, name: str, target_psnr_db: float) -> tuple[int, Point]:
+    """The smallest quality of a lossy format, 0 to 95, whose PSNR on ``images`` reaches the target, and its point.
+
+    It is searched on the very images that are measured, in the classical format's favour; 95 if none reaches it.
+    """
+    low, high = 0, 95
+    found = measure(images, name, high)
+    while low < high:
+        quality = (low + high) // 2
+        point = measure(images, name, quality)
+        low, high, found = (low, quality, point) if point.psnr_db >= target_psnr_db else (quality + 1, high, found)
+    return high, found
+
+
+# === General compressors ===
+
+
+def _zstd(data: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdCompressor(level=19, write_content_size=False).compress(data)
+
+
+def _brotli(data: bytes) -> bytes:
+    import brotli
+
+    return bytes(brotli.compress(data, quality=11))
+
+
+def _lzma(data: bytes) -> bytes:
+    # The raw stream, as its container would add 60 bytes to each image.
+    return lzma.compress(data, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}])
+
+
+COMPRESSORS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "zstd": ("zstd -19", _zstd),
+    "brotli": ("brotli 11", _brotli),
+    "lzma": ("lzma 9e", _lzma),
+}
+"""Title with its setting, and function, by the name that ``tfcomp evaluate --against`` knows."""
+
+
+def general_compressors(images: Images | Sequence[Images], names: Iterable[str] = tuple(COMPRESSORS)) -> list[Point]:
+    """Lossless context: raw pixels through general compressors, each image alone, and all as one stream.
+
+    A stream is smaller and no longer lets one image be read without the others before it.
+    """
+    raw = [image.tobytes() for image in images]
+    points = []
+    for title, compress in (COMPRESSORS[name] for name in names):
+        try:
+            alone = sum(len(compress(data)) for data in tqdm(raw, desc=title, delay=1.0, leave=False, disable=None))
+        except ModuleNotFoundError as error:
+            raise missing_dependency(error) or error from error
+        points.append(Point(f"{title}, each image", alone / len(raw), math.inf))
+        points.append(Point(f"{title}, one stream", len(compress(b"".join(raw))) / len(raw), math.inf))
+    return points
+
+
+def lossless(images: Images | Sequence[Images], names: Sequence[str]) -> list[Point]:
+    """The lossless modes of those formats that have one."""
+    return [measure(images, name) for name in names if require(name).lossless is not None]

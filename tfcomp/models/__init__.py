@@ -1,0 +1,1 @@
+"""The models that are trained with Keras. They know nothing of bytes."""

@@ -1,0 +1,1 @@
+"""Where the two networks of a codec run."""
