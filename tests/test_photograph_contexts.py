@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from tfcomp.coding.lanes import LEAST_BITS
 from tfcomp.coding.tables import FrequencyTables
-from tfcomp.entropy import context, layout
+from tfcomp.entropy import context
 from tfcomp.entropy import tiles as coder
 from tfcomp.entropy.context import Asked, ContextModel
-from tfcomp.entropy.layout import CHANNELS, GROUPS, PASSES
 from tfcomp.errors import BitstreamError
 from tfcomp.photographs import counting
+from tfcomp.photographs import old_layout as layout
+from tfcomp.photographs.old_layout import CHANNELS, GROUPS, PASSES
 
 
 @cache

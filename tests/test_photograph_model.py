@@ -15,13 +15,13 @@ import pytest
 from numpy.typing import NDArray
 
 from tfcomp.entropy.context import LEVELS, PARTS, THRESHOLDS, UNIT
-from tfcomp.entropy.layout import CHANNELS
 from tfcomp.errors import InputError
 from tfcomp.models import lapped as model_module
 from tfcomp.models.lapped import STEPS, Contexts, PhotographModel, laplace_bits, to_blocks
 from tfcomp.photographs import freeze, keras_networks, train
 from tfcomp.photographs.codec import PhotographCodec
 from tfcomp.photographs.litert import LiteRTNetworks
+from tfcomp.photographs.old_layout import CHANNELS
 
 
 def photographs(count: int = 2, side: int = 200) -> list[NDArray[np.uint8]]:

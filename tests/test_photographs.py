@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tfcomp.cli.main import main
-from tfcomp.entropy.layout import STRIDE
 from tfcomp.errors import BitstreamError, InputError
 from tfcomp.measure import classical, evaluate
 from tfcomp.photographs import codec as module
 from tfcomp.photographs.codec import PhotographCodec
+from tfcomp.photographs.old_layout import STRIDE
 from tfcomp.storage import container, image_files
 
 GOLDEN = Path(__file__).parent / "golden" / "photographs.json"

@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfcomp.coding.tables import FrequencyTables, Int32
-from tfcomp.entropy import layout
-from tfcomp.entropy.layout import CHANNELS, GROUPS, LAST_PASSES, PASSES
 from tfcomp.errors import BitstreamError
+from tfcomp.photographs import old_layout as layout
+from tfcomp.photographs.old_layout import CHANNELS, GROUPS, LAST_PASSES, PASSES
 
 UNIT_LOG2 = 10
 UNIT = 1 << UNIT_LOG2

@@ -26,8 +26,8 @@ from tfcomp.coding.lanes import Coding
 from tfcomp.coding.tables import COST_UNITS, Int32
 from tfcomp.entropy import context
 from tfcomp.entropy.context import Asked, ContextModel
-from tfcomp.entropy.layout import CHANNELS, PASSES
 from tfcomp.errors import BitstreamError
+from tfcomp.photographs.old_layout import CHANNELS, PASSES
 
 MOST_LANES_LOG2 = 10
 MOST_SYMBOLS = 4096

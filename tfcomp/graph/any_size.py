@@ -14,11 +14,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfcomp.entropy.layout import CHANNELS, STRIDE
 from tfcomp.graph.context_tables import over
 from tfcomp.graph.operators import Tensor, mask
 from tfcomp.graph.tile_coder import TileCoder, exact, packed, unpacked
 from tfcomp.photographs.codec import MOST_PIXELS, SMALL, TILE, PhotographCodec
+from tfcomp.photographs.old_layout import CHANNELS, STRIDE
 
 MOST_POSITIONS = MOST_PIXELS // STRIDE**2
 

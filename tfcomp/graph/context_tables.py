@@ -15,11 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfcomp.coding.tables import Int32
-from tfcomp.entropy import context, layout
+from tfcomp.entropy import context
 from tfcomp.entropy.context import LEVELS, PARTS, PARTS_LOG2, UNIT, UNIT_LOG2, ContextModel
-from tfcomp.entropy.layout import CHANNELS, LAST_PASSES, PASSES, Pass
 from tfcomp.errors import InputError
 from tfcomp.graph.operators import Tensor, mask
+from tfcomp.photographs import old_layout as layout
+from tfcomp.photographs.old_layout import CHANNELS, LAST_PASSES, PASSES, Pass
 
 MOST_WEIGHT = 1 << 11
 PADDING = context.REACHES.size + context.BEYOND_TABLES

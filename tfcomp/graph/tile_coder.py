@@ -18,11 +18,11 @@ from tfcomp.coding.lanes import RANGE_BITS
 from tfcomp.coding.tables import COST_UNITS
 from tfcomp.entropy import context
 from tfcomp.entropy.context import ContextModel
-from tfcomp.entropy.layout import PASSES
 from tfcomp.entropy.tiles import BYTES_PER_LANE, CONTEXT_SHARE, MOST_LANES_LOG2, MOST_SYMBOLS, STEPS_PER_LANE
 from tfcomp.graph import lane_steps as graph_lanes
 from tfcomp.graph.context_tables import PADDING, Asked, GraphContexts, at, filled
 from tfcomp.graph.operators import Tensor, mask, scan_rows, shift_right
+from tfcomp.photographs.old_layout import PASSES
 
 NUMBER_BYTES = 4
 """The most of a varint that is read or written: 28 bits are more than any length of a photograph needs."""

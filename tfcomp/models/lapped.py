@@ -22,8 +22,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from tfcomp.entropy import layout
-from tfcomp.entropy.layout import CHANNELS, GROUPS, PASSES, STRIDE
+from tfcomp.photographs import old_layout as layout
+from tfcomp.photographs.old_layout import CHANNELS, GROUPS, PASSES, STRIDE
 
 STEPS = tuple(128 * (9 / 128) ** (i / 7) for i in range(8))
 """Of the qualities, in levels of 8-bit pixels."""

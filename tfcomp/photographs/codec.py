@@ -39,8 +39,8 @@ from tfcomp.coding import varints
 from tfcomp.coding.tables import FrequencyTables
 from tfcomp.entropy import tiles as coder
 from tfcomp.entropy.context import ContextModel
-from tfcomp.entropy.layout import CHANNELS, STRIDE
 from tfcomp.errors import BitstreamError, InputError
+from tfcomp.photographs.old_layout import CHANNELS, STRIDE
 
 VERSION = 1
 DEFAULT_QUALITY = 5

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from tfcomp.artifact import exporting
 from tfcomp.coding.tables import Int32
-from tfcomp.entropy import layout
 from tfcomp.entropy import tiles as coder
 from tfcomp.entropy.context import UNIT, ContextModel
-from tfcomp.entropy.layout import CHANNELS, GROUPS
 from tfcomp.errors import InputError
 from tfcomp.models.lapped import PRICE, RANKS, STEPS, Contexts, PhotographModel, Synthesis, laplace_bits
 from tfcomp.photographs import counting
+from tfcomp.photographs import old_layout as layout
 from tfcomp.photographs.codec import TABLES, WEIGHTS, PhotographCodec, to_arrays
 from tfcomp.photographs.keras_networks import KerasNetworks
+from tfcomp.photographs.old_layout import CHANNELS, GROUPS
 from tfcomp.photographs.train import load, read
 
 EVERY = 3

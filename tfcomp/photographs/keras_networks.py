@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfcomp.entropy import layout
-from tfcomp.entropy.layout import CHANNELS
 from tfcomp.models.lapped import RANKS, STEPS, Analysis, Synthesis
+from tfcomp.photographs import old_layout as layout
 from tfcomp.photographs.codec import ANALYSIS, SYNTHESIS, WEIGHTS, Float32
+from tfcomp.photographs.old_layout import CHANNELS
 
 
 class KerasNetworks:

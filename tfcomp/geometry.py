@@ -1,0 +1,179 @@
+"""Padding, tiles and mirroring of items of any size: one arithmetic for arrays and for tensors.
+
+The networks make one position of the latent of ``stride x stride`` pixels. A height or width of at most ``4 * stride``
+pixels is mirrored by ``stride`` pixels at both ends, since the networks see little of so small an item; then the item
+is mirrored at its right and lower edge to a multiple of the stride. A tile has ``tile**2`` positions, fewer at those
+edges, or as many in another form where there are fewer rows or columns::
+
+    rows = min(rows of the latent, max(tile, tile**2 // columns of the latent)),    columns = tile**2 // rows
+
+The integers of a tile need no other tile. Its pixels do, next to its edges: the networks see some positions beyond
+them, its window, so that the pixels come out as they would from one large tile, and no seam shows::
+
+    +-----------------+
+    |  margin         |
+    |   +---------+   |      window = tile + margin on each side, cut at the edges of the latent
+    |   |  tile   |   |
+    |   +---------+   |
+    +-----------------+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfcomp.errors import InputError
+
+MAX_PIXELS = 1 << 28
+"""Largest number of pixels of an item, those that it is mirrored by included."""
+MAX_STRIDE, MAX_TILE, MAX_MARGIN = 256, 1024, 256
+TILE_PIXELS = 1024
+"""Side in pixels of a tile, unless a grid says otherwise."""
+
+Area = tuple[slice, slice]
+
+
+class Arithmetic(NamedTuple):
+    """The functions in which NumPy and TensorFlow differ."""
+
+    minimum: Callable[[Any, Any], Any]
+    maximum: Callable[[Any, Any], Any]
+    arange: Callable[[Any], Any]
+
+
+NUMPY = Arithmetic(np.minimum, np.maximum, np.arange)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How pixels become positions of a latent, and positions tiles.
+
+    Attributes:
+        stride: pixels a side that become one position.
+        margin: how many positions beyond a tile's edge the networks see, at least.
+        tile: positions a side of a square tile.
+
+    Raises:
+        InputError: if a number is out of range.
+
+    Example:
+        >>> plan = Grid(stride=8, margin=6, tile=128).plan(33, 20)
+        >>> int(plan.rows), int(plan.columns), int(plan.top), int(plan.left)
+        (5, 5, 0, 8)
+    """
+
+    stride: int
+    margin: int
+    tile: int
+
+    def __post_init__(self) -> None:
+        limits = ((self.stride, 1, MAX_STRIDE), (self.margin, 0, MAX_MARGIN), (self.tile, 1, MAX_TILE))
+        if not all(isinstance(n, int) and low <= n <= high for n, low, high in limits):
+            raise InputError(
+                f"expected a stride of 1 to {MAX_STRIDE}, a margin of 0 to {MAX_MARGIN} and tiles of 1 to {MAX_TILE}, "
+                f"found {self}"
+            )
+
+    @classmethod
+    def of(cls, stride: int, margin: int) -> Grid:
+        """The grid of tiles of `TILE_PIXELS`."""
+        return cls(stride, margin, max(1, TILE_PIXELS // stride))
+
+    def plan(self, height: Any, width: Any, arithmetic: Arithmetic = NUMPY) -> Plan:
+        """Where the latent of an item and its tiles lie.
+
+        Args:
+            height, width: pixels of the item, at least 1; integers, or int32 tensors with their arithmetic.
+            arithmetic: `NUMPY`, or that of the tensors.
+        """
+        few, most = arithmetic.minimum, arithmetic.maximum
+        # One stride where the size is at most four, else none.
+        top, left = (self.stride * few(1, most(0, 4 * self.stride + 1 - n)) for n in (height, width))
+        rows, columns = (
+            (n + 2 * before + self.stride - 1) // self.stride for n, before in ((height, top), (width, left))
+        )
+        down = few(rows, most(self.tile, self.tile**2 // columns))
+        right = few(columns, self.tile**2 // down)
+        across = (columns + right - 1) // right
+        tiles = (rows + down - 1) // down * across
+        return Plan(self, height, width, top, left, rows, columns, down, right, across, tiles, arithmetic)
+
+    def fits(self, height: int, width: int) -> bool:
+        """Whether an item has a pixel, and with what it is mirrored by at most `MAX_PIXELS`."""
+        if height < 1 or width < 1 or max(height, width) > MAX_PIXELS:
+            return False
+        plan = self.plan(height, width)
+        return int(plan.rows) * int(plan.columns) * self.stride**2 <= MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the latent of an item and its tiles lie; integers, or int32 tensors.
+
+    Attributes:
+        grid: the grid.
+        height, width: pixels of the item.
+        top, left: pixels that it is mirrored by above and to the left.
+        rows, columns: positions of the latent.
+        down, right: positions of a whole tile.
+        across: number of tiles side by side.
+        tiles: number of tiles.
+        arithmetic: that of the numbers.
+    """
+
+    grid: Grid
+    height: Any
+    width: Any
+    top: Any
+    left: Any
+    rows: Any
+    columns: Any
+    down: Any
+    right: Any
+    across: Any
+    tiles: Any
+    arithmetic: Arithmetic
+
+    def tile(self, number: Any) -> tuple[Any, Any, Any, Any]:
+        """First row and column of a tile, and its numbers of rows and columns; tiles are counted row by row."""
+        y, x = number // self.across * self.down, number % self.across * self.right
+        few = self.arithmetic.minimum
+        return y, x, few(self.down, self.rows - y), few(self.right, self.columns - x)
+
+    def sources(self) -> tuple[Any, Any]:
+        """Rows and columns of the item that make the mirrored one: integers [rows * stride], [columns * stride]."""
+        stride = self.grid.stride
+        return (
+            self._mirrored(self.height, self.top, self.rows * stride),
+            self._mirrored(self.width, self.left, self.columns * stride),
+        )
+
+    def _mirrored(self, size: Any, before: Any, total: Any) -> Any:
+        turn = (self.arithmetic.arange(total) - before) % (2 * size)
+        return self.arithmetic.minimum(turn, 2 * size - 1 - turn)
+
+    def areas(self) -> Iterator[Area]:
+        """The positions of each tile, of a plan of integers."""
+        for number in range(int(self.tiles)):
+            y, x, down, right = (int(n) for n in self.tile(number))
+            yield slice(y, y + down), slice(x, x + right)
+
+    def windows(self) -> Iterator[tuple[Area, Area, Area]]:
+        """Of each tile: its positions, those of its window, and where the tile lies in the window."""
+        edges = int(self.rows), int(self.columns)
+        for tile in self.areas():
+            seen = [
+                slice(max(0, s.start - self.grid.margin), min(n, s.stop + self.grid.margin))
+                for s, n in zip(tile, edges, strict=True)
+            ]
+            inner = [slice(s.start - w.start, s.stop - w.start) for s, w in zip(tile, seen, strict=True)]
+            yield tile, (seen[0], seen[1]), (inner[0], inner[1])
+
+    def pixels(self, area: Area) -> Area:
+        """An area of positions as pixels of the mirrored item."""
+        down, right = (slice(s.start * self.grid.stride, s.stop * self.grid.stride) for s in area)
+        return down, right
