@@ -10,13 +10,15 @@ BENCHMARKS ?= $(filter-out benchmarks/litert_js.py,$(wildcard benchmarks/[a-z]*.
 demo: .venv/installed
 	$(BIN)/tfcomp demo --out demo
 
+# In as many processes as there are processors; see tests/conftest.py for what runs together.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -28,6 +28,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import _settings
 import numpy as np
 
 from tfcomp import use_numba
@@ -36,7 +37,7 @@ from tfcomp.coding.tables import FrequencyTables, Int32
 from tfcomp.measure import evaluate
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "coder_speed.json"
+RESULTS = _settings.RESULTS / "coder_speed.json"
 LARGEST = 32  # the support is -32 to 32
 
 
@@ -303,10 +304,11 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--messages", type=int, default=10_000, help="small messages, of 64 symbols")
-    parser.add_argument("--symbols", type=int, default=300_032, help="of the large message, a multiple of 64")
+    messages, symbols, repetitions = _settings.full_or((10_000, 300_032, 9), (200, 19_200, 1))
+    parser.add_argument("--messages", type=int, default=messages, help="small messages, of 64 symbols")
+    parser.add_argument("--symbols", type=int, default=symbols, help="of the large message, a multiple of 64")
     parser.add_argument("--segments", type=int, default=512, help="segments of the large message")
-    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--repetitions", type=int, default=repetitions)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peer-python", help="interpreter with tensorflow-compression 2.14")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -27,15 +27,16 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import _settings
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from tfcomp.coding import range_coder
 from tfcomp.coding.tables import FrequencyTables, Int32
 
-RESULTS = Path(__file__).parent / "results" / "graph_coder_speed.json"
-LARGE = 300_000
-SEGMENT_SIZES = 4096, 2048, 1024, 512
+RESULTS = _settings.RESULTS / "graph_coder_speed.json"
+LARGE = _settings.full_or(300_000, 20_000)
+SEGMENT_SIZES = _settings.full_or((4096, 2048, 1024, 512), (2048,))
 """Most symbols in one segment of the large message."""
 
 
@@ -172,7 +173,7 @@ def measure(name: str, symbols: int, segments: int, count: int, batch: int, repe
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--repetitions", type=int, default=25)
+    parser.add_argument("--repetitions", type=int, default=_settings.full_or(25, 1))
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if arguments.memory_of:

@@ -31,7 +31,7 @@ ROWS = 250
 
 Row = dict[str, NDArray[Any]]
 Run = Callable[[str, Sequence[Row]], Iterator[Row]]
-"""The name of a ``.tflite`` file and its inputs, row by row and by name -> its outputs."""
+"""The name of a ``.tflite`` file and its inputs, row by row and by name -> its outputs, each of a type of its own."""
 
 
 def chromium() -> str | None:

@@ -31,29 +31,27 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import _settings
 import keras
 import numpy as np
 
-from tfcomp import Codec, load_model
-from tfcomp.data import datasets
+from tfcomp import AutoEncoder, Codec, load_model, networks
 from tfcomp.measure import classical, evaluate, plots
 from tfcomp.measure.evaluate import Point
-from tfcomp.models import networks
-from tfcomp.models.autoencoder import AutoEncoder
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "mnist_rate_distortion.json"
-RUNS = ROOT / "runs" / "mnist_rate_distortion"
+RESULTS = _settings.RESULTS / "mnist_rate_distortion.json"
+RUNS = _settings.RUNS / "mnist_rate_distortion"
 SHAPE = (28, 28, 1)
-EPOCHS, BATCH, SEED = 15, 128, 0
+EPOCHS, BATCH, SEED = _settings.full_or(15, 3), 128, 0
 NETWORKS = {3_000: ("conv", 64), 15_000: ("conv", 64), 80_000: ("conv", 128), 400_000: ("spatial", 16)}
 """Lambda -> networks and latent dimensions of tfcomp's points. `AutoEncoder.spatial`, whose latent has places, trains
 to a lower loss at 400,000, and to a higher one at 80,000."""
 PEER = {3_000: 64, 15_000: 96, 80_000: 160, 400_000: 192}
 """The peer's four points."""
-QUICK_LAMBDA, QUICK_EPOCHS, QUICK_SETS, HELD_OUT = 15_000, 60, 16, 5_000
+QUICK_LAMBDA, QUICK_EPOCHS, QUICK_SETS = 15_000, _settings.full_or(60, 6), _settings.full_or(16, 2)
+HELD_OUT = _settings.full_or(5_000, 100)
 """Of dense networks for throughput, see `runtime_latency`; trained without as many images, which chose their widths."""
-SETS, EFFORT = 64, 16
+SETS, EFFORT = _settings.full_or(64, 2), _settings.full_or(16, 2)
 """Sets of tables, but for `AutoEncoder.spatial`, which has a table for each of 784 positions: one set."""
 CURVES = {
     "tfcomp": (SETS, EFFORT),
@@ -62,7 +60,7 @@ CURVES = {
 }
 """Name -> sets of tables, effort. The first is what is compared with the classical formats."""
 FORMATS = ("webp", "avif", "jxl", "jpeg", "jpeg2000")
-TARGETS = {22: 8.0, 26: 4.0, 30: 2.0}
+TARGETS = _settings.full_or({22: 8.0, 26: 4.0, 30: 2.0}, {22: 8.0})
 """PSNR in dB -> how many times tfcomp's bytes the best classical format should need."""
 
 
@@ -71,7 +69,7 @@ def beta(rate_distortion_lambda: int) -> float:
     return math.prod(SHAPE) / (rate_distortion_lambda * math.log(2))
 
 
-def compile_model(model: keras.Model, steps: int, warm_up: int = 300) -> None:
+def compile_model(model: keras.Model, steps: int, warm_up: int = _settings.full_or(300, 10)) -> None:
     """Adam, with a warm-up and a cosine to zero after so many steps."""
     rate = keras.optimizers.schedules.CosineDecay(2e-5, steps - warm_up, 0, warmup_target=2e-3, warmup_steps=warm_up)
     model.compile(optimizer=keras.optimizers.Adam(rate))
@@ -157,10 +155,10 @@ def ours(images: np.ndarray, test: np.ndarray, retrain: bool) -> tuple[dict[str,
         for name, (sets, effort) in CURVES.items():
             codec = codecs[sets]
             start = time.perf_counter()
-            latents = codec.encode(test, effort)
+            latents = codec.encode(test, effort=effort)
             seconds = time.perf_counter() - start
             payloads = codec.entropy_model.encode(latents)
-            assert np.array_equal(codec.entropy_model.decode(payloads), latents), "payloads decode to what was coded"
+            assert np.array_equal(codec.decode(payloads), latents), "payloads decode to what was coded"
             point = Point(
                 f"{name}, lambda {value}",
                 sum(map(len, payloads)) / len(payloads),
@@ -184,7 +182,7 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.peer_python) != bool(args.peer_script):
         parser.error("expected --peer-python and --peer-script together, found one of them")
-    train, test = datasets.load_arrays("mnist")
+    train, test = _settings.mnist()
     curves, rows = ours(train, test, args.retrain)
     # A curve of some of the peer's points would be another curve: all or none.
     found = [peer(args, value, train, test) for value in PEER]
@@ -227,7 +225,7 @@ def main() -> None:
     }
     if peers:
         result["bd_rate_percent_against_tensorflow_compression"] = {
-            name: evaluate.bd_rate(tfc, curve) for name, curve in curves.items()
+            name: _settings.bd_rate(tfc, curve) for name, curve in curves.items()
         }
         for effort, point in quick.items():
             of_peer = evaluate.bytes_at(tfc, point.psnr_db)

@@ -1,6 +1,6 @@
-"""The bundled photograph codec beside JPEG, WebP and AVIF on photographs that nothing was trained or chosen on.
+"""The bundled codec beside JPEG, WebP and AVIF on photographs that nothing was trained or chosen on.
 
-    python benchmarks/photographs.py [--photographs FOLDER]
+    python benchmarks/photographs.py [--photographs FOLDER] [--images N]
 
 ``FOLDER/test`` (by default BSDS500's 200 photographs of 481x321 pixels, in ``TFCOMP_SHARED``) goes through every
 quality of ``tfcomp compress``, a file for each photograph, and back; bytes are those of whole files, names and
@@ -22,45 +22,43 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import _settings
 import numpy as np
 from tqdm import tqdm
 
+from tfcomp import Codec
+from tfcomp.items import Images
 from tfcomp.measure import classical, evaluate, plots
 from tfcomp.measure.evaluate import Point
-from tfcomp.photographs.codec import PhotographCodec
 from tfcomp.storage import container, image_files
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "photographs.json"
-PHOTOGRAPHS = Path(os.environ.get("TFCOMP_SHARED", ROOT.parent / "shared")) / "data" / "bsds500"
+RESULTS = _settings.RESULTS / "photographs.json"
 AGAINST = ("jpeg", "webp", "avif")
-SHOWN = (2, 75, 140)
-"""Of the test photographs by number, chosen for nothing but being far apart."""
+SHOWN = _settings.full_or((2, 75, 140), (0, 1))
+"""Numbers of the test photographs that are drawn, chosen for nothing but being far apart."""
 CROP = 120
-
-Images = np.ndarray
 
 
 @cache
-def loaded() -> PhotographCodec:
+def loaded() -> Codec:
     """The codec, once in each process."""
-    return PhotographCodec.load(threads=1)
+    return Codec.load(threads=1)
 
 
 def of_quality(file: Path, quality: int) -> tuple[int, Images]:
     """The size of a ``.tfz`` of one photograph, and the photograph as it comes out."""
     codec = loaded()
     image = image_files.read_image(file, whole=True)
-    payload = codec.compress(image, quality)
+    payloads = codec.compress([image], quality)
     with tempfile.TemporaryDirectory() as folder:
         size = container.write(
             Path(folder) / "a.tfz",
-            [payload],
-            fingerprint=codec.fingerprint,
-            item_shape=image.shape,
+            payloads,
+            fingerprint=bytes.fromhex(codec.fingerprint),
+            item_shape=tuple(n or 0 for n in codec.item.shape),
             metadata={"names": [file.name]},
         )
-    return size, codec.decompress(payload)
+    return size, codec.decompress(payloads)[0]
 
 
 def own_curve(files: list[Path], images: list[Images], qualities: int) -> list[Point]:
@@ -103,30 +101,31 @@ def draw_crops(files: list[Path], images: list[Images]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photographs", type=Path, default=PHOTOGRAPHS)
+    parser.add_argument("--photographs", type=Path, default=_settings.SHARED / "bsds500")
+    parser.add_argument("--images", type=int, default=_settings.full_or(200, 2), metavar="N", help="the first N of all")
     args = parser.parse_args()
     if not (args.photographs / "test").is_dir():
         print(f"left out: no photographs at {args.photographs / 'test'}; name them with --photographs")
         return
-    files = image_files.image_files(args.photographs / "test")
+    files = image_files.image_files(args.photographs / "test")[: args.images]
     images = [image_files.read_image(file, whole=True) for file in files]
     pixels = sum(image.shape[0] * image.shape[1] for image in images)
-    codec = PhotographCodec.load()
+    codec = Codec.load()
     curves = {"tfcomp": own_curve(files, images, codec.qualities)}
     for name in AGAINST:
         curves[classical.FORMATS[name].title] = classical.curve(images, name)
     rates = {
-        f"bd_rate_percent_tfcomp_against_{name}": evaluate.bd_rate(points, curves["tfcomp"])
+        f"bd_rate_percent_tfcomp_against_{name}": _settings.bd_rate(points, curves["tfcomp"])
         for name, points in curves.items()
         if name != "tfcomp"
     }
     result = {
         **evaluate.provenance(["tfcomp", "numpy", "ai-edge-litert", "pillow"]),
-        "codec": codec.fingerprint.hex(),
+        "codec": codec.fingerprint,
         "photographs": len(images),
         "pixels": pixels,
         **rates,
-        "macs_per_pixel": codec.macs_per_pixel,
+        "macs_per_pixel": dict(codec.compute),
         "curves": {name: [point.as_dict() for point in points] for name, points in curves.items()},
     }
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")

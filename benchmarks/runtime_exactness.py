@@ -7,12 +7,12 @@ the Keras networks), the TensorFlow graph, the loaded SavedModel, LiteRT, and Li
 first 100 images of each data set and every corrupt payload, and is left out, saying so, where there is none. Three
 comparisons, each of which must find no difference at all except where a bound is stated:
 
-1.  Coder alone: the same int32 latents, computed once by Keras, go through the coder of each runtime and back. For the
+1.  Coder alone: the same integers, computed once by Keras, go through the coder of each runtime and back. For the
     SavedModel and LiteRT these are the very functions that the artifact's files contain, exported without networks.
 2.  Whole artifact: pixels to payload in each runtime. Float networks may round one latent differently in two runtimes
     (how many images are affected is reported), so each runtime's payloads are compared with what the reference coder
-    makes of the latents that the same runtime's ``latent`` signature gives.
-3.  Every runtime decodes every runtime's payloads: the latents (coder alone) are those that were coded, and the pixels
+    makes of the rounded latents that the same runtime's ``latent`` signature gives.
+3.  Every runtime decodes every runtime's payloads: the integers (coder alone) are those that were coded, and the pixels
     differ by at most 1 level from those of Keras.
 
 Then corrupt payloads: random, truncated, extended, bit-flipped, and lengths that no payload has. Every runtime must
@@ -35,6 +35,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import _settings
 import keras
 import litert_js
 import numpy as np
@@ -43,18 +44,19 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from tfcomp import Codec, load_model
-from tfcomp.artifact import exporting
+from tfcomp import VAE, AutoEncoder, Codec, load_model
 from tfcomp.artifact import manifest as artifacts
-from tfcomp.codec import EntropyModel, Images
+from tfcomp.artifact.conversion import to_litert
+from tfcomp.artifact.uniform_graphs import UniformGraphs
 from tfcomp.coding.tables import Int32
 from tfcomp.data import datasets
+from tfcomp.entropy.static import StaticModel
 from tfcomp.errors import BitstreamError
-from tfcomp.models.autoencoder import VAE, AutoEncoder, LatentModel
+from tfcomp.items import Images
+from tfcomp.uniform import LARGEST
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "runtime_exactness.json"
-RUNS = ROOT / "runs" / "runtime_exactness"
+RESULTS = _settings.RESULTS / "runtime_exactness.json"
+RUNS = _settings.RUNS / "runtime_exactness"
 KINDS = {"autoencoder": lambda: AutoEncoder.dense((28, 28, 1), 64, beta=0.1), "vae": lambda: VAE.dense((28, 28, 1), 64)}
 BATCH = 500
 JS = "LiteRT.js"
@@ -63,7 +65,12 @@ Payloads = list[bytes]
 
 
 def trained_codec(
-    name: str, build: Callable[[], LatentModel], images: Images, calibration: Images, epochs: int = 3, sets: int = 1
+    name: str,
+    build: Callable[[], AutoEncoder | VAE],
+    images: Images,
+    calibration: Images,
+    epochs: int = 3,
+    sets: int = 1,
 ) -> Codec:
     """A codec of the model that ``build`` makes; the trained model is kept in ``runs/`` and used again."""
     path = RUNS / f"{name}.keras"
@@ -88,6 +95,11 @@ def buffers(payloads: Sequence[bytes], capacity: int) -> tuple[NDArray[np.uint8]
     return buffer, np.array([len(payload) for payload in payloads], np.int32)
 
 
+def rounded(latents: NDArray[np.float32]) -> Int32:
+    """The integers of latents in units, which are the steps of a codec's one quality; perhaps beyond the supports."""
+    return np.rint(np.clip(latents, -LARGEST, LARGEST)).astype(np.int32)
+
+
 # === Runtimes: each has the artifact's four directions and, to see inside, the coder alone ===
 
 
@@ -95,10 +107,12 @@ class Reference:
     """Keras networks and the NumPy coder."""
 
     def __init__(self, codec: Codec) -> None:
+        assert isinstance(codec.entropy_model, StaticModel), "a codec of items of one shape"
+        assert codec.qualities == 1
         self.codec, self.entropy_model = codec, codec.entropy_model
 
     def latents(self, images: Images) -> Int32:
-        return self.codec.networks.encode(images)
+        return self.codec.encode(images)
 
     def compress(self, images: Images) -> Payloads:
         return self.codec.compress(images)
@@ -128,7 +142,7 @@ class Graph:
         return np.concatenate(parts)
 
     def latents(self, images: Images) -> Int32:
-        return self._run("latents", "latent", image=images)
+        return rounded(self._run("latents", "latent", image=images))
 
     def compress(self, images: Images) -> Payloads:
         return list(self._run("compress", "payload_bytes", image=images))
@@ -177,7 +191,7 @@ class LiteRT:
         return payloads
 
     def latents(self, images: Images) -> Int32:
-        return self._run(artifacts.ENCODER_LATENT, "latent", image=images[:, None])
+        return rounded(self._run(artifacts.ENCODER_LATENT, "latent", image=images[:, None]))
 
     def compress(self, images: Images) -> Payloads:
         return self._payloads(artifacts.ENCODER_LITERT, image=images[:, None])
@@ -197,9 +211,10 @@ class LiteRT:
 
 
 def runtimes(codec: Codec, artifact: Path, browser: litert_js.Browser | None = None) -> dict[str, Any]:
-    """All four of one exported codec, and LiteRT.js if there is a browser."""
-    graphs = exporting.Graphs(codec)
-    coder, shape = graphs.coder, codec.entropy_model.latent_shape
+    """All four of one codec that was frozen in this process and exported, and LiteRT.js if there is a browser."""
+    parts: Any = codec.parts
+    graphs = UniformGraphs(parts, parts.transform)
+    coder, shape = graphs.coder, graphs.latent_shape
 
     @tf.function(input_signature=[tf.TensorSpec([None, *shape], tf.int32, "latent")])
     def encode(latent: Any) -> dict[str, Any]:
@@ -223,14 +238,16 @@ def runtimes(codec: Codec, artifact: Path, browser: litert_js.Browser | None = N
     traced = {name: f.get_concrete_function() for name, f in (("encode", encode), ("decode", decode))}
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(tf.Module(), folder, traced)
-        loaded = [tf.saved_model.load(path) for path in (artifact / "encoder/1", artifact / "decoder/1", folder)]
-    encoder, decoder, alone = (model.signatures for model in loaded)
+        paths = artifact / artifacts.ENCODER, artifact / artifacts.DECODER, folder
+        loaded = [tf.saved_model.load(str(path)) for path in paths]
+    encoder, decoder = (graphs.saved_models[name] for name in (artifacts.ENCODER, artifacts.DECODER))
     in_process = {
-        "latents": graphs.image_to_latent.get_concrete_function(),
-        "compress": graphs.image_to_bytes.get_concrete_function(),
-        "decompress": graphs.bytes_to_image.get_concrete_function(),
+        "latents": encoder["latent"].get_concrete_function(),
+        "compress": encoder["serving_default"].get_concrete_function(),
+        "decompress": decoder["serving_default"].get_concrete_function(),
         **traced,
     }
+    encoder, decoder, alone = (model.signatures for model in loaded)
     saved = {
         "latents": encoder["latent"],
         "compress": encoder["serving_default"],
@@ -240,7 +257,7 @@ def runtimes(codec: Codec, artifact: Path, browser: litert_js.Browser | None = N
         "keep alive": loaded,
     }
     files = {name: (artifact / name).read_bytes() for name in artifacts.RUNTIMES["litert"]}
-    files |= {"encode": exporting.to_litert(encode_one), "decode": exporting.to_litert(decode_one)}
+    files |= {"encode": to_litert(encode_one), "decode": to_litert(decode_one)}
     found = {
         "NumPy": Reference(codec),
         "TensorFlow graph": Graph(in_process),
@@ -267,11 +284,11 @@ def compare(found: dict[str, Any], images: Images) -> dict[str, Any]:
         report[name] = {
             "payloads_unlike_numpy_of_same_latents": different(runtime.encode(latents), expected),
             "payloads_unlike_numpy_of_own_latents": different(payloads, entropy_model.encode(own_latents)),
-            "images_whose_latents_round_unlike_keras": int((own_latents != latents).any(axis=1).sum()),
+            "images_whose_latents_round_unlike_keras": different(own_latents, latents),
             "latents_unlike_those_coded": different(runtime.decode(expected), latents),
         }
     coded = {name: entropy_model.decode(payloads) for name, payloads in all_payloads.items()}
-    pixels = {name: reference.codec.decode(own) for name, own in coded.items()}
+    pixels = {name: reference.codec.reconstruct(own) for name, own in coded.items()}
     for name, runtime in found.items():
         wrong, levels = 0, 0
         for maker, payloads in all_payloads.items():
@@ -310,7 +327,7 @@ def corrupted(payloads: Payloads, capacity: int, count: int, rng: np.random.Gene
 
 def compare_corrupt(found: dict[str, Any], payloads: Payloads, capacity: int, seed: int = 0) -> dict[str, Any]:
     """What each runtime makes of corrupt payloads; a crash or a hang would end the program."""
-    entropy_model: EntropyModel = found["NumPy"].entropy_model
+    entropy_model: StaticModel = found["NumPy"].entropy_model
     expected: dict[int, Int32] = {}
     for i, payload in enumerate(payloads):
         try:
@@ -322,10 +339,9 @@ def compare_corrupt(found: dict[str, Any], payloads: Payloads, capacity: int, se
         if name == "NumPy":
             continue
         latents = runtime.decode(payloads)
-        outside = (latents != entropy_model.clip(latents)).any(axis=1)
         images = runtime.decompress(payloads)
         report[name] = {
-            "outside_the_tables": int(outside.sum()),
+            "outside_the_tables": different(latents, entropy_model.clip(latents)),
             "unlike_numpy": sum(not np.array_equal(latents[i], latent) for i, latent in expected.items()),
             "images": len(images),
         }
@@ -335,8 +351,8 @@ def compare_corrupt(found: dict[str, Any], payloads: Payloads, capacity: int, se
     for name, runtime in found.items():
         if isinstance(runtime, LiteRT):
             latents = runtime.decode_buffers(buffer, lengths)
-            outside = (latents != entropy_model.clip(latents)).any(axis=1)
-            report[name]["outside_the_tables_with_impossible_lengths"] = int(outside.sum())
+            outside = different(latents, entropy_model.clip(latents))
+            report[name]["outside_the_tables_with_impossible_lengths"] = outside
     return report
 
 
@@ -356,12 +372,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", help="where tensorflow-datasets keeps MNIST")
     parser.add_argument("--images", type=int, default=10_000, help="MNIST test images")
-    parser.add_argument("--glyphs", type=int, default=2_000)
+    parser.add_argument("--glyphs", type=int, default=_settings.full_or(2_000, 100))
     parser.add_argument("--in-browser", type=int, default=100, help="of each, in LiteRT.js too")
-    parser.add_argument("--corrupt", type=int, default=10_000)
+    parser.add_argument("--corrupt", type=int, default=_settings.full_or(10_000, 500))
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    train, test = datasets.load_arrays("mnist", data_dir=args.data_dir)
+    train, test = _settings.mnist(args.data_dir)
     glyphs_train, glyphs_test = datasets.load_arrays("glyphs")
     calibration = np.concatenate([train[:8000], glyphs_train[:2000]])
     versions = {"tensorflow": tf.__version__, "ai-edge-litert": version("ai-edge-litert"), "numpy": np.__version__}

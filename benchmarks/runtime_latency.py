@@ -35,20 +35,19 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import _settings
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from mnist_rate_distortion import QUICK_SETS, quick_model
-from runtime_exactness import ROOT, buffers, trained_codec
+from runtime_exactness import buffers, trained_codec
 
-from tfcomp import Codec
+from tfcomp import AutoEncoder, Codec
 from tfcomp.artifact.manifest import Manifest
-from tfcomp.codec import Images
-from tfcomp.data import datasets
+from tfcomp.items import Images
 from tfcomp.measure import evaluate
-from tfcomp.models.autoencoder import AutoEncoder
 
-RESULTS = ROOT / "benchmarks" / "results" / "runtime_latency.json"
+RESULTS = _settings.RESULTS / "runtime_latency.json"
 LAMBDA = 15_000  # bits + LAMBDA * mean squared error, as the peer
 MODELS = {
     "dense": lambda: AutoEncoder.dense((28, 28, 1), 64, beta=784 / (LAMBDA * np.log(2))),
@@ -111,7 +110,7 @@ def litert_calls(artifact: Path, images: Images, payloads: list[bytes]) -> tuple
 
 
 def saved_model_calls(artifact: Path, images: Images, payloads: list[bytes]) -> tuple[Call, Call]:
-    encoder, decoder = (tf.saved_model.load(artifact / name / "1") for name in ("encoder", "decoder"))
+    encoder, decoder = (tf.saved_model.load(str(artifact / name / "1")) for name in ("encoder", "decoder"))
 
     def encode(i: int) -> bytes:
         return encoder.signatures["serving_default"](image=tf.constant(images[i : i + 1]))["payload_bytes"].numpy()[0]
@@ -176,14 +175,16 @@ def peer(python: str, script: str, train: Images, test: Images) -> dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", help="where tensorflow-datasets keeps MNIST")
-    parser.add_argument("--calls", type=int, default=2000, help="of each runtime, each way")
-    parser.add_argument("--turns", type=int, default=5, help="of each runtime with all test images")
+    parser.add_argument("--calls", type=int, default=_settings.full_or(2000, 100), help="of each runtime, each way")
+    parser.add_argument(
+        "--turns", type=int, default=_settings.full_or(5, 1), help="of each runtime with all test images"
+    )
     parser.add_argument("--peer-python", help="interpreter with tensorflow-compression 2.14")
     parser.add_argument("--peer-script")
     parser.add_argument("--base-python", default=sys.executable, help="interpreter of a base install of tfcomp")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    train, test = datasets.load_arrays("mnist", data_dir=args.data_dir)
+    train, test = _settings.mnist(args.data_dir)
     report: dict[str, Any] = {
         "benchmark": "runtime_latency",
         **evaluate.provenance(["tfcomp", "tensorflow", "keras", "ai-edge-litert", "numpy"], seed=0),
@@ -224,7 +225,7 @@ def main() -> None:
                         capture_output=True,
                         text=True,
                         check=True,
-                        cwd=ROOT,
+                        cwd=_settings.ROOT,
                     )
                     runs.append(json.loads(done.stdout))
                 report["base_install"] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}

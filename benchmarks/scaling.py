@@ -26,6 +26,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import _settings
 import numpy as np
 
 from tfcomp import Codec
@@ -33,7 +34,7 @@ from tfcomp.data import glyphs
 from tfcomp.measure import evaluate
 from tfcomp.storage.container import Archive, write
 
-RESULTS = Path(__file__).parent / "results" / "scaling.json"
+RESULTS = _settings.RESULTS / "scaling.json"
 SEED = 0
 COSTS = ("compress_seconds", "decompress_seconds", "compress_peak_mib", "decompress_peak_mib")
 
@@ -73,7 +74,7 @@ def export(folders: dict[int, Path]) -> None:
     keras.utils.set_random_seed(SEED)
     trained = model_of(28)
     trained.compile(optimizer=keras.optimizers.Adam(3e-3))
-    trained.fit(images_of(4096, 28), batch_size=32, epochs=3, verbose=0)
+    trained.fit(images_of(4096, 28), batch_size=32, epochs=_settings.full_or(3, 1), verbose=0)
     for side, folder in folders.items():
         model = model_of(side)
         model.set_weights(trained.get_weights())
@@ -103,7 +104,7 @@ def measure_here(way: str, folder: str, count: int, side: int, path: Path) -> di
     seconds = time.perf_counter() - begin
     row = {f"{way}_seconds": round(seconds, 4), f"{way}_peak_mib": round(status_mib("VmHWM") - resident, 1)}
     if way == "compress":
-        write(path, result, fingerprint=codec.entropy_model.fingerprint, item_shape=codec.image_shape)
+        write(path, result, fingerprint=bytes.fromhex(codec.fingerprint), item_shape=codec.item.shape)
         return {**row, "bytes_per_image": round(sum(map(len, result)) / count, 2)}
     return {**row, "psnr_db": round(evaluate.psnr_db(images_of(count, side), result), 2)}
 
@@ -148,9 +149,10 @@ def draw(series: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--counts", type=int, nargs="+", default=[1000, 4000, 16_000, 64_000], help="of images, 28x28")
-    parser.add_argument("--sides", type=int, nargs="+", default=[28, 56, 112, 224], help="multiples of 4")
-    parser.add_argument("--images", type=int, default=200, help="of each of the sides")
+    counts, sides = _settings.full_or(([1000, 4000, 16_000, 64_000], [28, 56, 112, 224]), ([100, 200], [28, 56]))
+    parser.add_argument("--counts", type=int, nargs="+", default=counts, help="of images, 28x28")
+    parser.add_argument("--sides", type=int, nargs="+", default=sides, help="multiples of 4")
+    parser.add_argument("--images", type=int, default=_settings.full_or(200, 20), help="of each of the sides")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--artifacts", type=Path, help="a folder to keep the exported codecs in, for the next time")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)

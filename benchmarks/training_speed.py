@@ -27,17 +27,18 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import _settings
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfcomp import AutoEncoder
-from tfcomp.codec import Images
 from tfcomp.data import datasets
+from tfcomp.items import Images
 from tfcomp.measure import evaluate
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "training_speed.json"
+RESULTS = _settings.RESULTS / "training_speed.json"
 BATCH, LATENTS, LAMBDA, SEED = 128, 96, 15_000, 0
 WAYS: dict[str, tuple[bool, int, dict[str, Any]]] = {
     "tfcomp, fit of an array": (False, 1, {}),
@@ -94,12 +95,12 @@ def peer(python: str, images: Images) -> Iterator[tuple[Callable[[], float], dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", help="where tensorflow-datasets keeps MNIST")
-    parser.add_argument("--images", type=int, default=6_400, help="in an epoch")
-    parser.add_argument("--epochs", type=int, default=5, help="timed, each way")
+    parser.add_argument("--images", type=int, default=_settings.full_or(6_400, 640), help="in an epoch")
+    parser.add_argument("--epochs", type=int, default=_settings.full_or(5, 1), help="timed, each way")
     parser.add_argument("--peer-python", help="interpreter with tensorflow-compression 2.14")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    images = datasets.load_arrays("mnist", data_dir=args.data_dir)[0][: args.images]
+    images = _settings.mnist(args.data_dir)[0][: args.images]
 
     epochs: dict[str, Callable[[], float]] = {}
     logistics, parameters = {}, {}

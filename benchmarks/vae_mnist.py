@@ -24,32 +24,30 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import _settings
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfcomp import VAE, AutoEncoder, Codec, load_model
-from tfcomp.codec import Images
-from tfcomp.data import datasets
+from tfcomp.items import Images
 from tfcomp.measure import plots
-from tfcomp.models.autoencoder import LN2, LatentModel
+from tfcomp.models.objective import LN2
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "vae_mnist.json"
-RUNS = HERE.parent / "runs" / "vae_mnist"
+RESULTS = _settings.RESULTS / "vae_mnist.json"
+RUNS = _settings.RUNS / "vae_mnist"
 SHAPE = (28, 28, 1)
 LATENTS = 64
-BETAS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
+BETAS = _settings.full_or((0.03, 0.06, 0.12, 0.25, 0.5, 1.0), (0.06, 1.0))
 BATCH = 128
-SEEDS = 4
+SEEDS = _settings.full_or(4, 1)
 PARTS = ("curves", "steps", "choice", "evidence")
 STEPS_BETA = 0.06
-TARGET_BYTES = (4, 6, 8, 11, 14, 18, 22)
+TARGET_BYTES = _settings.full_or((4, 6, 8, 11, 14, 18, 22), (4, 6))
 
 
 class SetUp(NamedTuple):
@@ -69,8 +67,8 @@ CANDIDATES = {
     "200-200, normalised, fast": SetUp((200, 200), True, 3e-3),
 }
 CHOSEN = "512-256, normalised, fast"
-CHOICE_EPOCHS = 15
-CHOICE_IMAGES = 50_000
+CHOICE_EPOCHS = _settings.full_or(15, 1)
+CHOICE_IMAGES = _settings.full_or(50_000, 1500)
 
 
 def evidence_model(setup: SetUp) -> VAE:
@@ -108,14 +106,14 @@ def binarized_anew(images: tf.Tensor) -> tf.Tensor:
 
 def trained(
     name: str,
-    build: Callable[[], LatentModel],
+    build: Callable[[], AutoEncoder | VAE],
     images: Images,
     epochs: int,
     *,
     dynamic: bool = False,
     learning_rate: float = 1e-3,
     batch: int = BATCH,
-) -> LatentModel:
+) -> AutoEncoder | VAE:
     """The model kept under this name and number of epochs; trained first if there is none."""
     path = RUNS / f"{name}-{epochs}.keras"
     if path.exists():
@@ -208,7 +206,7 @@ def psnr_db(a: Images, b: Images) -> float:
     return float(10 * np.log10(255**2 / np.mean(np.square(a.astype(np.float64) - b))))
 
 
-def divergence_bits(model: LatentModel, images: Images) -> float:
+def divergence_bits(model: AutoEncoder | VAE, images: Images) -> float:
     """Mean rate of the posterior's samples: in closed form for a VAE, over 16 draws of the noise for an autoencoder."""
     if isinstance(model, VAE):
         return float(model.kl_per_dimension(images).sum()) / LN2
@@ -216,7 +214,7 @@ def divergence_bits(model: LatentModel, images: Images) -> float:
     return float(np.mean([np.mean(model.objective(images, targets, training=True).rate) for _ in range(16)])) / LN2
 
 
-def model_of_curve(kind: str, beta: float, train: Images, epochs: int) -> LatentModel:
+def model_of_curve(kind: str, beta: float, train: Images, epochs: int) -> AutoEncoder | VAE:
     options: dict[str, Any] = {"beta": beta, "hidden": (512, 256)}
     if kind == "vae":
         options |= {"distortion": "squared_error", "scale": "shared"}
@@ -268,12 +266,15 @@ def curve(kind: str, beta: float, train: Images, test: Images, epochs: int) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"), help="of tensorflow-datasets")
-    parser.add_argument("--epochs", type=int, default=12, help="of each model of the curves")
-    parser.add_argument("--elbo-epochs", type=int, default=150, help="of the model whose evidence bound is measured")
-    parser.add_argument("--samples", type=int, default=100, help="for the log-likelihood of each test image")
+    epochs, elbo_epochs, samples = _settings.full_or((12, 150, 100), (2, 1, 2))
+    parser.add_argument("--epochs", type=int, default=epochs, help="of each model of the curves")
+    parser.add_argument(
+        "--elbo-epochs", type=int, default=elbo_epochs, help="of the model whose evidence bound is measured"
+    )
+    parser.add_argument("--samples", type=int, default=samples, help="for the log-likelihood of each test image")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="which to measure anew")
     args = parser.parse_args()
-    train, test = datasets.load_arrays("mnist", data_dir=args.data_dir)
+    train, test = _settings.mnist(args.data_dir)
 
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     setting: dict[str, Any] = results.setdefault("setting", {})

@@ -1,9 +1,9 @@
-"""One variable-rate artifact beside separately trained models, on MNIST.
+"""One artifact of several qualities beside separately trained models, on MNIST.
 
     python benchmarks/variable_rate.py [--retrain]
 
-The networks that `mnist_rate_distortion` trained at lambda 80,000 are trained on as a `VariableRateAutoEncoder` at four
-prices, on the 60,000 images, then frozen and exported once. Its points are measured on the 10,000 test images,
+The networks that `mnist_rate_distortion` trained at lambda 80,000 are trained on as an `AutoEncoder` of four prices, on
+the 60,000 images, then frozen and exported once. Its points are measured on the 10,000 test images,
 decompressed by the loaded artifact, one quality after another, and compared with the curve of the separate models of
 that benchmark, one set of tables each, whose networks it must have left in ``runs/``: with that benchmark's effort, and
 without. Nothing is chosen on the test images. Writes ``benchmarks/results/variable_rate.json`` and ``.png``.
@@ -20,33 +20,32 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import _settings
 import keras
 import mnist_rate_distortion as separate
 import numpy as np
 
-from tfcomp import Codec, load_model
-from tfcomp.data import datasets
+from tfcomp import AutoEncoder, Codec, load_model
 from tfcomp.measure import evaluate, plots
-from tfcomp.models.autoencoder import VariableRateAutoEncoder
 
-RESULTS = Path(__file__).resolve().parent / "results" / "variable_rate.json"
-RUN = separate.ROOT / "runs" / "variable_rate.keras"
+RESULTS = _settings.RESULTS / "variable_rate.json"
+RUN = _settings.RUNS / "variable_rate.keras"
 LAMBDAS = (1_500, 6_000, 24_000, 96_000)
 STARTS_FROM = 80_000
 """Lambda of the separate model whose networks it has at first."""
-EPOCHS = 30
+EPOCHS = _settings.full_or(30, 10)
 """After the 15 of the networks that it starts from; of these, each price has a quarter of the examples."""
 
 
-def trained(images: np.ndarray, retrain: bool) -> VariableRateAutoEncoder:
+def trained(images: np.ndarray, retrain: bool) -> AutoEncoder:
     """The model, from ``runs/`` if it is there."""
     if RUN.exists() and not retrain:
         model = load_model(RUN)
-        assert isinstance(model, VariableRateAutoEncoder)
+        assert isinstance(model, AutoEncoder)
         return model
     keras.utils.set_random_seed(separate.SEED)
     one, _ = separate.trained(STARTS_FROM, images, retrain=False)
-    model = VariableRateAutoEncoder(one.encoder, one.decoder, betas=[separate.beta(value) for value in LAMBDAS])
+    model = AutoEncoder(one.encoder, one.decoder, beta=[separate.beta(value) for value in LAMBDAS])
     separate.compile_model(model, EPOCHS * -(-len(images) // separate.BATCH))
     start = time.perf_counter()
     model.fit(images, batch_size=separate.BATCH, epochs=EPOCHS, verbose=2)
@@ -74,7 +73,7 @@ def main() -> None:
         if not (separate.RUNS / f"{network}-{value}.keras").exists()
     ]:
         raise SystemExit(f"expected the networks of lambda {missing}: run benchmarks/mnist_rate_distortion.py first")
-    train, test = datasets.load_arrays("mnist")
+    train, test = _settings.mnist()
     model = trained(train, args.retrain)
     codec = Codec.freeze(model, train)
     codecs = [Codec.freeze(separate.trained(value, train, retrain=False)[0], train) for value in separate.NETWORKS]
@@ -99,7 +98,7 @@ def main() -> None:
     for effort, name in ((0, "no_effort"), (separate.EFFORT, f"effort_{separate.EFFORT}")):
         curve = curves[effort]
         result[name] = {
-            "bd_rate_percent_of_one_artifact_against_separate_models": evaluate.bd_rate(others[effort], curve),
+            "bd_rate_percent_of_one_artifact_against_separate_models": _settings.bd_rate(others[effort], curve),
             "bytes_of_highest_over_lowest_quality": curve[-1].bytes_per_image / curve[0].bytes_per_image,
             "one_artifact": [p.as_dict() for p in curve],
             "separate_models": [p.as_dict() for p in others[effort]],

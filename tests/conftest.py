@@ -1,19 +1,27 @@
-"""Fixtures shared by all tests: data that may or may not be present, and the switch that rewrites golden files."""
+"""Fixtures shared by all tests: codecs, data that may or may not be present, and the switch that rewrites golden files.
+
+In parallel (``make test``) the tests that share something trained or exported run in one process: those of one of
+`kinds.KINDS` wherever they stand, others file by file.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from kinds import KINDS, Kind, make
 from numpy.typing import NDArray
 
 import tfcomp
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the processors: one thread each
+    for threads in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+        os.environ.setdefault(threads, "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,6 +32,16 @@ pytest.register_assert_rewrite("commands", "payload_model")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Registers ``--rewrite-golden``."""
     parser.addoption("--rewrite-golden", action="store_true", help="write tests/golden/ anew instead of comparing")
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Names the group of each test that has none."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            fixtures = getattr(item, "fixturenames", ())
+            file = "doctests" if isinstance(item, pytest.DoctestItem) else item.path.stem
+            item.add_marker(pytest.mark.xdist_group("dense" if "exported" in fixtures else file))
 
 
 @pytest.fixture
@@ -61,14 +79,27 @@ def mnist(shared_data: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, NDArray[np.uint8]]:
-    """A codec trained for seconds on glyphs, the artifact that it exports, and uint8 [100, 28, 28, 1] unseen images."""
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Kind]:
+    """A codec of each kind by its name, trained and exported when it is first asked for."""
+    made: dict[str, Kind] = {}
+
+    def get(name: str) -> Kind:
+        if name not in made:
+            made[name] = make(name, tmp_path_factory.mktemp("kinds") / name)
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in KINDS])
+def kind(request: pytest.FixtureRequest, kinds: Callable[[str], Kind]) -> Kind:
+    """Each kind in turn."""
+    return kinds(request.param)
+
+
+@pytest.fixture(scope="session")
+def exported(kinds: Callable[[str], Kind]) -> tuple[Any, Path, NDArray[np.uint8]]:
+    """The codec of the kind ``dense``, its artifact, and uint8 [100, 28, 28, 1] unseen images."""
     pytest.importorskip("tensorflow")
-    train, test = tfcomp.datasets.load_arrays("glyphs")
-    model = tfcomp.AutoEncoder.dense(train.shape[1:], latent_dim=16, hidden=(64,))
-    model.compile(optimizer="adam")
-    model.fit(train[:4096], epochs=5, batch_size=64, verbose=0)
-    codec = tfcomp.Codec.freeze(model, calibration=train[:500])
-    folder = tmp_path_factory.mktemp("exported") / "artifact"
-    codec.export(folder)
-    return codec, folder, test[:100]
+    kind = kinds("dense")
+    return kind.codec, kind.folder, tfcomp.datasets.load_arrays("glyphs")[1][:100]

@@ -64,7 +64,7 @@ def test_one_run_of_several_prices_compresses_at_several_qualities(
         sizes.append(packed.stat().st_size)
     assert sizes[0] < sizes[1]
     arguments = ["-o", str(tmp_path / "no.tfz"), "--codec", str(made), "--quality", "3"]
-    assert "a quality from 1 to 2, found 3" in failure(capsys, "compress", tmp_path / "x.npy", *arguments)
+    assert "a quality of 1 to 2, found 3" in failure(capsys, "compress", tmp_path / "x.npy", *arguments)
 
 
 def test_arrays_come_out_numbered(artifact: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_info_names_every_kind(artifact: Path, tmp_path: Path, capsys: pytest.Ca
         capsys.readouterr()
         assert main(["info", *map(str, arguments)]) == 0
         said.append(capsys.readouterr().out)
-    kinds = ("tables.npz", "val_loss", "3 of 28x28x1", "names no codec", "decodes")
+    kinds = ("tables.npz", "val_loss", "3 of 28x28x1", "names no codec", "decodes under codec")
     for text, expected in zip(said, kinds, strict=True):
         assert expected in text
 
@@ -122,7 +122,12 @@ def test_wrong_input_gets_status_2_and_one_line(
     (tmp_path / "text.png").write_text("not an image")
     assert "cannot read the image" in failure(capsys, "compress", tmp_path / "text.png", *compress)
     Image.new("L", (30, 28)).save(tmp_path / "wide.png")
-    assert "found (1, 28, 30, 1)" in failure(capsys, "compress", tmp_path / "wide.png", *compress)
+    assert "expected images [28, 28, 1], found [28, 30, 1] in" in failure(
+        capsys, "compress", tmp_path / "wide.png", *compress
+    )
+    Image.new("RGB", (28, 28)).save(tmp_path / "colour.png")
+    assert "1 channels, found 3 in" in failure(capsys, "compress", tmp_path / "colour.png", *compress)
+    assert "of any size" in failure(capsys, "compress", save_images(tmp_path / "in"), *compress, "--target-bytes", "9")
     assert not out.exists()
     assert "artifact folder" in failure(capsys, "compress", tmp_path, "-o", out, "--codec", tmp_path)
     assert "run.json" in failure(capsys, "export", tmp_path, tmp_path / "made")
@@ -140,8 +145,12 @@ def test_wrong_input_gets_status_2_and_one_line(
         ([], "required: COMMAND (see tfcomp --help)"),
         (["nonsense"], "invalid choice: 'nonsense'"),
         (["compress"], "required: INPUT, -o/--output (see tfcomp compress --help)"),
-        (["train", "glyphs", "--out", "run", "--epochs", "0"], "expected a number of at least 1, found 0"),
+        (["train", "glyphs", "--out", "run", "--epochs", "0"], "expected a whole number of at least 1, found 0"),
         (["export", "run", "made", "--step", "1", "--target-bytes", "3"], "not allowed with"),
+        (["train", "glyphs", "--out", "run", "--steps", "3", "--minutes", "1"], "not allowed with"),
+        (["train", "glyphs", "--out", "run", "--minutes", "nan"], "expected a number above 0, found nan"),
+        (["compress", "a.png", "-o", "gs://b/o.tfz"], "on this machine, found 'gs://b/o.tfz'"),
+        (["decompress", "s3://b/a.tfz", "-o", "out"], "on this machine, found 's3://b/a.tfz'"),
     ],
 )
 def test_wrong_arguments_get_status_2_and_one_line(
@@ -198,8 +207,8 @@ def test_names_in_a_file_cannot_leave_the_folder(
         container.write(
             tmp_path / "a.tfz",
             payloads,
-            fingerprint=codec.entropy_model.fingerprint,
-            item_shape=codec.image_shape,
+            fingerprint=bytes.fromhex(codec.fingerprint),
+            item_shape=(28, 28, 1),
             metadata={"names": [name]},
         )
         assert "names inside" in failure(

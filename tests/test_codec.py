@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 
 import tfcomp
-from tfcomp.codec import Codec, EntropyModel
+from tfcomp.codec import Codec
 from tfcomp.data import glyphs
+from tfcomp.entropy.static import StaticModel
 from tfcomp.errors import BitstreamError, InputError
 from tfcomp.measure import evaluate
-from tfcomp.models.autoencoder import VAE, AutoEncoder, LatentModel
+from tfcomp.models.autoencoder import AutoEncoder
+from tfcomp.models.latent_model import LatentModel
+from tfcomp.models.vae import VAE
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def test_payloads_decode_exactly_to_the_latents_that_were_coded(kind: str, model
     payloads, report = codec.compress_with_report(test)
     np.testing.assert_array_equal(codec.entropy_model.decode(payloads), latents)
     restored = codec.decompress(payloads)
-    np.testing.assert_array_equal(restored, codec.decode(latents))
+    np.testing.assert_array_equal(restored, codec.reconstruct(latents))
     assert restored.dtype == np.uint8
     assert restored.shape == test.shape
     # ideal <= actual on average, and at most the stated 0.45 byte more
@@ -64,7 +68,7 @@ def test_sets_of_tables_save_bytes_of_images_that_differ_in_kind(models: dict, i
     latents = several.encode(test)
     payloads, report = several.compress_with_report(test)
     np.testing.assert_array_equal(several.entropy_model.decode(payloads), latents)
-    np.testing.assert_array_equal(several.decompress(payloads), several.decode(latents))
+    np.testing.assert_array_equal(several.decompress(payloads), several.reconstruct(latents))
     np.testing.assert_array_equal(latents, one.encode(test))  # what is coded does not change, only its price
     assert report.ideal_bits / 8 < report.payload_bytes < report.ideal_bits / 8 + 0.45 * len(test)
     assert report.payload_bytes < 0.99 * sum(map(len, one.compress(test)))
@@ -150,11 +154,11 @@ def test_datasets_and_arrays_calibrate_alike(models: dict, images: np.ndarray) -
 
 def test_the_fingerprint_tells_codecs_apart(models: dict, images: np.ndarray) -> None:
     one = Codec.freeze(models["rate"], images[:300]).entropy_model
-    assert EntropyModel.from_arrays(one.arrays()).fingerprint == one.fingerprint
+    assert StaticModel.from_arrays(one.arrays()).fingerprint == one.fingerprint
     others = [
         Codec.freeze(models["rate"], images[:300], step=1.5).entropy_model,
         Codec.freeze(models["plain"], images[:300]).entropy_model,
-        replace(one, offset=one.offset + np.float32(0.5)),
+        replace(one, symbols_per_segment=3),
         replace(one, symbols_per_segment=4),
         replace(one, index=one.index[::-1].copy()),
         Codec.freeze(models["rate"], images[:300], sets=2).entropy_model,
@@ -235,10 +239,10 @@ def test_a_model_of_mixed_precision_is_exported_and_read_by_many_threads(images:
     loaded = Codec.load(tmp_path / "artifact")
     latents = codec.encode(images[:20])
     with ThreadPoolExecutor(4) as pool:
-        many = list(pool.map(loaded.decode, [latents] * 12))
+        many = list(pool.map(loaded.reconstruct, [latents] * 12))
     for pixels in many:
         np.testing.assert_array_equal(pixels, many[0])
-    assert np.abs(many[0].astype(int) - codec.decode(latents)).max() <= 1
+    assert np.abs(many[0].astype(int) - codec.reconstruct(latents)).max() <= 1
 
 
 def test_payloads_that_cannot_be_decoded(models: dict, images: np.ndarray) -> None:
@@ -255,3 +259,25 @@ def test_names_of_the_front_page() -> None:
         assert getattr(tfcomp, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         _ = tfcomp.Nonsense
+
+
+def test_public_classes_show_themselves_first() -> None:
+    """Each has an example, which runs as a doctest."""
+    found = []
+    for name in tfcomp.__all__:
+        public = getattr(tfcomp, name)
+        parts = vars(public).values() if inspect.ismodule(public) else [public]
+        home = public.__name__ if inspect.ismodule(public) else None
+        found += [p for p in parts if inspect.isclass(p) and home in (None, p.__module__) and p.__name__[0] != "_"]
+    assert {tfcomp.Codec, tfcomp.VAE, tfcomp.AutoEncoder, evaluate.Point} < {*found}
+    for part in {*found, tfcomp.serving.Client}:
+        assert issubclass(part, Exception) or ">>> " in (part.__doc__ or ""), part
+
+
+def test_public_methods_name_their_arguments() -> None:
+    for part in (tfcomp.AutoEncoder, tfcomp.VAE, tfcomp.Codec):
+        own = [method for name, method in inspect.getmembers(part, callable) if name in vars(part) and name[0] != "_"]
+        assert own
+        for method in own:
+            parameters = inspect.signature(method).parameters.values()
+            assert not [p for p in parameters if p.kind is p.VAR_KEYWORD], method

@@ -87,7 +87,7 @@ def test_evaluate_refuses_what_it_cannot_measure(
     assert "found none" in failure(capsys, "evaluate", artifact, data, "--against", ",")
     assert "artifact folder" in failure(capsys, "evaluate", tmp_path, data)
     assert "no such file" in failure(capsys, "evaluate", artifact, tmp_path / "absent")
-    assert "(2, 28, 30, 1)" in failure(capsys, "evaluate", artifact, tmp_path / "wide.npy", "--against", "png")
+    assert "found [28, 30, 1]" in failure(capsys, "evaluate", artifact, tmp_path / "wide.npy", "--against", "png")
     assert "found 0" in failure(capsys, "evaluate", artifact, data, "--images", "0")
     assert "other files" in failure(capsys, "evaluate", artifact, data, "--against", "png", "--out", tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]

@@ -80,6 +80,7 @@ def test_round_trip(
             {"names": [f"{i:060}.png" for i in range(100_000)]},
             500_000,
         ),  # zlib is let do its work
+        ([b""] * (2**12 + 1), None, 2**12 + 100),
         ([b""] * (2**20 + 1), None, 2**20 + 100),
         ([], {"a": "a" * 2**21}, 2**21 + 100),
         ([b""] * (2**20 + 1), {"a": "a" * 2**26}, 2**20 + 2**26 + 100),
@@ -207,9 +208,10 @@ def test_damage_is_called_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("claims", "message"),
     [
-        ({"count": 2**31}, "expected at most 1048576 items"),
-        ({"count": 2**31, "index_bytes": 2**31}, "expected at most 1048576 items"),
-        ({"count": 2**20, "index_bytes": 2**20}, "1048576 bytes for the index"),
+        ({"count": 2**31}, "expected at most 4096 items"),
+        ({"count": 2**31, "index_bytes": 2**31}, "expected at most 4096 items"),
+        ({"count": 2**12 + 1, "index_bytes": 2**12 + 1}, "expected at most 4096 items"),
+        ({"count": 2**12, "index_bytes": 2**12}, "4096 bytes for the index"),
         ({"item_shape": (2**16, 2**15, 1)}, f"at most {MAX_ELEMENTS} elements"),
         ({"item_shape": (2**62, 2**62)}, f"at most {MAX_ELEMENTS} elements"),
         ({"payload_bytes": 2**40}, "truncated"),

@@ -63,7 +63,7 @@ def test_a_codec_is_measured_in_real_bytes_of_payloads_and_of_a_whole_file(expor
     assert point.bytes_per_image == sum(map(len, payloads)) / len(images)
     assert point.psnr_db == evaluate.psnr_db(images, codec.decompress(payloads))
     path = tmp_path / "a.tfz"
-    size = write(path, payloads, fingerprint=codec.entropy_model.fingerprint, item_shape=codec.image_shape)
+    size = write(path, payloads, fingerprint=codec.entropy_model.fingerprint, item_shape=codec.item.shape)
     assert point.archive_bytes_per_image == size / len(images) == path.stat().st_size / len(images)
     with Archive.open(path) as archive:
         assert list(archive) == payloads

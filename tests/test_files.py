@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tfcomp.errors import InputError
+from tfcomp.storage import writing
 from tfcomp.storage.writing import replacing_file, replacing_folder
 
 
@@ -63,7 +64,7 @@ def test_a_parent_that_is_a_file_is_named(tmp_path: Path) -> None:
 def test_a_folder_is_replaced_only_if_it_is_an_earlier_result(tmp_path: Path) -> None:
     path = tmp_path / "artifact"
     for content in ("one", "two"):
-        with replacing_folder(path, "manifest.json") as temporary:
+        with replacing_folder(path, "manifest.json", own=("one", "two")) as temporary:
             (temporary / "manifest.json").write_text(content)
             (temporary / content).write_text("")
     assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "two"]
@@ -97,6 +98,7 @@ def test_an_interrupt_between_the_two_renames_keeps_the_old_folder(
     target = tmp_path / "made"
     with replacing_folder(target, marker="mark") as folder:
         (folder / "mark").write_text("old")
+    monkeypatch.setattr(writing, "_exchanged", lambda *_: False)  # as where the system cannot
     rename, calls = Path.rename, []
 
     def interrupted(self: Path, to: Path) -> Path:
@@ -109,4 +111,18 @@ def test_an_interrupt_between_the_two_renames_keeps_the_old_folder(
     with pytest.raises(KeyboardInterrupt), replacing_folder(target, marker="mark") as folder:
         (folder / "mark").write_text("new")
     assert (target / "mark").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_with_a_file_of_the_user_s_is_not_replaced_even_if_it_came_meanwhile(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    with replacing_folder(target, "mark", own=("more",)) as folder:
+        (folder / "mark").write_text("old")
+        (folder / "more").write_text("")
+    refused = pytest.raises(InputError, match="found 'artifact' in it as well")
+    with refused, replacing_folder(target, "mark", own=("more",)) as folder:
+        (folder / "mark").write_text("new")
+        (target / "artifact").mkdir()
+    assert (target / "mark").read_text() == "old"
+    assert (target / "artifact").is_dir()
     assert list(tmp_path.iterdir()) == [target]

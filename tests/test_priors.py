@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfcomp.errors import InputError
 from tfcomp.models.priors import FactorizedPrior
 
 
@@ -62,5 +63,27 @@ def test_components_start_apart() -> None:
     assert np.ptp(means) < 1
 
 
-def test_saves_its_configuration() -> None:
-    assert FactorizedPrior.from_config(FactorizedPrior(5).get_config()).components == 5
+def test_each_quality_has_densities_of_its_own() -> None:
+    several = FactorizedPrior(2, qualities=3)
+    several.build((None, 4))
+    rng = np.random.default_rng(1)
+    several.set_weights([rng.normal(size=w.shape) for w in several.get_weights()])
+    assert [w.shape for w in several.get_weights()] == [(3, 4, 2)] * 3
+    values = rng.normal(size=(5, 2, 3, 4)).astype(np.float32)
+    quality = np.array([2, 0, 1, 1, 0], np.int32)
+    found = np.asarray(several.log_mass(values, 0.5, quality))
+    for i, q in enumerate(quality):
+        one = FactorizedPrior(2)
+        one.build((None, 4))
+        one.set_weights([w[q] for w in several.get_weights()])
+        np.testing.assert_allclose(found[i], one.log_mass(values[i], 0.5), rtol=1e-5)
+        np.testing.assert_allclose(found[i], several.log_mass(values[i], 0.5, int(q)), rtol=1e-5)
+    with pytest.raises(InputError, match="one of 3 qualities, from 0, found none"):
+        several.log_mass(values)
+
+
+def test_saves_its_configuration_and_refuses_what_is_none() -> None:
+    again = FactorizedPrior.from_config(FactorizedPrior(5, qualities=2).get_config())
+    assert (again.components, again.qualities) == (5, 2)
+    with pytest.raises(InputError, match="1 or more components"):
+        FactorizedPrior(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from tfcomp.coding import range_coder
 from tfcomp.coding.tables import FrequencyTables, Int32
+from tfcomp.entropy.static import StaticModel
 from tfcomp.errors import BitstreamError, InputError
 from tfcomp.graph import messages as range_coder_graph
 from tfcomp.graph.messages import GraphCoder
@@ -224,6 +226,21 @@ def test_latents_are_clipped_to_the_support() -> None:
     coder = GraphCoder(tables, index)
     buffer, length = coder.encode(latents)
     np.testing.assert_array_equal(coder.decode(buffer, length), [[-9, 9, 9, -9]])
+
+
+def test_qualities_are_rows_of_the_index() -> None:
+    rng, tables = np.random.default_rng(4), laplacian()
+    models = [StaticModel(tables, rng.integers(0, 3, 12, np.int32), (3, 4), 5) for _ in range(3)]
+    coder, rows = GraphCoder.of(models), np.int32([2, 0, 1, 1])
+    assert (coder.symbols, coder.segments, coder.sets) == (12, 3, 1)
+    latents = np.stack([likely(tables, models[row].index, 1, rng)[0] for row in rows])
+    buffer, length = coder.encode(latents, rows)
+    for i, row in enumerate(rows):
+        assert bytes(buffer.numpy()[i, : length[i]]) == models[row].encode(latents[i].reshape(1, 3, 4))[0]
+    np.testing.assert_array_equal(coder.decode(buffer, length, rows), latents)
+    check_graph(GraphCoder.of(models[:1]), tables, models[0].index, latents[1:2])
+    with pytest.raises(InputError, match="differ in the index alone"):
+        GraphCoder.of([models[0], replace(models[1], symbols_per_segment=6)])
 
 
 def test_no_messages() -> None:

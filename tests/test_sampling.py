@@ -19,7 +19,8 @@ from tfcomp import VAE, AutoEncoder, Codec
 from tfcomp.data import datasets
 from tfcomp.errors import InputError
 from tfcomp.models import sampling
-from tfcomp.models.autoencoder import LN2, LatentModel
+from tfcomp.models.latent_model import LatentModel
+from tfcomp.models.objective import LN2
 
 Cdf = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -138,10 +139,10 @@ def test_what_is_decoded_from_payloads_is_a_sample_of_the_posterior(
         scale, cdf = np.ones(mean.shape[1]), uniform_cdf
     errors, means_only = [], []
     for codec in codecs:
-        latent = codec.entropy_model
-        z = latent.decode(codec.compress(images)).astype(np.float32) * latent.step + latent.offset
+        step, offset = codec.parts.unit, codec.parts.zero
+        z = codec.decode(codec.compress(images)).astype(np.float32) * step + offset
         errors.append((z - mean) / scale)
-        means_only.append((np.rint(mean / latent.step) * latent.step - mean) / scale)
+        means_only.append((np.rint(mean / step) * step - mean) / scale)
     # Samples of one codec share their noise: one image at a time is a fair draw over seeds and positions.
     distances = [kolmogorov_smirnov(np.array(errors)[:, i], cdf) for i in range(len(images))]
     assert np.median(distances) < 1.0
@@ -199,7 +200,7 @@ def test_tables_know_the_dither() -> None:
     model = transparent(spread)
     for seed in range(5):
         codec = Codec.freeze(model, images, latents="sample", seed=seed)
-        border = codec.entropy_model.offset.astype(np.float64)
+        border = codec.parts.zero.astype(np.float64)
         border = np.where(border < 0, border + 0.5, border - 0.5)
         below = np.clip(border / spread, 0, 1)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -212,10 +213,10 @@ def test_tables_know_the_dither() -> None:
 def test_tables_of_few_calibration_images_follow_the_prior_around_the_sample() -> None:
     model = transparent(4.0)
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 1), np.uint8)
-    latent = Codec.freeze(model, images, latents="sample", seed=1).entropy_model
-    tables = latent.tables
+    codec = Codec.freeze(model, images, latents="sample", seed=1)
+    tables = codec.entropy_model.tables
     for i, (first, size, lower) in enumerate(zip(tables.first, tables.sizes, tables.lower, strict=True)):
-        z = (lower + np.arange(size)) + latent.offset[i]
+        z = (lower + np.arange(size)) + codec.parts.zero[i]
         mass = np.exp(np.asarray(model.prior.log_mass(np.repeat(z[:, None], 16, axis=1))))[:, i]
         found = tables.frequencies[first : first + size] / 2**tables.precision
         assert np.abs(found - mass / mass.sum()).sum() / 2 < 0.08
@@ -241,8 +242,8 @@ def test_latents_of_many_positions_have_tables_of_their_own() -> None:
         assert len(codec.entropy_model.tables) == 48
         latents = codec.encode(images)
         np.testing.assert_array_equal(codec.entropy_model.decode(codec.compress(images)), latents)
-        z = latents * codec.entropy_model.step + codec.entropy_model.offset
-        assert np.max(np.abs(z - model.latents(images)) / codec.entropy_model.step) < 0.501
+        z = latents * codec.parts.unit + codec.parts.zero
+        assert np.max(np.abs(z - model.latents(images)) / codec.parts.unit) < 0.501
 
 
 def test_the_same_payload_gives_the_same_sample_in_every_runtime(tmp_path: Path) -> None:
@@ -250,7 +251,7 @@ def test_the_same_payload_gives_the_same_sample_in_every_runtime(tmp_path: Path)
     codec = Codec.freeze(transparent(8.0), images, latents="sample", seed=9)
     payloads = codec.compress(images)
     restored = codec.decompress(payloads)
-    z = codec.entropy_model.decode(payloads).astype(np.float32) * codec.entropy_model.step + codec.entropy_model.offset
+    z = codec.entropy_model.decode(payloads).astype(np.float32) * codec.parts.unit + codec.parts.zero
     np.testing.assert_array_equal(restored.reshape(40, 16), np.rint(np.clip(z / 8, 0, 1) * np.float32(255)))
     folder = tmp_path / "artifact"
     manifest = codec.export(folder)

@@ -7,6 +7,7 @@ The server's binary is not here. The folder is loaded by TensorFlow's own loader
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tfcomp.artifact import serving
 from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, ServerError
@@ -46,12 +48,14 @@ def models(folder: Path) -> dict[tuple[str, int], Any]:
     return {(p.parent.name, int(p.name)): tf.saved_model.load(str(p)) for p in paths}
 
 
-def _predict(models: dict[tuple[str, int], Any], name: str, version: int | None, inputs: dict[str, Any]) -> Any:
-    """What the server does: the default signature of the asked version, or of the newest."""
+def _predict(
+    models: dict[tuple[str, int], Any], name: str, version: int | None, inputs: dict[str, Any], signature: str = ""
+) -> Any:
+    """What the server does: the named signature of the asked version, or of the newest."""
     version = version or max(v for n, v in models if n == name)
     if (name, version) not in models:
         raise KeyError(f"Servable not found for request: Specific({name}, {version})")
-    return models[name, version].signatures["serving_default"](**inputs)
+    return models[name, version].signatures[signature or "serving_default"](**inputs)
 
 
 # === Folder ===
@@ -146,10 +150,10 @@ def grpc_address(models: dict[tuple[str, int], Any]) -> Iterator[str]:
         def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
             spec = request.model_spec
             inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
-            if any(len(value) > serving.MAX_BATCH for value in inputs.values()):
+            if any(value.shape.rank == 1 and len(value) > serving.MAX_BATCH for value in inputs.values()):
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Task size is larger than maximum batch size")
             try:
-                outputs = _predict(models, spec.name, spec.version.value, inputs)
+                outputs = _predict(models, spec.name, spec.version.value, inputs, spec.signature_name)
             except KeyError as error:
                 context.abort(grpc.StatusCode.NOT_FOUND, str(error))
             response = PredictResponse(model_spec=spec)
@@ -165,6 +169,19 @@ def grpc_address(models: dict[tuple[str, int], Any]) -> Iterator[str]:
     server.stop(0).wait()
 
 
+def _plain(value: Any) -> Any:
+    """A column of a request: an object of b64 is a byte string."""
+    if isinstance(value, dict):
+        return base64.b64decode(value["b64"], validate=True)
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return [_json(item) for item in value.tolist()]
+    return {"b64": base64.b64encode(value).decode()}
+
+
 @pytest.fixture(scope="module")
 def rest_address(models: dict[tuple[str, int], Any]) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
@@ -172,21 +189,13 @@ def rest_address(models: dict[tuple[str, int], Any]) -> Iterator[str]:
             status, answer = 200, {}
             try:
                 name, version = re.fullmatch(r"/v1/models/(\w+)(?:/versions/(\d+))?:predict", self.path).groups()
-                rows = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["instances"]
-                assert len(rows) <= serving.MAX_BATCH
-                # A row is an object of all inputs; in it, an object of b64 is a byte string.
-                inputs = {}
-                for key in rows[0]:
-                    values = [row[key] for row in rows]
-                    if isinstance(values[0], dict):
-                        values = [base64.b64decode(value["b64"], validate=True) for value in values]
-                    dtype = {"image": tf.uint8, "payload_bytes": tf.string, "quality": tf.int32}[key]
-                    inputs[key] = tf.constant(values, dtype)
-                outputs = _predict(models, name, version and int(version), inputs)
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                dtypes = {"image": tf.uint8, "payload_bytes": tf.string, "file_bytes": tf.string, "quality": tf.int32}
+                inputs = {key: tf.constant(_plain(value), dtypes[key]) for key, value in request["inputs"].items()}
+                asked = request.get("signature_name", "")
+                outputs = _predict(models, name, version and int(version), inputs, asked)
                 ((key, output),) = outputs.items()
-                binary = key.endswith("_bytes")
-                found = output.numpy().tolist()
-                answer["predictions"] = [{"b64": base64.b64encode(b).decode()} for b in found] if binary else found
+                answer["outputs"] = _json(output.numpy()) if key.endswith("_bytes") else output.numpy().tolist()
             except KeyError as error:
                 status, answer = 404, {"error": str(error)}
             body = json.dumps(answer).encode()
@@ -245,13 +254,25 @@ def test_client_names_the_quality(exported: Any, folder: Path, models: dict, add
         assert np.abs(restored - codec.decompress(payloads, quality)).max() <= 1
 
 
+def test_client_sends_files_as_they_are(exported: Any, address: str) -> None:
+    codec, _, images = exported
+    files = []
+    for image in images[:3]:
+        content = io.BytesIO()
+        Image.fromarray(image[..., 0]).save(content, "PNG")
+        files.append(content.getvalue())
+    client = serving.Client(address)
+    assert client.compress_files(files) == client.compress(images[:3])
+    assert np.array_equal(codec.decode(client.compress_files(files)), codec.decode(client.compress(images[:3])))
+
+
 def test_client_passes_every_byte(exported: Any, address: str) -> None:
     codec = exported[0]
     # A payload of the most probable symbols is short; b"" is one. Neither length nor zeros may be lost on the way.
     payloads = [b"", b"\x00\xff", b"\xff\x00\x80", bytes(range(20))]
     latents = codec.entropy_model.decode([p for p in payloads if len(p) < 3])
     restored = serving.Client(address).decompress(payloads)
-    assert np.abs(restored[:2].astype(int) - codec.decode(latents)).max() <= 1
+    assert np.abs(restored[:2].astype(int) - codec.reconstruct(latents)).max() <= 1
     assert len(restored) == len(payloads)
 
 
@@ -299,3 +320,43 @@ def test_names_the_extra_that_is_missing(exported: Any, tmp_path: Path, monkeypa
 def test_rest_client_needs_no_tensorflow() -> None:
     code = "import sys, tfcomp; tfcomp.serving.Client('http://h:1'); sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# === Items of any size ===
+
+
+@pytest.fixture(scope="module")
+def any_size(kinds: Any, folder: Path, models: dict[tuple[str, int], Any]) -> Any:
+    """A codec of items of any size, served as version 40."""
+    kind = kinds("spatial_any")
+    serving.export(kind.folder, folder, version=40, warm_up=[kind.items[2], kind.items[3]])
+    models.update({(name, 40): tf.saved_model.load(str(folder / name / "40")) for name in serving.MODELS})
+    return kind
+
+
+@pytest.mark.xdist_group("spatial_any")
+def test_items_of_any_size_are_a_request_each(any_size: Any, address: str) -> None:
+    client = serving.Client(address, version=40, any_size=True)
+    items = any_size.items[:4]
+    payloads = client.compress(items, 1)
+    assert [len(p) for p in payloads] == [len(p) for p in any_size.codec.compress(items, 1)]
+    for restored, expected in zip(client.decompress(payloads), any_size.codec.decompress(payloads), strict=True):
+        assert restored.shape == expected.shape
+        assert np.abs(restored.astype(int) - expected).max() <= 1
+    content = io.BytesIO()
+    Image.fromarray(items[3]).save(content, "PNG")
+    assert client.compress_files([content.getvalue()], 1) == payloads[3:4]
+    with pytest.raises(InputError, match="expected a sequence of uint8 images"):
+        client.compress([np.zeros((3, 4, 3))], 1)
+
+
+@pytest.mark.xdist_group("spatial_any")
+def test_warm_up_of_items_of_any_size(any_size: Any, folder: Path) -> None:
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    for name in serving.MODELS:
+        records = tf.data.TFRecordDataset(str(folder / name / "40" / serving.WARM_UP))
+        requests = [PredictionLog.FromString(record.numpy()).predict_log.request for record in records]
+        assert len(requests) == 2
+    with pytest.raises(InputError, match="expected warm-up images"):
+        serving.export(any_size.folder, folder, warm_up=[])

@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfcomp import VAE, load_model
 from tfcomp.errors import InputError
-from tfcomp.models.autoencoder import LN2
 from tfcomp.models.callbacks import BetaSchedule
-from tfcomp.models.vae import gaussian_divergence
+from tfcomp.models.loading import load_model
+from tfcomp.models.objective import LN2
+from tfcomp.models.vae import VAE, gaussian_divergence
 
 SHAPE = (5, 4, 1)
 

@@ -7,13 +7,13 @@ float arithmetic does to a latent that lies between two integers. `runtime_exact
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import litert_js
 import numpy as np
 import pytest
 from conftest import ROOT
+from kinds import scene
 from PIL import Image
 
 WEB = ROOT / "export" / "web"
@@ -66,8 +67,9 @@ def runtimes(
         model.compile(optimizer="adam")
         model.fit(train[:4096], epochs=5, batch_size=64, verbose=0)
         codec = tfcomp.Codec.freeze(model, calibration=train[:500])
-        segmented = dataclasses.replace(codec.entropy_model, symbols_per_segment=6)  # 6, 6 and 4 symbols
-        codec = tfcomp.Codec(codec.networks, segmented, codec.image_shape)
+        [quality] = codec.parts.qualities
+        segmented = replace(quality, entropy=replace(quality.entropy, symbols_per_segment=6))  # 6, 6 and 4 symbols
+        codec = tfcomp.Codec(replace(codec.parts, qualities=(segmented,)))
         codec.export(artifact := tmp_path_factory.mktemp("vae") / "artifact")
     return runtime_exactness.runtimes(codec, artifact, browser)
 
@@ -111,26 +113,25 @@ def test_a_browser_that_is_wrong_by_a_bit_does_not_pass(runtimes: dict[str, Any]
             yield row
 
     sound = runtimes["LiteRT.js"]
-    found = {"NumPy": runtimes["NumPy"], "LiteRT.js": runtime_exactness.LiteRT(spoiled, sound.capacity)}
+    wrong = runtime_exactness.LiteRT(spoiled, sound.capacity)
+    found = {"NumPy": runtimes["NumPy"], "LiteRT.js": wrong}
     assert runtime_exactness.faults(runtime_exactness.compare(found, exported[2][:5])) == [
         "LiteRT.js: payloads_unlike_numpy_of_same_latents 1"
     ]
 
 
-def test_photographs_of_fixed_shapes_in_the_browser(browser: litert_js.Browser) -> None:
-    from test_photographs import codec, scene
+@pytest.mark.xdist_group("lapped")
+def test_items_of_any_size_in_fixed_shapes_in_the_browser(browser: litert_js.Browser, kinds: Any) -> None:
+    from tfcomp.artifact.tiled_graphs import TiledGraphs
 
-    from tfcomp.artifact import exporting
-    from tfcomp.photographs.exporting import Graphs
-
-    side = 192
-    run = browser.load({name: exporting.to_litert(f, "float16") for name, f in Graphs(side).litert.items()})
-    for height, width, channels, quality in [(1, 1, 3, 4), (192, 131, 3, 6), (100, 192, 1, 2)]:
+    codec, side = kinds("lapped").codec, 96
+    graphs = TiledGraphs(codec.parts, codec.parts.transform, side)
+    run = browser.load(graphs.litert("float32"))
+    for height, width, channels, quality in [(1, 1, 3, 1), (96, 61, 3, 2), (50, 96, 1, 2)]:
         image = scene(height, width, channels)
-        payload = codec().compress(image, quality)
-        expected = codec().decompress(payload)
-        buffer = np.zeros(3 * side**2, np.uint8)
-        buffer[: len(payload)] = np.frombuffer(payload, np.uint8)
+        [payload] = codec.compress([image], quality)
+        [expected] = codec.decompress([payload])
+        buffer = np.frombuffer(payload.ljust(graphs.capacity, b"\0"), np.uint8)
         (found,) = run("decoder.tflite", [{"payload": buffer, "length": np.array([len(payload)], np.int32)}])
         assert found["size"].tolist() == [height, width, channels]
         assert np.abs(found["image"][:height, :width, :channels].astype(int) - expected).max() <= 1
@@ -138,7 +139,7 @@ def test_photographs_of_fixed_shapes_in_the_browser(browser: litert_js.Browser) 
         whole[0, :height, :width] = image
         asked = np.array([height, width, quality], np.int32)
         (written,) = run("encoder.tflite", [{"image": whole, "size_and_quality": asked}])
-        restored = codec().decompress(written["payload"][: written["length"][0]].tobytes())
+        [restored] = codec.decompress([written["payload"][: written["length"][0]].tobytes()])
         assert restored.shape == (height, width, 3)
         assert abs(written["length"][0] - len(payload)) <= 2 + len(payload) // 100
         if channels == 3:
@@ -176,6 +177,8 @@ def case(exported: Any, address: tuple[str, Path]) -> dict[str, Any]:
     capacity = manifest["max_payload_bytes"]
     (site / "qualities").mkdir()
     (site / "qualities" / "manifest.json").write_text(json.dumps({**manifest, "fingerprints": ["00", "01"]}))
+    (site / "any_size").mkdir()
+    (site / "any_size" / "manifest.json").write_text(json.dumps({**manifest, "image_shape": [None, None, 3]}))
     rng = np.random.default_rng(5)
     corrupt = [rng.bytes(n) for n in range(capacity + 1)]
     corrupt += [b"\xff" * capacity, b"\x00" * capacity, b"\xff" * (capacity + 1)]
@@ -190,6 +193,7 @@ def case(exported: Any, address: tuple[str, Path]) -> dict[str, Any]:
         "codec": "../codec/",
         "tampered": "../tampered",
         "qualities": "../qualities",
+        "any_size": "../any_size",
         "image_file": str(site / "image.png"),
         "images": [_text(image.tobytes()) for image in images],
         "payloads": [_text(payload) for payload in payloads],
@@ -259,6 +263,7 @@ def test_what_a_person_does(case: dict[str, Any]) -> None:
         ("artifact", "problem", "?artifact=FOLDER/"),
         ("manifest", "problem", "decoder.tflite is not what manifest.json describes"),
         ("one_quality", "problem", "Expected a codec of one quality, found one of 2"),
+        ("any_size", "problem", "Expected a codec of images of one size, found one of any size"),
         ("scripts", "waiting", "JavaScript is switched off"),
         ("server", "problem", "python -m http.server"),
     ],

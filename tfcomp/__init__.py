@@ -9,16 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, TfcompError, missing_dependency
+from tfcomp.models.registration import register_with_keras
+from tfcomp.version import __version__
 
 if TYPE_CHECKING:
+    from tfcomp.artifact import serving
     from tfcomp.codec import Codec
     from tfcomp.coding.lanes import use_numba
     from tfcomp.data import datasets
     from tfcomp.measure import classical, evaluate, plots
-    from tfcomp.models.autoencoder import VAE, AutoEncoder, VariableRateAutoEncoder, load_model
-    from tfcomp.photographs.codec import PhotographCodec
-
-__version__ = "0.1.0"
+    from tfcomp.models import callbacks, networks
+    from tfcomp.models.autoencoder import AutoEncoder
+    from tfcomp.models.loading import load_model
+    from tfcomp.models.vae import VAE
+    from tfcomp.storage import container
 
 __all__ = [
     "VAE",
@@ -27,27 +31,28 @@ __all__ = [
     "Codec",
     "InputError",
     "MissingDependencyError",
-    "PhotographCodec",
     "TfcompError",
-    "VariableRateAutoEncoder",
     "__version__",
-    "load_model",
+    "callbacks",
     "classical",
+    "container",
     "datasets",
     "evaluate",
+    "load_model",
+    "networks",
     "plots",
+    "serving",
     "use_numba",
 ]
 
 _HOME = {
     "AutoEncoder": "tfcomp.models.autoencoder",
     "Codec": "tfcomp.codec",
-    "PhotographCodec": "tfcomp.photographs.codec",
     "VAE": "tfcomp.models.vae",
-    "VariableRateAutoEncoder": "tfcomp.models.variable_rate",
-    "load_model": "tfcomp.models.autoencoder",
+    "load_model": "tfcomp.models.loading",
     "use_numba": "tfcomp.coding.lanes",
 }
+"""Module of each class and function."""
 _MODULES = {
     "callbacks": "tfcomp.models.callbacks",
     "classical": "tfcomp.measure.classical",
@@ -58,6 +63,7 @@ _MODULES = {
     "plots": "tfcomp.measure.plots",
     "serving": "tfcomp.artifact.serving",
 }
+"""Modules that are part of the front page."""
 
 
 def __getattr__(name: str) -> Any:
@@ -73,3 +79,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+register_with_keras()

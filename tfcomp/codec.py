@@ -1,210 +1,36 @@
-"""The codec: encoder + integer tables + decoder. It turns arrays into payloads and back.
-
-    uint8 images [N, H, W, C] --networks.encode--> int32 latents [N, *latent_shape] --EntropyModel--> N payloads
-
-A codec has nothing trainable left. It does not know where its networks run: in Keras after `Codec.freeze`, in LiteRT
-or TensorFlow after `Codec.load`. The latents are what must be exact, and they are: integers on both sides of the bytes.
-"""
+"""The codec: what a user holds. Items to payloads and back, after training and freezing."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
-
-from tfcomp.coding import range_coder
-from tfcomp.coding.tables import FrequencyTables, Int32
+from tfcomp import refinement
+from tfcomp.entropy.context import ContextModel
+from tfcomp.entropy.static import StaticModel
 from tfcomp.errors import BitstreamError, InputError
+from tfcomp.items import Item
+from tfcomp.parts import Parts, Tally
+from tfcomp.pipelines import Pipeline, pipeline_of
+from tfcomp.uniform import UniformPipeline
 
 if TYPE_CHECKING:
-    from tfcomp.entropy.refinement import Refiner
-    from tfcomp.models.autoencoder import LatentModel
-
-Images = NDArray[np.uint8]
-
-FINGERPRINT_BYTES = 16
-
-
-@dataclass(frozen=True, eq=False)
-class EntropyModel:
-    """Integer latents <-> payloads: which table codes each position, in how many segments, and what an integer means.
-
-    Attributes:
-        tables: the integer tables, in any number; with several sets, all of them and the selector (see `range_coder`).
-        index: int32 [symbols]: the table of each position of a message within its set, in C order of the latent.
-        step, offset: float32 [*latent_shape]; integer ``q`` at a position stands for ``q * step + offset`` there. The
-            networks apply them; they are here because the meaning of a payload, hence the fingerprint, depends on them.
-        symbols_per_segment: a message of more symbols than this is coded in parallel segments. 2,048 symbols of 3 bits
-            cost 0.3 % in segments and let LiteRT code 10 million symbols a second (`benchmarks/graph_coder_speed.py`).
-        sets: how many sets of tables compete for each segment.
-    """
-
-    tables: FrequencyTables
-    index: Int32
-    step: NDArray[np.float32]
-    offset: NDArray[np.float32]
-    symbols_per_segment: int = 2048
-    sets: int = 1
-
-    def __post_init__(self) -> None:
-        for name, array in (("step", self.step), ("offset", self.offset)):
-            if array.dtype != np.float32 or array.shape != self.step.shape or not np.all(np.isfinite(array)):
-                found = f"{array.dtype} {array.shape}"
-                raise BitstreamError(f"expected a finite float32 {name} of the latent's shape, found {found}")
-        if self.step.ndim < 1 or self.step.size < 1 or self.symbols_per_segment < 1:
-            raise BitstreamError(
-                f"expected a latent of one position or more and at least one symbol per segment, "
-                f"found {self.step.shape} and {self.symbols_per_segment}"
-            )
-        if self.index.dtype != np.int32 or self.index.shape != (self.symbols,):
-            found = f"{self.index.dtype} {self.index.shape}"
-            raise BitstreamError(f"expected a table index as int32 ({self.symbols},), found {found}")
-        if self.index.min() < 0 or self.index.max() >= len(self.tables):
-            raise BitstreamError(f"expected table indices below {len(self.tables)}, found up to {self.index.max()}")
-        try:
-            range_coder.max_payload_bytes(self.tables, self.index, self.segments, self.sets)
-        except InputError as error:
-            raise BitstreamError(str(error)) from error
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """Shape of one item's latent."""
-        return self.step.shape
-
-    @property
-    def symbols(self) -> int:
-        """Symbols in one message."""
-        return math.prod(self.latent_shape)
-
-    @property
-    def segments(self) -> int:
-        return range_coder.segment_count(self.symbols, self.symbols_per_segment)
-
-    @cached_property
-    def fingerprint(self) -> bytes:
-        """16 bytes that name everything a payload's meaning depends on, short of the decoder's weights."""
-        layout = [range_coder.FORMAT_VERSION, self.segments, self.sets, *self.latent_shape]
-        parts = [self.tables.digest(), np.array(layout, "<i4").tobytes()]
-        parts += [self.index.astype("<i4").tobytes(), *(a.astype("<f4").tobytes() for a in (self.step, self.offset))]
-        return hashlib.sha256(b"".join(parts)).digest()[:FINGERPRINT_BYTES]
-
-    def flat(self, latents: NDArray[np.integer]) -> NDArray[np.integer]:
-        """[N, *latent_shape] -> [N, symbols]."""
-        if latents.shape[1:] != self.latent_shape or not np.issubdtype(latents.dtype, np.integer):
-            raise InputError(
-                f"expected integer latents [N, *{self.latent_shape}], found {latents.dtype} {latents.shape}"
-            )
-        return latents.reshape(len(latents), self.symbols)
-
-    def clip(self, latents: Int32) -> Int32:
-        """int32 [N, *latent_shape], each value moved to the nearest one that its table holds."""
-        return self.tables.clip(self.flat(latents), self.index).reshape(latents.shape)
-
-    def encode(self, latents: Int32) -> list[bytes]:
-        """int32 [N, *latent_shape], inside the tables' supports -> N payloads."""
-        flat = self.flat(latents).astype(np.int32)
-        return range_coder.encode(flat, self.tables, self.index, self.segments, self.sets)
-
-    def decode(self, payloads: Sequence[bytes]) -> Int32:
-        """N payloads -> int32 [N, *latent_shape]. Raises `BitstreamError` on what cannot be a payload of this model."""
-        latents = range_coder.decode(payloads, self.tables, self.index, self.segments, self.sets)
-        return latents.reshape(len(latents), *self.latent_shape)
-
-    def ideal_bits(self, latents: Int32) -> NDArray[np.float64]:
-        """float64 [N]: the ideal code length of each item under the integer tables, in bits, selectors included."""
-        selectors, table = self.tables_of(latents)
-        return selectors + self.tables.ideal_bits(self.flat(latents).astype(np.int32), table).sum(axis=1)
-
-    def tables_of(self, latents: NDArray[np.integer]) -> tuple[NDArray[np.float64], Int32]:
-        """Bits of each item's selectors, float64 [N], and the table that codes each symbol, int32 [N, symbols]."""
-        flat = self.flat(latents).astype(np.int32)
-        if self.sets == 1:
-            return np.zeros(len(flat)), np.broadcast_to(self.index, flat.shape)
-        chosen = range_coder.choose_sets(flat, self.tables, self.index, self.segments, self.sets)
-        per_segment = -(-self.symbols // self.segments)
-        in_use = -(-self.symbols // per_segment)
-        selectors = self.tables.ideal_bits(chosen[:, :in_use], np.array([len(self.tables) - 1], np.int32))
-        of_set = np.repeat(chosen, per_segment, axis=1)[:, : self.symbols] * np.int32(len(self.tables) // self.sets)
-        return selectors.sum(axis=1), of_set + self.index
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything above as named arrays, for ``tables.npz``."""
-        return {
-            **self.tables.arrays(),
-            "index": self.index,
-            "step": self.step,
-            "offset": self.offset,
-            "symbols_per_segment": np.array(self.symbols_per_segment, np.int32),
-            "sets": np.array(self.sets, np.int32),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> EntropyModel:
-        """The inverse of `arrays`; raises `BitstreamError` on anything that is not a valid model."""
-        missing = {"index", "step", "offset", "symbols_per_segment", "sets"} - set(arrays)
-        if missing:
-            raise BitstreamError(f"expected the arrays of an entropy model, found none named {sorted(missing)}")
-        tables = FrequencyTables.from_arrays(arrays)
-        segment, sets = int(arrays["symbols_per_segment"]), int(arrays["sets"])
-        return cls(tables, arrays["index"], arrays["step"], arrays["offset"], segment, sets)
-
-
-class Networks(Protocol):
-    """The two float networks with quantization at their inner edge, wherever they run. Both are deterministic."""
-
-    def encode(self, images: Images) -> Int32:
-        """uint8 [N, *image_shape] -> int32 latents [N, *latent_shape], rounded, not yet clipped."""
-        ...
-
-    def decode(self, latents: Int32) -> Images:
-        """int32 [N, *latent_shape] -> uint8 [N, *image_shape]."""
-        ...
-
-
-class DifferentiableNetworks(Networks, Protocol):
-    """Networks that can say how the error of a picture follows the integers: those of a codec that was just frozen."""
-
-    @property
-    def calibration(self) -> Images:
-        """Some of the images that the codec was fitted to, uint8 [N, *image_shape]."""
-        ...
-
-    def slope(self, images: Images, latents: Int32) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Squared error of each image, of pixels on [0, 1], and its gradient: float32 [N] and [N, *latent_shape]."""
-        ...
-
-    def curvature(self, latents: Int32) -> NDArray[np.float64]:
-        """Half its second derivatives, each integer's alone, mean over images: float64 [*latent_shape]."""
-        ...
-
-
-def differentiable(networks: Networks) -> DifferentiableNetworks:
-    """The same; raises `InputError` if they are of a codec that was loaded."""
-    if not hasattr(networks, "slope"):
-        raise InputError(
-            "expected effort=0 with a codec that was loaded, as its networks have no gradients; freeze one"
-        )
-    return networks  # type: ignore[return-value]
+    from tfcomp.models.latent_model import LatentModel
 
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """What `Codec.compress` did.
+    """What `Codec.compress_with_report` did.
 
     Attributes:
-        images: how many images.
+        images: number of items.
         payload_bytes: total length of the payloads.
         ideal_bits: what an ideal entropy coder would have needed under the same tables.
-        clipped: latents that the encoder found outside their table's support, and took the nearest value inside.
-        latents: how many latents there were in all.
+        clipped: integers that the encoder found outside their table's support, and took the nearest value inside.
+        latents: number of integers in all.
     """
 
     images: int
@@ -215,160 +41,296 @@ class CompressionReport:
 
 
 class Codec:
-    """Images to payloads and back. Make one with `Codec.freeze` or `Codec.load`.
+    """Items to payloads and back. Make one with `Codec.freeze` or `Codec.load`.
 
-    Attributes:
-        networks: the two networks; see `Networks`.
-        entropy_model: the latents' integer tables.
-        image_shape: (height, width, channels) of the uint8 images.
+    Args:
+        parts: networks, items and qualities.
+
+    Example:
+        >>> import numpy as np
+        >>> codec = Codec.load()  # the one that comes with the package, for photographs of any size
+        >>> photograph = np.full((40, 60, 3), 128, np.uint8)
+        >>> [restored] = codec.decompress(codec.compress([photograph], quality=5))
+        >>> restored.shape
+        (40, 60, 3)
+
+    A codec that was loaded for LiteRT or TensorFlow can be sent to another process, by pickle.
     """
 
-    BATCH = 256
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
 
-    def __init__(self, networks: Networks, entropy_model: EntropyModel, image_shape: tuple[int, ...]) -> None:
-        self.networks = networks
-        self.entropy_model = entropy_model
-        self.image_shape = tuple(image_shape)
+    # === Making ===
 
     @classmethod
-    def freeze(cls, model: LatentModel, calibration: Any, **options: Any) -> Codec:
-        """Fix quantization steps and tables of a trained model; see `tfcomp.freezing.freeze.freeze` for the options."""
-        from tfcomp.freezing import freeze as freezing
+    def freeze(
+        cls,
+        model: LatentModel,
+        calibration: Any,
+        *,
+        step: float | Sequence[float] | None = None,
+        target_psnr_db: float | None = None,
+        target_bytes: float | None = None,
+        precision: int = 12,
+        sets: int = 1,
+        latents: str = "mean",
+        seed: int = 0,
+    ) -> Codec:
+        """Fix the quantization steps and the integer tables of a trained model. Nothing trainable is left.
 
-        return freezing.freeze(model, calibration, **options)
+        Args:
+            model: an `AutoEncoder` or a `VAE`. Training it further does not change the codec.
+            calibration: items like those to be compressed, to which steps and tables are fitted; use training images.
+                uint8 [N, H, W, C] in an array or a data set; for items of any size also a list of arrays [H, W, C], or
+                a folder of image files.
+            step: multiple of each latent's unit (see `tfcomp.freezing`). Default: 1 for a model trained with ``beta >
+                0``; otherwise what costs 0.5 dB against no quantization. Several, from the largest to the smallest,
+                make a codec of as many qualities. A model trained for several prices has its own.
+            target_psnr_db: instead, choose the step so that the calibration items have this PSNR.
+            target_bytes: instead, choose the step so that their mean payload has this many bytes.
+            precision: bits of the tables' frequencies, 1 to 14.
+            sets: number of sets of tables that compete for each message, for items of one shape.
+            latents: ``"mean"``, or ``"sample"`` for a sample of the posterior; see `tfcomp.freezing`.
+            seed: of the sample's shared randomness, 0 to 2**32 - 1.
+
+        Returns:
+            A codec that runs on the model's networks in TensorFlow.
+
+        Raises:
+            InputError: on options that exclude one another, a target out of reach, wrong or too few calibration items,
+                latents that are not finite, or a model without a posterior that can be sampled.
+
+        Example:
+            >>> import tfcomp
+            >>> images = tfcomp.datasets.load_arrays("glyphs")[0][:64]
+            >>> model = tfcomp.AutoEncoder.dense((28, 28, 1), latent_dim=8, hidden=(32,))
+            >>> codec = Codec.freeze(model, calibration=images, step=1.0)
+            >>> len(codec.compress(images))
+            64
+        """
+        from tfcomp.freezing.freeze import freeze
+
+        return cls(
+            freeze(
+                model,
+                calibration,
+                step=step,
+                target_psnr_db=target_psnr_db,
+                target_bytes=target_bytes,
+                precision=precision,
+                sets=sets,
+                latents=latents,
+                seed=seed,
+            )
+        )
 
     @classmethod
-    def load(cls, folder: str | Path, *, runtime: str = "litert") -> Codec:
-        """Read an artifact that `export` wrote; see `tfcomp.artifact.manifest.load`."""
-        from tfcomp.artifact import manifest as artifacts
+    def load(cls, folder: str | Path | None = None, *, runtime: str = "litert", threads: int | None = None) -> Codec:
+        """Read an artifact that `export` wrote.
 
-        return artifacts.load(folder, runtime=runtime)
+        Args:
+            folder: the artifact, or the name of one that comes with the package. Default: ``"photographs"``.
+            runtime: what runs the networks: ``"litert"``, without TensorFlow; ``"tensorflow"``, the SavedModels, in
+                batches; ``"keras"``, the trained model where the artifact keeps it, for another export.
+            threads: of the networks in LiteRT. Default: one for items of one shape; for items of any size as many as
+                there are processors.
 
-    def export(self, folder: str | Path, **options: Any) -> dict[str, Any]:
-        """Write the artifact folder; see `tfcomp.artifact.exporting.export`. Returns its manifest."""
-        from tfcomp.artifact import exporting
+        Raises:
+            InputError: if the folder is no artifact or the runtime is unknown.
+            BitstreamError: if a file is missing or is not what the manifest describes.
+            MissingDependencyError: if the runtime is not installed.
+        """
+        from tfcomp.artifact.reading import load
 
-        return exporting.export(self, folder, **options)
+        return cls(load(folder, runtime=runtime, threads=threads))
+
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        quantize: str = "float32",
+        side: int | None = None,
+        with_model: bool = False,
+    ) -> dict[str, Any]:
+        """Write the artifact folder; an artifact that is already there is replaced in one step.
+
+        Args:
+            folder: its name; nothing is written there until all of it is.
+            quantize: of the networks in the ``.tflite`` files: ``"float32"``; ``"float16"`` or ``"dynamic"`` (8 bits)
+                weights; ``"int8"`` weights and activations, calibrated. The SavedModels are always float32.
+            side: for items of any size and runtimes that cannot resize, such as LiteRT.js: the most pixels a side of
+                the tensors of fixed shape in ``encoder.tflite`` and ``decoder.tflite``, 8 to 4096.
+            with_model: keep the trained model too, so that `tfcomp.load_model` of the folder can train on.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            InputError: on a codec without its trained networks, an unknown quantization, or networks with an operator
+                that LiteRT does not have built in; the message names it.
+        """
+        from tfcomp.artifact.exporting import export
+
+        return export(self.parts, folder, quantize=quantize, side=side, with_model=with_model)
+
+    # === What it is ===
+
+    @property
+    def item(self) -> Item:
+        """Shape of the items."""
+        return self.parts.item
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal name of the payload format and tables; equal for every runtime of one artifact."""
-        return self.entropy_model.fingerprint.hex()
-
-    # === Qualities ===
-
-    @property
-    def codecs(self) -> tuple[Codec, ...]:
-        """The codec of each quality, the lowest first: itself, or those of a `qualities.VariableRateCodec`."""
-        return (self,)
+        """Hexadecimal name of payload format and tables; equal for every runtime of one artifact."""
+        return self.parts.fingerprint.hex()
 
     @property
     def qualities(self) -> int:
-        """How many qualities there are to choose from."""
-        return len(self.codecs)
+        """Number of qualities; they are numbered from 1, in rising order of bytes."""
+        return len(self.parts.qualities)
+
+    @property
+    def default_quality(self) -> int:
+        """The quality that `compress` takes where none is named."""
+        return self.parts.default_quality
+
+    @property
+    def entropy_model(self) -> StaticModel | ContextModel:
+        """The entropy model of the default quality."""
+        return self.parts.quality().entropy
+
+    @property
+    def compute(self) -> Mapping[str, float]:
+        """Multiply-accumulates of each network for a pixel, by name; empty if unknown."""
+        return self.parts.compute
 
     def at(self, quality: int) -> Codec:
-        """The codec of one quality, from 1 to `qualities`."""
-        if quality not in range(1, self.qualities + 1):
-            raise InputError(f"expected a quality from 1 to {self.qualities}, found {quality!r}")
-        return self.codecs[int(quality) - 1]
+        """The codec of one quality, from 1."""
+        return Codec(self.parts.at(quality))
+
+    @cached_property
+    def codecs(self) -> tuple[Codec, ...]:
+        """The codec of each quality, the lowest first."""
+        if self.qualities == 1:
+            return (self,)
+        return tuple(self.at(quality.number) for quality in self.parts.qualities)
 
     def that_made(self, fingerprint: bytes) -> Codec:
-        """The codec, among those of all qualities, whose 16-byte fingerprint a ``.tfz`` file names.
+        """The codec, this one or that of one of its qualities, whose 16-byte fingerprint a ``.tfz`` file names.
 
         Raises:
             BitstreamError: if it is none of them.
         """
-        for codec in self.codecs:
-            if codec.entropy_model.fingerprint == fingerprint:
+        if not isinstance(fingerprint, bytes):
+            raise InputError(f"expected a fingerprint as 16 bytes, found {type(fingerprint).__name__}")
+        for codec in (self, *self.codecs):
+            if codec.parts.fingerprint == fingerprint:
                 return codec
-        expected = " or ".join(codec.fingerprint for codec in self.codecs)
-        raise BitstreamError(f"expected payloads of the codec {expected}, found those of {fingerprint.hex()}")
+        raise BitstreamError(f"expected payloads of the codec {self.fingerprint}, found those of {fingerprint.hex()}")
 
-    # === Latent level ===
+    # === Payloads ===
 
-    def encode(self, images: Any, effort: int = 0) -> Int32:
-        """uint8 [N, *image_shape] -> the int32 latents [N, *latent_shape] that `compress` codes."""
-        return self._encoded(images, effort)[0]
-
-    def decode(self, latents: Int32) -> Images:
-        """int32 latents [N, *latent_shape] -> uint8 [N, *image_shape]."""
-        self.entropy_model.flat(latents)
-        return self._run(self.networks.decode, latents, "decode")
-
-    # === Payload level ===
-
-    def compress(self, images: Any, quality: int | None = None, effort: int = 0) -> list[bytes]:
-        """uint8 images [N, *image_shape] -> N payloads.
+    def compress(
+        self, items: Any, quality: int | None = None, *, effort: int = 0, target_bytes: int | None = None
+    ) -> list[bytes]:
+        """Items to payloads, one bytes object each.
 
         Args:
-            images: an array or a data set; integers and floats are accepted where every value is a whole number in
-                0..255, so that nothing is rounded away unseen.
-            quality: 1 to `qualities`, in rising order of bytes. Default: the highest.
+            items: of one shape: an array [N, H, W, C] or a data set. Of any size: a sequence of arrays [H, W, C], or
+                [H, W] where the codec has one channel or three. Values are whole numbers of 0 to 255.
+            quality: 1 to `qualities`. Default: `default_quality`.
             effort: how many times at most to look through the decoder for integers that make fewer bytes or a better
-                picture than rounding; see `refinement`. 16 is nearly all there is to gain. Any decoder reads the bytes.
+                picture than rounding; see `tfcomp.refinement`. 16 is nearly all there is to gain. Any decoder reads the
+                bytes.
+            target_bytes: instead of a quality, the most that each payload may have, for items of any size.
 
         Raises:
-            InputError: if the arguments are not as above, or for an effort with a codec that was loaded.
+            InputError: if the arguments are not as above, if no quality fits the target, or for an effort with an
+                artifact that was exported without the gradient.
         """
-        return (self if quality is None else self.at(quality)).compress_with_report(images, effort)[0]
+        return self._compressed(items, quality, effort, target_bytes)[0]
 
-    def compress_with_report(self, images: Any, effort: int = 0) -> tuple[list[bytes], CompressionReport]:
+    def compress_with_report(
+        self, items: Any, quality: int | None = None, *, effort: int = 0, target_bytes: int | None = None
+    ) -> tuple[list[bytes], CompressionReport]:
         """`compress`, and what it cost and clipped."""
-        latents, clipped = self._encoded(images, effort)
-        payloads = self.entropy_model.encode(latents)
-        report = CompressionReport(
-            images=len(payloads),
-            payload_bytes=sum(map(len, payloads)),
-            ideal_bits=float(self.entropy_model.ideal_bits(latents).sum()),
-            clipped=clipped,
-            latents=int(latents.size),
-        )
-        return payloads, report
+        payloads, tally = self._compressed(items, quality, effort, target_bytes)
+        ideal_bits = self._pipeline.ideal_bits(payloads, self.parts.quality(quality))
+        size = sum(map(len, payloads))
+        return payloads, CompressionReport(len(payloads), size, ideal_bits, tally.clipped, tally.integers)
 
-    def decompress(self, payloads: Sequence[bytes], quality: int | None = None) -> Images:
-        """N payloads -> uint8 [N, *image_shape].
+    def _compressed(
+        self, items: Any, quality: int | None, effort: int, target_bytes: int | None
+    ) -> tuple[list[bytes], Tally]:
+        if quality is not None and target_bytes is not None:
+            raise InputError("expected a quality or target_bytes, found both")
+        looks = refinement.checked_effort(effort)
+        return self._pipeline.compress(items, self.parts.quality(quality), looks, target_bytes)
+
+    def decompress(self, payloads: Sequence[bytes], quality: int | None = None) -> Any:
+        """Payloads to items.
 
         Args:
             payloads: what `compress` made.
-            quality: that which `compress` was given; the payloads do not say it.
+            quality: that which `compress` was given. Payloads of items of one shape do not say it; those of any size
+            do.
+
+        Returns:
+            uint8 [N, H, W, C] for items of one shape; a list of uint8 [H, W, C] for items of any size.
 
         Raises:
             BitstreamError: if a payload cannot have been made by this codec. A bare payload carries no checksum: bytes
                 of the right kind but of another model decode to some image; a ``.tfz`` file can tell.
         """
-        if isinstance(payloads, (bytes, bytearray, memoryview)):
-            raise InputError("expected a list of payloads, found one bytes object; wrap it in a list")
-        if quality is not None:
-            return self.at(quality).decompress(payloads)
-        return self._run(self.networks.decode, self.entropy_model.decode(payloads), "decode")
+        return self._pipeline.decompress(_listed(payloads), self.parts.quality(quality))
 
-    # === Inside ===
+    def describe(self, payload: bytes) -> str:
+        """What a payload says of itself, in a few words; raises `BitstreamError` if it is none of this codec."""
+        return self._pipeline.describe(payload, self.parts.quality())
+
+    # === Integers ===
+
+    def encode(self, items: Any, quality: int | None = None, *, effort: int = 0) -> Any:
+        """The integers that `compress` codes.
+
+        Returns:
+            int32 [N, *latent_shape] for items of one shape; a list of int32 [rows, columns, channels] for any size.
+        """
+        return self._pipeline.encode(items, self.parts.quality(quality), refinement.checked_effort(effort))[0]
+
+    def decode(self, payloads: Sequence[bytes], quality: int | None = None) -> Any:
+        """The integers of payloads, as `encode` gives them: the same on every machine."""
+        return self._pipeline.decode(_listed(payloads), self.parts.quality(quality))
+
+    def reconstruct(self, integers: Any, quality: int | None = None) -> Any:
+        """Items of one shape from their integers, as `encode` gives them: uint8 [N, H, W, C].
+
+        Raises:
+            InputError: for items of any size, whose integers do not say their size.
+        """
+        if not isinstance(self._pipeline, UniformPipeline):
+            raise InputError("expected integers of items of one shape; those of any size do not say their size")
+        return self._pipeline.reconstruct(integers, self.parts.quality(quality))
 
     @cached_property
-    def _refiner(self) -> Refiner:
-        from tfcomp.entropy.refinement import Refiner
+    def _pipeline(self) -> Pipeline:
+        return pipeline_of(self.parts)
 
-        return Refiner(self)
+    def __getstate__(self) -> dict[str, Any]:
+        return {"parts": self.parts}
 
-    def _encoded(self, images: Any, effort: int) -> tuple[Int32, int]:
-        """The latents to code, and how many of them the encoder found outside their table's support."""
-        pixels = self._images(images)
-        found = self._run(self.networks.encode, pixels, "encode")
-        latents = self.entropy_model.clip(found)
-        clipped = int(np.count_nonzero(found != latents))
-        return (self._refiner.refine(pixels, latents, effort) if effort else latents), clipped
+    def __deepcopy__(self, memo: dict[int, Any]) -> Codec:
+        return self  # nothing in it changes
 
-    def _images(self, images: Any) -> Images:
-        from tfcomp.data.datasets import as_images
 
-        found = as_images(images)
-        if found.shape[1:] != self.image_shape:
-            raise InputError(f"expected images of shape [N, *{self.image_shape}], found {found.shape}")
-        return found
-
-    def _run(self, network: Any, items: NDArray[Any], label: str) -> NDArray[Any]:
-        starts = range(0, len(items), self.BATCH)
-        bar = tqdm(starts, desc=label, unit="batch", delay=1.0, leave=False, disable=None)
-        parts = [network(items[i : i + self.BATCH]) for i in bar]
-        return np.concatenate(parts) if parts else network(items)
+def _listed(payloads: Sequence[bytes]) -> Sequence[bytes]:
+    if isinstance(payloads, (bytes, bytearray, memoryview)):
+        raise InputError("expected a list of payloads, found one bytes object; wrap it in a list")
+    if not isinstance(payloads, Iterable):
+        raise InputError(f"expected a list of payloads, found {type(payloads).__name__}")
+    found = [bytes(p) if isinstance(p, (bytearray, memoryview)) else p for p in payloads]
+    other = next((p for p in found if not isinstance(p, bytes)), None)
+    if other is not None:
+        raise BitstreamError(f"expected payloads as bytes, found {type(other).__name__}")
+    return found

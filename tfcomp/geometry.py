@@ -20,6 +20,7 @@ them, its window, so that the pixels come out as they would from one large tile,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ MAX_PIXELS = 1 << 28
 MAX_STRIDE, MAX_TILE, MAX_MARGIN = 256, 1024, 256
 TILE_PIXELS = 1024
 """Side in pixels of a tile, unless a grid says otherwise."""
+MAX_COEFFICIENTS = 1 << 21
+"""Largest number of coefficients (positions times channels) of a tile: what `tfcomp.entropy.tiles` can always code."""
 
 Area = tuple[slice, slice]
 
@@ -79,9 +82,14 @@ class Grid:
             )
 
     @classmethod
-    def of(cls, stride: int, margin: int) -> Grid:
-        """The grid of tiles of `TILE_PIXELS`."""
-        return cls(stride, margin, max(1, TILE_PIXELS // stride))
+    def of(cls, stride: int, margin: int, channels: int = 1) -> Grid:
+        """The grid with the largest tiles of up to `TILE_PIXELS` a side and `MAX_COEFFICIENTS`.
+
+        Args:
+            stride, margin: as above.
+            channels: channels of the latent.
+        """
+        return cls(stride, margin, max(1, min(TILE_PIXELS // stride, math.isqrt(MAX_COEFFICIENTS // channels))))
 
     def plan(self, height: Any, width: Any, arithmetic: Arithmetic = NUMPY) -> Plan:
         """Where the latent of an item and its tiles lie.
@@ -102,12 +110,12 @@ class Grid:
         tiles = (rows + down - 1) // down * across
         return Plan(self, height, width, top, left, rows, columns, down, right, across, tiles, arithmetic)
 
-    def fits(self, height: int, width: int) -> bool:
-        """Whether an item has a pixel, and with what it is mirrored by at most `MAX_PIXELS`."""
-        if height < 1 or width < 1 or max(height, width) > MAX_PIXELS:
+    def fits(self, height: int, width: int, max_pixels: int = MAX_PIXELS) -> bool:
+        """Whether an item has a pixel, and at most ``max_pixels`` with those that it is mirrored by."""
+        if height < 1 or width < 1 or max(height, width) > max_pixels:
             return False
         plan = self.plan(height, width)
-        return int(plan.rows) * int(plan.columns) * self.stride**2 <= MAX_PIXELS
+        return int(plan.rows) * int(plan.columns) * self.stride**2 <= max_pixels
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ class Plan:
         down, right: positions of a whole tile.
         across: number of tiles side by side.
         tiles: number of tiles.
-        arithmetic: that of the numbers.
+        arithmetic: the functions that the numbers take.
     """
 
     grid: Grid
@@ -163,7 +171,7 @@ class Plan:
             yield slice(y, y + down), slice(x, x + right)
 
     def windows(self) -> Iterator[tuple[Area, Area, Area]]:
-        """Of each tile: its positions, those of its window, and where the tile lies in the window."""
+        """For each tile: its positions, those of its window, and where the tile lies in the window."""
         edges = int(self.rows), int(self.columns)
         for tile in self.areas():
             seen = [

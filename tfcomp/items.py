@@ -61,6 +61,11 @@ class Item:
     def channels(self) -> int:
         return self.shape[2]
 
+    @property
+    def accepted(self) -> frozenset[int]:
+        """Numbers of channels that an item of any size may have."""
+        return frozenset([self.channels, 1] if self.channels == GREY_IN_RGB else [self.channels])
+
     def __str__(self) -> str:
         names = [name if n is None else str(n) for name, n in zip("HWC", self.shape, strict=True)]
         return f"[{', '.join(names)}]"
@@ -88,13 +93,25 @@ class Item:
         Args:
             items: a sequence of arrays [H, W], [H, W, 1] or [H, W, C], an array [N, H, W, C], or an iterable of them.
         """
-        if isinstance(items, np.ndarray) and items.ndim in (2, 3) and items.shape[-1] <= MAX_CHANNELS:
+        one = isinstance(items, np.ndarray) and (
+            items.ndim == 2 or (items.ndim == 3 and items.shape[2] in self.accepted)
+        )
+        if one:
             raise InputError(
                 f"expected a sequence of items {self}, found one array {list(items.shape)}; wrap it in a list"
             )
         if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
             raise InputError(f"expected a sequence of items {self}, found {type(items).__name__}")
-        return (self.one(item) for item in items)
+        cardinality = getattr(items, "cardinality", None)
+        if cardinality is not None and int(cardinality()) == -1:
+            raise InputError("expected a finite data set, found one that repeats forever")
+        data: Any = items
+        spec = getattr(data, "element_spec", None)
+        if isinstance(spec, tuple):
+            data, spec = data.map(lambda first, *_: first), spec[0]
+        if getattr(getattr(spec, "shape", None), "rank", None) == 4:
+            data = data.unbatch()
+        return (self.one(item) for item in data)
 
     def one(self, item: Any) -> Images:
         """One item of any size as uint8 [H, W, C], or [H, W, 1] where a codec of three channels is given a grey one.
@@ -107,9 +124,8 @@ class Item:
         except ValueError as error:
             raise InputError(f"expected an image as uint8 {self}, found rows of several lengths ({error})") from error
         pixels = array[..., None] if array.ndim == 2 else array
-        channels = {self.channels, 1} if self.channels == GREY_IN_RGB else {self.channels}
-        if pixels.ndim != 3 or 0 in pixels.shape or pixels.shape[2] not in channels:
-            also = " or [H, W, 1]" if len(channels) > 1 else ""
+        if pixels.ndim != 3 or 0 in pixels.shape or pixels.shape[2] not in self.accepted:
+            also = " or [H, W, 1]" if len(self.accepted) > 1 else ""
             raise InputError(f"expected an image as uint8 {self}{also}, found {array.dtype} {list(array.shape)}")
         return whole_numbers(pixels, "an image")
 

@@ -1,5 +1,4 @@
-"""The order in which a decoder learns the integers of a latent that has places: groups of channels, phases of
-positions.
+"""The order in which a decoder learns the integers of a latent: groups of channels, phases of positions.
 
 A latent ``[h, w, C]`` is coded in passes. A pass codes the positions of one phase, for the channels of one group.
 What it may look at is what earlier passes coded: of its own group, positions of earlier phases; of all earlier
@@ -33,6 +32,8 @@ from tfcomp.errors import BitstreamError
 
 MAX_PATTERN = 16
 """Largest side of a pattern of phases, in positions."""
+MAX_LATENT_CHANNELS = 1 << 12
+"""Largest number of channels of a latent."""
 
 Pattern = tuple[tuple[int, ...], ...]
 
@@ -106,14 +107,14 @@ class Layout:
     reach: int = 2
 
     def __post_init__(self) -> None:
-        if not self.groups or min(self.groups) < 1 or not 1 <= self.reach <= MAX_PATTERN:
-            raise BitstreamError(
-                f"expected groups of channels and a reach of 1 or more, found {self.groups}, {self.reach}"
-            )
+        if not self.groups or min(self.groups) < 1 or sum(self.groups) > MAX_LATENT_CHANNELS:
+            raise BitstreamError(f"expected groups of 1 to {MAX_LATENT_CHANNELS} channels in all, found {self.groups}")
+        if not 1 <= self.reach <= MAX_PATTERN:
+            raise BitstreamError(f"expected contexts that reach 1 to {MAX_PATTERN} positions, found {self.reach}")
         for pattern in (self.first, self.others):
-            flat = [phase for row in pattern for phase in row]
+            phases = sorted({phase for row in pattern for phase in row})
             square = 1 <= len(pattern) <= MAX_PATTERN and all(len(row) == len(pattern) for row in pattern)
-            if not square or set(flat) != set(range(max(flat) + 1)):
+            if not square or phases != list(range(len(phases))):
                 raise BitstreamError(f"expected a square of phases numbered from 0, found {pattern}")
 
     @property
@@ -154,7 +155,13 @@ class Layout:
 
     @property
     def kernel_shapes(self) -> tuple[tuple[int, int, int, int], ...]:
-        """Shapes of the context weights: those of the first group, all its phases side by side; one of each other phase."""
+        """Shapes of the context weights, [rows, columns, inputs, outputs]; none if there is one pass alone.
+
+        The first kernel is that of the first group, the outputs of all its phases side by side. Then each phase of the
+        other groups has one kernel, between all channels.
+        """
+        if not self.contextual:
+            return ()
         size, n = 2 * self.reach + 1, self.groups[0]
         return ((size, size, n, n * self.first_phases), *[(3, 3, self.channels, self.channels)] * self.other_phases)
 
@@ -162,9 +169,7 @@ class Layout:
         """What a pass may look at: bool [2 * reach + 1, 2 * reach + 1, channels], around a position that it codes."""
         n, size, far = len(which.pattern), 2 * self.reach + 1, self.reach
         mask = np.zeros((size, size, self.channels), bool)
-        mask[far - 1 : far + 2, far - 1 : far + 2, : which.channels.start] = (
-            True  # of earlier groups, the nearest alone
-        )
+        mask[far - 1 : far + 2, far - 1 : far + 2, : which.channels.start] = True  # the nearest of earlier groups
         pattern = np.array(which.pattern)
         for i, j in np.ndindex(size, size):
             at = [(y + i - far, x + j - far) for y, x in np.argwhere(pattern == which.phase)]
@@ -184,9 +189,12 @@ class Layout:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Layout:
-        """The inverse of `arrays`; raises `BitstreamError` or `KeyError` on what is no layout."""
+        """The inverse of `arrays`; raises `BitstreamError` on what is no layout, `KeyError` if an array is missing."""
         patterns = [arrays[name] for name in ("first_phases", "other_phases")]
-        if arrays["groups"].ndim != 1 or any(p.ndim != 2 for p in patterns) or arrays["reach"].ndim:
-            raise BitstreamError("expected the arrays of a layout, found others")
+        ranks = arrays["groups"].ndim, *(p.ndim for p in patterns), arrays["reach"].ndim
+        sizes = arrays["groups"].size, *(max(p.shape, default=0) for p in patterns)
+        limits = MAX_LATENT_CHANNELS, MAX_PATTERN, MAX_PATTERN
+        if ranks != (1, 2, 2, 0) or any(size > limit for size, limit in zip(sizes, limits, strict=True)):
+            raise BitstreamError(f"expected the arrays of a layout, found ranks {ranks} and sizes {sizes}")
         first, others = (tuple(tuple(int(n) for n in row) for row in p) for p in patterns)
         return cls(tuple(int(n) for n in arrays["groups"]), first, others, int(arrays["reach"]))

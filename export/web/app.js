@@ -85,6 +85,9 @@ export class Codec {
     if (qualities > 1) {
       throw new Problem(`Expected a codec of one quality, found one of ${qualities}: export one with a single step.`);
     }
+    if (manifest.image_shape.includes(null)) {
+      throw new Problem("Expected a codec of images of one size, found one of any size.");
+    }
     const models = [];
     for (const name of ["encoder.tflite", "decoder.tflite"]) {
       const bytes = await fetchBytes(new URL(name, folder).href);

@@ -1,5 +1,5 @@
 // Drives the page in a headless browser for tests/test_web.py: a JSON job on stdin, a JSON report on stdout.
-//   job: {chromium, page, codec, tampered, qualities, images, payloads, corrupt, image_file, screenshot, scheme}
+//   job: {chromium, page, codec, tampered, qualities, any_size, images, payloads, corrupt, image_file, screenshot, scheme}
 // Arrays of bytes travel in base64.
 import { readFileSync } from "node:fs";
 import { launch } from "./browser.mjs";
@@ -110,6 +110,7 @@ try {
     artifact: await verdict(await open(`${job.page}?artifact=nowhere`)),
     manifest: await verdict(await open(`${job.page}?artifact=${job.tampered}`)),
     one_quality: await verdict(await open(`${job.page}?artifact=${job.qualities}`)),
+    any_size: await verdict(await open(`${job.page}?artifact=${job.any_size}`)),
   };
   const silent = await open(address, { javaScriptEnabled: false });
   report.missing.scripts = { state: "waiting", text: await silent.textContent("#status") };

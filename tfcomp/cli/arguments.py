@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import NoReturn
 
-import tfcomp
 from tfcomp.errors import InputError
+from tfcomp.storage.writing import local
+from tfcomp.version import __version__
 
-PHOTOGRAPHS = "photographs"
-"""In place of an artifact: the codec that comes with the package."""
-
-Command = Callable[[argparse.Namespace], None]
+DATA = "mnist | glyphs | tfds:NAME | FOLDER | FILE.npy | FILE.npz"
+BUNDLED = "photographs: the codec that comes with the package"
 
 
-def _positive(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text}")
-    return value
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; ``module`` is the module of the command that was chosen."""
+    root = _Parser(prog="tfcomp", description="Learned data compression: train, freeze, compress.")
+    root.add_argument("--version", action="version", version=f"tfcomp {__version__}")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, (module, summary, add_options) in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.set_defaults(module=module)
+        add_options(command)
+    return root
+
+
+# === Values ===
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,31 +37,56 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
-def parser(*functions: Command) -> argparse.ArgumentParser:
-    """The whole command line, of the functions that are its commands; the one chosen is ``command``."""
-    root = _Parser(prog="tfcomp", description="Learned data compression: train, freeze, compress.")
-    root.add_argument("--version", action="version", version=f"tfcomp {tfcomp.__version__}")
-    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+def _path(text: str) -> str:
+    try:
+        return str(local(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
-    made = {}
-    for function in functions:
-        summary = function.__doc__
-        made[function.__name__] = commands.add_parser(function.__name__, help=summary, description=summary)
-        made[function.__name__].set_defaults(command=function)
 
-    data = "mnist | glyphs | tfds:NAME | FOLDER | FILE.npy | FILE.npz"
+def _whole(least: int) -> Callable[[str], int]:
+    def value(text: str) -> int:
+        try:
+            found = int(text)
+        except ValueError:
+            found = least - 1
+        if found < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, found {text}")
+        return found
 
-    command = made["demo"]
-    command.add_argument("--data", default="glyphs", help=f"{data} (default: %(default)s)")
-    command.add_argument("--out", default="demo", help="folder for the results (default: %(default)s)")
-    command.add_argument("--epochs", type=_positive, default=None, help="default: what takes about two minutes")
+    return value
 
-    command = made["train"]
-    command.add_argument("data", metavar="DATA", help=data)
-    command.add_argument("--out", required=True, metavar="RUN", help="folder to write")
+
+def _positive(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not (math.isfinite(found) and found > 0):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return found
+
+
+# === Commands ===
+
+
+def _demo(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", type=_path, default="glyphs", help=f"{DATA} (default: %(default)s)")
+    command.add_argument("--out", type=_path, default="demo", help="folder for the results (default: %(default)s)")
+    command.add_argument("--epochs", type=_whole(1), default=None, help="default: what takes about two minutes")
+
+
+def _train(command: argparse.ArgumentParser) -> None:
+    command.add_argument("data", type=_path, metavar="DATA", help=f"{DATA}; for crops, a FOLDER of photographs")
+    command.add_argument("--out", type=_path, required=True, metavar="RUN", help="folder to write")
     command.add_argument("--model", choices=["autoencoder", "vae"], default="autoencoder")
-    command.add_argument("--network", choices=["dense", "conv"], default="conv")
-    command.add_argument("--latent-dim", type=_positive, default=64)
+    command.add_argument(
+        "--network",
+        choices=["dense", "conv", "spatial", "lapped"],
+        help="dense, conv (the default): images of one shape; spatial: also of any size, if the folder's images differ "
+        "or --side is given; lapped: of any size",
+    )
+    command.add_argument("--latent-dim", type=_whole(1), metavar="N", help="default: 64; not of lapped networks")
     command.add_argument(
         "--beta",
         type=float,
@@ -62,15 +95,36 @@ def parser(*functions: Command) -> argparse.ArgumentParser:
         help="price of a nat of rate, if not the model's own; several, falling: one autoencoder of as many qualities",
     )
     command.add_argument("--distortion", choices=["squared_error", "binary_cross_entropy"])
-    command.add_argument("--epochs", type=_positive, default=10)
-    command.add_argument("--batch-size", type=_positive, default=128)
-    command.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam, with a cosine schedule to zero")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--batch-size", type=_whole(1), metavar="N", help="default: 128; of crops 8")
+    command.add_argument(
+        "--learning-rate",
+        type=_positive,
+        metavar="RATE",
+        help="largest of Adam's, which falls; default: 1e-3, of crops 6e-4",
+    )
+    command.add_argument("--seed", type=_whole(0), default=0)
 
-    command = made["export"]
-    command.add_argument("run", metavar="RUN", help=f"what train wrote; {PHOTOGRAPHS}: the bundled codec")
-    command.add_argument("artifact", metavar="ARTIFACT", help="folder to write")
-    command.add_argument("--data", help=f"calibration images, if not the run's own: {data}")
+    images = command.add_argument_group("images of one shape")
+    images.add_argument("--epochs", type=_whole(1), metavar="N", help="default: 10")
+
+    crops = command.add_argument_group("crops of photographs of any size")
+    crops.add_argument("--start", type=_path, metavar="RUN", help=f"a run or an artifact to train on from; {BUNDLED}")
+    length = crops.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=_whole(1), metavar="N", help="default: 6000")
+    length.add_argument("--minutes", type=_positive, metavar="M", help="as many steps as there is time for")
+    crops.add_argument("--side", type=_whole(1), metavar="PIXELS", help="of a crop; default: 192")
+    crops.add_argument(
+        "--validation",
+        type=_path,
+        metavar="FOLDER",
+        help="other photographs, to watch; default: FOLDER/val beside FOLDER/train, else one in twenty",
+    )
+
+
+def _export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", type=_path, metavar="RUN", help=f"what train wrote; {BUNDLED}")
+    command.add_argument("artifact", type=_path, metavar="ARTIFACT", help="folder to write")
+    command.add_argument("--data", type=_path, help=f"calibration images, if not the run's own: {DATA}")
     command.add_argument(
         "--quantize",
         default="float32",
@@ -78,55 +132,97 @@ def parser(*functions: Command) -> argparse.ArgumentParser:
         help="networks of the .tflite files: float32, float16 or dynamic (8 bits) weights, or int8 throughout",
     )
     command.add_argument(
-        "--sets", type=_positive, default=1, help="sets of tables that compete for each message; 64 suit small images"
+        "--sets",
+        type=_whole(1),
+        help="sets of tables that compete for each message; 64 suit small images (default: 1)",
     )
     command.add_argument(
         "--side",
-        type=_positive,
+        type=_whole(1),
         metavar="PIXELS",
-        help="of photographs: .tflite files of fixed shapes, up to this side",
+        help="of images of any size: .tflite files of fixed shapes, up to this side",
     )
+    command.add_argument("--with-model", action="store_true", help="keep the trained model, to train on from it")
     target = command.add_mutually_exclusive_group()
     step = "quantization step, as a multiple of each latent's unit; several, falling, make as many qualities"
     target.add_argument("--step", type=float, nargs="+", help=step)
     target.add_argument("--target-psnr-db", type=float, metavar="DB")
     target.add_argument("--target-bytes", type=float, metavar="BYTES", help="mean payload length")
 
-    command = made["compress"]
-    own = "default: the codec of photographs that comes with the package"
-    command.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders, or (with --codec) one .npy")
-    command.add_argument("-o", "--output", required=True, metavar="OUT.tfz")
-    command.add_argument("--codec", metavar="ARTIFACT", help=own)
-    quality = "of photographs 1 to 8, default 5; of an ARTIFACT from 1, if it has several, default the highest"
-    command.add_argument("--quality", type=int, metavar="Q", help=quality)
-    command.add_argument(
-        "--target-bytes", type=_positive, metavar="N", help="of photographs: the most for each, instead of a quality"
-    )
 
-    command = made["decompress"]
-    command.add_argument("input", metavar="IN.tfz")
-    command.add_argument("-o", "--output", required=True, metavar="FOLDER")
-    command.add_argument("--codec", metavar="ARTIFACT", help=own)
+def _compress(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "inputs", type=_path, nargs="+", metavar="INPUT", help="image files, folders, or one .npy of one image or many"
+    )
+    command.add_argument("-o", "--output", type=_path, required=True, metavar="OUT.tfz")
+    command.add_argument("--codec", type=_path, metavar="ARTIFACT", help=f"default: {BUNDLED}")
+    command.add_argument("--quality", type=int, metavar="Q", help="from 1; default: the codec's own")
+    command.add_argument(
+        "--target-bytes",
+        type=_whole(1),
+        metavar="N",
+        help="of images of any size: the most for each, instead of a quality",
+    )
+    command.add_argument(
+        "--effort",
+        type=_whole(0),
+        default=0,
+        metavar="E",
+        help="looks through the decoder for better integers; 16 is nearly all there is to gain (default: %(default)s)",
+    )
+    command.add_argument(
+        "--on-error",
+        choices=["stop", "skip"],
+        default="stop",
+        help="skip: leave out what cannot be read, and say at the end what that is (status 2)",
+    )
+    command.add_argument("--force", action="store_true", help="replace OUT.tfz though it is no .tfz")
+
+
+def _decompress(command: argparse.ArgumentParser) -> None:
+    command.add_argument("input", type=_path, metavar="IN.tfz")
+    command.add_argument("-o", "--output", type=_path, required=True, metavar="FOLDER")
+    command.add_argument(
+        "--codec", type=_path, metavar="ARTIFACT", help="default: what made IN.tfz, if it comes with the package"
+    )
     command.add_argument("--force", action="store_true", help="replace images that are already there")
 
-    command = made["evaluate"]
+
+def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "artifacts",
-        nargs="+",
-        metavar="ARTIFACT",
-        help=f"several make one curve; {PHOTOGRAPHS}: the bundled codec, on a FOLDER",
+        "artifacts", type=_path, nargs="+", metavar="ARTIFACT", help=f"several make one curve; {BUNDLED}"
     )
-    command.add_argument("data", metavar="DATA", help=f"its test images are used: {data}")
+    command.add_argument(
+        "data", type=_path, metavar="DATA", help=f"its test images are used: {DATA}; of a codec of any size a FOLDER"
+    )
     command.add_argument(
         "--against",
         default="webp,jpeg,avif,jxl,png",
         metavar="NAMES",
         help="of jpeg, jpeg2000, webp, avif, jxl, png, zstd, brotli, lzma, with commas (default: %(default)s)",
     )
-    command.add_argument("--images", type=_positive, default=1000, metavar="N", help="at most (default: %(default)s)")
-    command.add_argument("--out", metavar="FOLDER", help="folder to write: a JSON, and plots as PNG and PDF")
+    command.add_argument("--images", type=_whole(1), default=1000, metavar="N", help="at most (default: %(default)s)")
+    command.add_argument(
+        "--out", type=_path, metavar="FOLDER", help="folder to write: a JSON, and plots as PNG and PDF"
+    )
 
-    command = made["info"]
-    command.add_argument("file", metavar="FILE", help="a .tfz, a payload, a run or an artifact")
-    command.add_argument("--codec", metavar="ARTIFACT", help="try a bare payload with this codec")
-    return root
+
+def _info(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=_path, metavar="FILE", help="a .tfz, a payload, a run or an artifact")
+    command.add_argument("--codec", type=_path, metavar="ARTIFACT", help="what to try a bare payload with")
+
+
+_COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "demo": ("demo", "Train on small images, compress held-out ones, compare and draw; needs no network.", _demo),
+    "train": ("train", "Train a model by gradient descent and keep it as a run.", _train),
+    "export": ("export", "Freeze a run and write it as an artifact.", _export),
+    "compress": ("compress", "Images into one .tfz file.", _compress),
+    "decompress": ("decompress", "A .tfz file into images.", _decompress),
+    "evaluate": (
+        "evaluation",
+        "Real bytes and quality of an artifact beside classical codecs, on a data set's test images.",
+        _evaluate,
+    ),
+    "info": ("info", "What a file or folder is.", _info),
+}
+"""Module, summary and options of each command."""

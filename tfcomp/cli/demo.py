@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
 from importlib import import_module
@@ -10,23 +11,29 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tfcomp.cli.console import say
 from tfcomp.codec import Codec
 from tfcomp.data import datasets
 from tfcomp.errors import InputError
 from tfcomp.measure import classical, evaluate, plots
-from tfcomp.models import autoencoder as models
+from tfcomp.models.autoencoder import AutoEncoder
 from tfcomp.storage import container
-from tfcomp.storage.writing import replacing_file
+from tfcomp.storage.writing import local, replacing_file
 
 LATENT_DIM = 64
 BETA = 0.08
 BATCH = 128
-# About two minutes of two cores, whatever the size of the data set.
 STEPS = 1100
+"""About two minutes of two cores, whatever the size of the data set."""
 SHOWN = 12
 
 
-def run(out: Path, *, data: str = "glyphs", epochs: int | None = None) -> None:
+def run(args: argparse.Namespace) -> None:
+    """The command."""
+    demonstrate(Path(local(args.out)), data=args.data, epochs=args.epochs)
+
+
+def demonstrate(out: Path, *, data: str = "glyphs", epochs: int | None = None) -> None:
     """Train, freeze, export, compress the test images, compare, draw.
 
     Args:
@@ -44,34 +51,34 @@ def run(out: Path, *, data: str = "glyphs", epochs: int | None = None) -> None:
         raise InputError(f"cannot make the folder {out}: {error.strerror}") from error
     test = test[:2000]
     epochs = epochs or math.ceil(STEPS / math.ceil(len(train) / BATCH))
-    print(f"1. {data}: {len(train)} images to train on, {len(test)} to test, {train.shape[1:]} uint8")
+    say(f"1. {data}: {len(train)} images to train on, {len(test)} to test, {train.shape[1:]} uint8")
 
     keras.utils.set_random_seed(0)
-    model = models.AutoEncoder.conv(train.shape[1:], LATENT_DIM, beta=BETA)
+    model = AutoEncoder.conv(train.shape[1:], LATENT_DIM, beta=BETA)
     schedule = keras.optimizers.schedules.CosineDecay(2e-3, epochs * -(-len(train) // BATCH))
     model.compile(optimizer=keras.optimizers.Adam(schedule))
     start = time.perf_counter()
     model.fit(train, batch_size=BATCH, epochs=epochs, verbose=2)
-    print(f"2. trained for {epochs} epochs in {time.perf_counter() - start:.0f} s")
+    say(f"2. trained for {epochs} epochs in {time.perf_counter() - start:.0f} s")
 
     Codec.freeze(model, train).export(out / "artifact")
     codec = Codec.load(out / "artifact")
-    print(f"3. frozen and exported to {out / 'artifact'}, loaded again with LiteRT: codec {codec.fingerprint}")
+    say(f"3. frozen and exported to {out / 'artifact'}, loaded again with LiteRT: codec {codec.fingerprint}")
 
     payloads = codec.compress(test)
-    fingerprint = codec.entropy_model.fingerprint
-    size = container.write(out / "test.tfz", payloads, fingerprint=fingerprint, item_shape=codec.image_shape)
+    fingerprint = bytes.fromhex(codec.fingerprint)
+    size = container.write(out / "test.tfz", payloads, fingerprint=fingerprint, item_shape=test.shape[1:])
     with container.Archive.open(out / "test.tfz") as archive:
         archive.require(fingerprint)
         restored = codec.decompress(list(archive))
     ours = evaluate.Point("tfcomp", sum(map(len, payloads)) / len(test), evaluate.psnr_db(test, restored))
-    print(f"4. {out / 'test.tfz'}: {len(test)} images in {size:,} bytes, index and checksums included")
+    say(f"4. {out / 'test.tfz'}: {len(test)} images in {size:,} bytes, index and checksums included")
 
     lossy = {name: classical.lowest_quality(test, name, ours.psnr_db) for name in ("webp", "jpeg")}
     table = evaluate.table([ours, *(point for _, point in lossy.values()), classical.measure(test, "png")])
     with replacing_file(out / "table.md") as path:
         path.write_text(f"{len(test)} test images of {data}; WebP and JPEG at equal PSNR or their best\n\n{table}\n")
-    print(table)
+    say(table)
 
     some = np.linspace(0, len(test) - 1, SHOWN).astype(int)
     rows = [("tfcomp", restored[some], [len(payloads[i]) for i in some])]
@@ -80,4 +87,4 @@ def run(out: Path, *, data: str = "glyphs", epochs: int | None = None) -> None:
         rows.append((point.codec, images, sizes))
     with replacing_file(out / "reconstructions.png") as path:
         plots.reconstructions(test[some], rows).savefig(path, format="png", dpi=110)
-    print(f"5. {out / 'reconstructions.png'}")
+    say(f"5. {out / 'reconstructions.png'}")

@@ -7,8 +7,19 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 from tfcomp.errors import TfcompError
+
+
+def _memory() -> BinaryIO | None:
+    """A file without a name; None where there is neither memory nor a folder for one."""
+    try:
+        if hasattr(os, "memfd_create"):
+            return os.fdopen(os.memfd_create("stderr"), "w+b")
+        return tempfile.TemporaryFile()
+    except OSError:
+        return None
 
 
 @contextmanager
@@ -16,20 +27,21 @@ def held_native_lines() -> Iterator[None]:
     """Holds back what C and C++ libraries write to the process's stderr: LiteRT's announcements, libtiff's complaints.
 
     Python's own lines and progress bars pass. Of the others, information is dropped, and everything is where an error
-    says in one line what is wrong.
+    says in one line what is wrong, or an interrupt does.
     """
-    if sys.stderr is None:  # closed by the caller: its number may be another file's by now
+    said = None if sys.stderr is None else _memory()
+    if said is None:  # stderr was closed by the caller: its number may be another file's by now
         yield
         return
     own, python = os.dup(2), sys.stderr
-    with tempfile.TemporaryFile() as said, os.fdopen(own, "w", buffering=1) as passing:
+    with said, os.fdopen(own, "w", buffering=1) as passing:
         os.dup2(said.fileno(), 2)
         if python is sys.__stderr__:
             sys.stderr = passing
         refused = False
         try:
             yield
-        except TfcompError:
+        except (TfcompError, KeyboardInterrupt):
             refused = True
             raise
         finally:

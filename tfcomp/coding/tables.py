@@ -200,10 +200,10 @@ class FrequencyTables:
             InputError: if a latent lies outside its table's support; clip first.
         """
         # Modulo 2**32, as int32 subtracts, what lies below a support lies far above it.
-        symbols = np.subtract(latents, self.lower[index], dtype=np.int32, casting="safe")
-        if np.any(symbols.view(np.uint32) >= self.sizes[index].view(np.uint32)):
+        symbols = np.subtract(latents, self.lower.take(index), dtype=np.int32, casting="safe")
+        if np.any(symbols.view(np.uint32) >= self.sizes.take(index).view(np.uint32)):
             raise InputError("expected latents inside their tables' support; FrequencyTables.clip puts them there")
-        symbols += self.first[index]
+        symbols += self.first.take(index)
         return symbols
 
     def ideal_bits(self, latents: Int32, index: Int32) -> NDArray[np.float64]:

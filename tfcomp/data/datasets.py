@@ -1,5 +1,7 @@
 """Images in: named data sets, folders, arrays; always uint8 [N, H, W, C], without labels.
 
+`crops` cuts items of one shape out of photographs of any size; the rest of this module is for images of one size.
+
 A source is "mnist" or "tfds:NAME" (tensorflow-datasets, the `train` extra), "glyphs" (drawn by the package itself), a
 folder of images, or an ``.npy`` or ``.npz`` file. All but the first need no TensorFlow, except to wrap the arrays for
 training. Arrays are held in memory: the data sets of small images this package trains on are some ten megabytes.
@@ -17,16 +19,17 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tfcomp.data import glyphs
+from tfcomp.data.crops import crops, reading_errors
 from tfcomp.errors import InputError, MissingDependencyError
+from tfcomp.items import Images, as_images, image_array
 from tfcomp.storage.image_files import image_files, progress, read_images, reason
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-Images = NDArray[np.uint8]
+__all__ = ["as_images", "batches", "crops", "load", "load_arrays", "read_array", "reading_errors", "untuned"]
 
 TEST_EVERY = 10
 """A source without a split of its own gives every tenth image, the first among them, to the test set."""
@@ -105,39 +108,6 @@ def batches(images: Images, size: int, *, shuffle: bool) -> tf.data.Dataset:
     return untuned(order.batch(size).map(lambda chosen: tf.gather(held, chosen)).prefetch(2))
 
 
-def as_images(data: Any) -> Images:
-    """uint8 [N, H, W, C] from an array or a `tf.data.Dataset`.
-
-    Args:
-        data: an array [N, H, W] or [N, H, W, C] of whole numbers 0..255 in any dtype, or a finite dataset of such
-            images [H, W, C] or batches [N, H, W, C]; of elements that are tuples, the first member.
-
-    Raises:
-        InputError: if it is anything else; images scaled to [0, 1] are, since they would be taken for black ones.
-    """
-    if not hasattr(data, "element_spec"):
-        return _checked(data, "images")
-    import tensorflow as tf
-
-    spec = data.element_spec
-    if isinstance(spec, tuple):
-        data, spec = data.map(lambda first, *_: first), spec[0]
-    rank = getattr(getattr(spec, "shape", None), "rank", None)
-    if rank not in (3, 4):
-        raise InputError(f"expected a dataset of images [H, W, C] or batches [N, H, W, C], found elements {spec}")
-    if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise InputError("expected a finite dataset, found one that repeats forever")
-    batched = data if rank == 4 else data.batch(256)
-    try:
-        batches = [_checked(batch, "images") for batch in progress(batched.as_numpy_iterator(), "read", total=None)]
-    except tf.errors.InvalidArgumentError as error:
-        raise InputError(f"expected images of one size in the dataset, found: {error.message}") from error
-    shapes = sorted({batch.shape[1:] for batch in batches})
-    if len(shapes) != 1:
-        raise InputError(f"expected images of one size in the dataset, found {shapes or 'no images'}")
-    return np.concatenate(batches)
-
-
 def read_array(path: str | os.PathLike[str]) -> Images:
     """All images of one ``.npy`` file as uint8 [N, H, W, C].
 
@@ -147,7 +117,7 @@ def read_array(path: str | os.PathLike[str]) -> Images:
     try:
         loaded = _load_unpickled(path)
         if isinstance(loaded, np.ndarray):
-            return _checked(loaded, str(path))
+            return image_array(loaded, str(path))
         loaded.close()
     except InputError:
         raise
@@ -173,16 +143,16 @@ def _load_numpy(path: Path) -> tuple[Images, Images]:
         with path.open("rb") as file:
             loaded = _load_unpickled(file)
             if isinstance(loaded, np.ndarray):
-                return _split(_checked(loaded, str(path)), str(path))
+                return _split(image_array(loaded, str(path)), str(path))
             names = set(loaded.files)
             for pair in (("x_train", "x_test"), ("train", "test")):
                 if names.issuperset(pair):
-                    train, test = (_checked(loaded[name], f"{path}, array {name}") for name in pair)
+                    train, test = (image_array(loaded[name], f"{path}, array {name}") for name in pair)
                     if train.shape[1:] != test.shape[1:]:
                         raise InputError(f"expected one size in {path}, found {train.shape[1:]} and {test.shape[1:]}")
                     return train, test
             if len(names) == 1:
-                return _split(_checked(loaded[names.pop()], str(path)), str(path))
+                return _split(image_array(loaded[names.pop()], str(path)), str(path))
     except InputError:
         raise
     except Exception as error:
@@ -254,29 +224,6 @@ def _load_unpickled(file: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return np.load(file, allow_pickle=False)
-
-
-def _checked(data: Any, source: str) -> Images:
-    try:
-        array = np.asarray(data)
-    except ValueError as error:
-        raise InputError(f"expected {source} of one shape, found a list of several ({error})") from error
-    if array.dtype.kind not in "uif":
-        raise InputError(f"expected {source} as numbers 0..255, found dtype {array.dtype}")
-    if array.ndim not in (3, 4) or 0 in array.shape[1:]:
-        raise InputError(f"expected {source} of shape [N, H, W] or [N, H, W, C], found {list(array.shape)}")
-    if array.dtype != np.uint8 and array.size:
-        low, high = array.min(), array.max()
-        if np.isnan(low):
-            raise InputError(f"expected {source} as whole numbers 0..255, found NaN")
-        if low < 0 or high > 255:
-            raise InputError(f"expected {source} as whole numbers 0..255, found values from {low:g} to {high:g}")
-        if array.dtype.kind == "f" and np.any(array != np.rint(array)):
-            raise InputError(f"expected {source} as whole numbers 0..255, found fractions from {low:g} to {high:g}")
-        if array.dtype.kind == "f" and 0 < high <= 1:
-            raise InputError(f"expected {source} as whole numbers 0..255, found floats on [0, 1]; multiply them by 255")
-    images = array.astype(np.uint8, copy=False)
-    return images[..., None] if images.ndim == 3 else images
 
 
 def _split(images: Images, source: str) -> tuple[Images, Images]:

@@ -18,7 +18,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tfcomp.errors import BitstreamError
+
 FINGERPRINT_BYTES = 16
+TABLE_RANKS = {"precision": 0, "lower": 1, "sizes": 1, "frequencies": 1}
+"""Number of axes of each array of `tfcomp.coding.tables.FrequencyTables`."""
 
 STATIC, CONTEXT = "static-1", "context-1"
 FORMATS = {
@@ -55,8 +59,28 @@ def fingerprint(format_id: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """
     digest = hashlib.sha256(format_id.encode() + b"\0")
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name])
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         digest.update(name.encode() + b"\0" + array.dtype.str.encode() + b"\0" + bytes([array.ndim]))
         digest.update(np.array(array.shape, "<u8").tobytes() + array.tobytes())
     return digest.digest()[:FINGERPRINT_BYTES]
+
+
+def int32_arrays(arrays: Mapping[str, NDArray[Any]], ranks: Mapping[str, int]) -> dict[str, NDArray[np.int32]]:
+    """The named arrays of a mapping; others in it are left alone.
+
+    Args:
+        arrays: from a file.
+        ranks: number of axes of each array that is wanted.
+
+    Raises:
+        BitstreamError: if an array is missing, is no int32, or has another number of axes.
+    """
+    if missing := sorted(set(ranks) - set(arrays)):
+        raise BitstreamError(f"expected the arrays of an entropy model, found none named {', '.join(missing)}")
+    checked = {name: np.asarray(arrays[name]) for name in ranks}
+    for name, array in checked.items():
+        if array.dtype != np.int32 or array.ndim != ranks[name]:
+            shape = list(array.shape)
+            raise BitstreamError(f"expected {name} as int32 of rank {ranks[name]}, found {array.dtype} {shape}")
+    return checked

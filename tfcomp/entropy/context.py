@@ -1,261 +1,365 @@
-"""Which table codes each coefficient of a photograph: integers alone, from what was coded before.
+"""Which table codes each coefficient of a latent of any size: integers alone, from what was coded before.
 
 For a coefficient ``q`` two sums over what earlier passes coded nearby are taken, in units of 1/UNIT of its step, with
-whole-number weights that training found (`model.Contexts`) and `freeze` rounded::
+whole-number weights that training found and freezing rounded::
 
-    S = base + sum of w * min(|q'|, 255)        its expected magnitude
-    M = sum of m * min(max(q', -255), 255)      its expectation
+    S = base + sum of w * min(|q'|, LARGEST)                  its expected magnitude
+    M = sum of m * min(max(q', -LARGEST), LARGEST)            its expectation
 
     |S|, |M| < 2**24,  so that float32 holds every partial sum exactly, and adds them in any order to the same end
 
 What is coded is the residual ``r = q - m``, ``m`` the integer nearest to ``M / UNIT``, with the sign of ``r`` turned so
-that what is left of ``M`` is not negative. Its table is that of the channel's kind, of the level of ``S`` between
-fixed thresholds, and of which eighth of a step is left. A table reaches from ``-K`` to ``K``, ``K`` rising with the
-level; its two last symbols mean "that or beyond", and how far beyond follows in a table of its own. ``K = 0`` is a
-table of one symbol, which is not coded at all: a coefficient of high frequency where nothing is near is taken as
-expected. (Adaptive scales from neighbours: Wu, "Lossless compression of continuous-tone images via context selection,
-quantization, and modeling", IEEE Transactions on Image Processing 6 (5), 1997.)
+that what is left of ``M`` is not negative. Its table is that of three numbers: the channel's kind; the level of ``S``,
+which is how many thresholds it reaches; and the part of half a step that is left of ``M``::
+
+    table = (kind * levels + level) * parts + part
+
+    level   0     1       2           3                     part    0     1     2     3
+          |-----|-----|-------|---------------> S                 |-----|-----|-----|-----|  |M - UNIT * m|
+               t[0]  t[1]    t[2]                                 0                    UNIT / 2
+
+See `pass_tables` for what a table codes. The lowest levels of a kind may have tables of one symbol, which are not coded
+at all: a coefficient of high frequency where nothing is near is taken as expected. In the first pass, where nothing is
+known, the level is the highest and the expectation 0. (Adaptive scales from neighbours: Wu, "Lossless compression of
+continuous-tone images via context selection, quantization, and modeling", IEEE Transactions on Image Processing 6 (5),
+1997.)
+
+A model of one pass, one level and one part has a table for each kind and no weights: `ContextModel.static`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tfcomp.coding.tables import FrequencyTables, Int32
-from tfcomp.errors import BitstreamError
-from tfcomp.photographs import old_layout as layout
-from tfcomp.photographs.old_layout import CHANNELS, GROUPS, LAST_PASSES, PASSES
+from tfcomp.entropy import base as formats
+from tfcomp.entropy.neighbours import LARGEST, Float32, Kernel, Plane, Sums
+from tfcomp.entropy.pass_tables import OVERFLOW, PassTables
+from tfcomp.errors import BitstreamError, InputError
+from tfcomp.layout import ONE_PHASE, Layout, Pass
 
 UNIT_LOG2 = 10
 UNIT = 1 << UNIT_LOG2
-LARGEST = 255
-"""Beyond it, a coefficient counts as this in contexts."""
-BEYOND = 255
-"""How far at most a residual lies beyond its table."""
-PARTS_LOG2 = 2
-PARTS = 1 << PARTS_LOG2
-"""Of half a step, by what is left of the expectation."""
-LEVELS = 32
+MAX_SUM = 1 << 24
+MAX_WEIGHT = 1 << 11
+"""Largest weight that freezing makes and `tfcomp.graph` takes: processors whose float32 products are products of 19-bit
+floats keep 11 bits of a weight."""
 FINENESS_LOG2 = 3
-# fmt: off
-THRESHOLDS = np.array([
-    64, 80, 96, 128, 160, 192, 248, 304, 384, 480, 600, 744, 928, 1168, 1456, 1816, 2272, 2840, 3552, 4440, 5552, 6936,
-    8672, 10840, 13552, 16944, 21176, 26472, 33088, 41360, 51696,
-], np.int32)
-# fmt: on
-"""Between the levels, in units: from 1/16 to 50 steps, each about 1.25 times the last; whole, and written out, as no
-float decides. Multiples of ``2**FINENESS_LOG2``."""
-LEVEL_OF = np.searchsorted(
-    THRESHOLDS >> FINENESS_LOG2, np.arange((THRESHOLDS[-1] >> FINENESS_LOG2) + 1), "right"
-).astype(np.int32)
-BEYOND_TABLES = 4
+"""Thresholds are multiples of ``2**FINENESS_LOG2``, so that a level can be looked up."""
+MAX_THRESHOLD = 1 << 20
+MAX_LEVELS = 256
+MAX_PARTS_LOG2 = UNIT_LOG2 - 1
 
-Float32 = NDArray[np.float32]
-Sums = tuple[Float32, Float32]
+_RANKS = {
+    **formats.TABLE_RANKS,
+    **dict.fromkeys(("groups", "kinds", "thresholds", "not_coded", "reaches", "base"), 1),
+    **dict.fromkeys(("first_phases", "other_phases"), 2),
+    **dict.fromkeys(("reach", "parts_log2", "overflow_tables"), 0),
+}
 
 
-KINDS = np.array([min(g, 1) if g < 3 else 3 if colour else 2 for g, colour, _, _ in layout.CHANNEL_LIST], np.int32)
-"""Of channels that share tables: the means, low frequencies, higher ones of luma, and of chroma."""
-KIND_COUNT = 4
-NOT_CODED = (0, 0, 3, 3)
-"""How many levels, of each kind, are so low that the coefficient is taken as expected."""
-
-
-def _reach(kind: int, level: int) -> int:
-    if level < NOT_CODED[kind]:
-        return 0
-    scale = THRESHOLDS[min(level, LEVELS - 2)] / UNIT
-    return int(np.clip(np.ceil(4 * scale) + 2, 3, 40))
-
-
-REACHES = np.array(
-    [_reach(kind, level) for kind in range(KIND_COUNT) for level in range(LEVELS) for _ in range(PARTS)], np.int32
-)
-"""``K`` of each table: int32 [kinds * levels * parts]."""
-LEAST = np.array([THRESHOLDS[NOT_CODED[kind] - 1] if NOT_CODED[kind] else -np.inf for kind in KINDS], np.float32)
-"""From which magnitude on each channel is coded, that is, from which level on its table has more than one symbol."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a pass needs to code its ``n`` coefficients, of which ``k`` are coded.
+class Lookups(NamedTuple):
+    """What the passes look up.
 
     Attributes:
-        which: the pass.
-        expected: int32 [n], ``m``; of those that are not coded, the coefficients themselves.
-        coded: intp [k], which are.
-        mean: int32 [k], ``m`` of these.
-        table: int32 [k].
-        sign: int32 [k], 1 or -1: the residual's, so that its table fits.
+        least: int32 [channels], the least magnitude ``S`` whose coefficients are coded, by channel.
+        level_table: int32 [n], ``level * parts`` of each ``S >> FINENESS_LOG2``; the last also of all larger ones.
+        kind_table: int32 [channels], the first table of each channel's kind.
+        overflow_table: int32 [tables], the overflow table of each residual's table; 0 of an overflow table.
     """
 
-    which: layout.Pass
-    expected: Int32
-    coded: NDArray[np.intp]
-    mean: Int32
-    table: Int32
-    sign: Int32
+    least: Int32
+    level_table: Int32
+    kind_table: Int32
+    overflow_table: Int32
 
 
 @dataclass(frozen=True, eq=False)
 class ContextModel:
-    """The integers of one quality.
+    """The tables of the latents of one quality, and the integer arithmetic that chooses among them.
 
     Attributes:
-        base: int32 [CHANNELS].
-        scales, means: the weights of the means' five phases, [5, 5, 3, 5 * 3], and of the chessboard's two for the
-            others, [3, 3, CHANNELS, CHANNELS] each; float32 that hold integers.
-        tables: those of the residuals, as `REACHES` has them, then `BEYOND_TABLES` of what lies beyond.
+        layout: passes, and the shapes of the weights.
+        kinds: int32 [channels], the kind of each channel, from 0: channels of one kind share tables.
+        thresholds: int32 [levels - 1], ascending multiples of 8: where the next level of ``S`` begins.
+        not_coded: int32 [kinds], how many levels of each kind are so low that a coefficient is taken as expected.
+        reaches: int32 [kinds * levels * parts], ``K`` of each residual's table; 0 in the levels that are not coded.
+        parts_log2: the logarithm of the number of parts.
+        overflow_tables: number of overflow tables; level ``l`` uses number ``l * overflow_tables // levels``.
+        base: int32 [channels], what ``S`` begins with.
+        scales, means: the weights ``w`` and ``m``, float32 that hold integers, of `Layout.kernel_shapes`.
+        tables: a table for each of ``reaches``, then the overflow tables.
+
+    Raises:
+        BitstreamError: if the arrays do not fit one another, or a sum could reach ``2**24``.
+
+    Example:
+        >>> model = ContextModel.static([np.float64([1, 2, 9, 2, 1]), np.float64([1, 3, 1])])
+        >>> model.layout.channels, model.reaches.tolist()
+        (2, [2, 1])
     """
 
+    layout: Layout
+    kinds: Int32
+    thresholds: Int32
+    not_coded: Int32
+    reaches: Int32
+    parts_log2: int
+    overflow_tables: int
     base: Int32
     scales: tuple[Float32, ...]
     means: tuple[Float32, ...]
     tables: FrequencyTables
-    _made: dict[tuple[int, ...], Sums] = field(default_factory=dict, init=False, repr=False)
+
+    format_id: ClassVar[str] = formats.CONTEXT
 
     def __post_init__(self) -> None:
-        expected = [(5, 5, GROUPS[0].stop, 5 * GROUPS[0].stop), *2 * [(3, 3, CHANNELS, CHANNELS)]]
-        for name in ("scales", "means"):
-            weights = getattr(self, name)
-            if [w.shape for w in weights] != expected or self.base.shape != (CHANNELS,) or self.base.dtype != np.int32:
-                raise BitstreamError(f"expected {name} of shapes {expected}, found {[w.shape for w in weights]}")
-            for w in weights:
-                most = np.abs(w.astype(np.float64)).sum(axis=(0, 1, 2)).max() * LARGEST + np.abs(self.base).max()
-                if np.any(w != np.round(w)) or most >= 1 << 24:
-                    raise BitstreamError(f"expected whole {name} whose sums stay below 2**24, found up to {most:.0f}")
-        lower, sizes = self.tables.lower, self.tables.sizes
-        beyond = np.full(BEYOND_TABLES, BEYOND + 1)
-        if not np.array_equal(sizes, [*(2 * REACHES + 1), *beyond]) or np.any(lower != [*-REACHES, *0 * beyond]):
-            raise BitstreamError(f"expected tables of {REACHES.size} reaches, found others, {len(sizes)} in all")
+        self._check_choices()
+        self._check_weights()
+        lower, sizes = [*-self.reaches, *[0] * self.overflow_tables], [*(2 * self.reaches + 1)]
+        sizes += [OVERFLOW + 1] * self.overflow_tables
+        if not np.array_equal(self.tables.sizes, sizes) or not np.array_equal(self.tables.lower, lower):
+            count = len(self.tables)
+            raise BitstreamError(f"expected tables of {self.reaches.size} reaches, found others, {count} in all")
 
-    def passes(self, height: int, width: int) -> Generator[Asked, Int32, None]:
+    @classmethod
+    def static(
+        cls,
+        distributions: Sequence[NDArray[np.floating]],
+        overflow: NDArray[np.floating] | None = None,
+        precision: int = 12,
+    ) -> ContextModel:
+        """The model that codes each channel by one table.
+
+        Args:
+            distributions: for each channel float [2 * K + 1], how probable each integer from ``-K`` to ``K`` is; the
+                first and the last value are those of all integers beyond, too. A channel of one value is always 0.
+            overflow: float [256], how probable each distance from the tables is; by default it decays.
+            precision: bits of every frequency's denominator, 8 or more.
+
+        Raises:
+            InputError: if a distribution has no middle, or none fits the precision.
+        """
+        if not distributions or any(np.ndim(p) != 1 or np.size(p) % 2 == 0 for p in distributions):
+            raise InputError("expected a distribution of an odd number of values, -K to K, for each channel")
+        reaches = np.array([np.size(p) // 2 for p in distributions], np.int32)
+        if overflow is None:
+            overflow = 0.5 ** (np.arange(OVERFLOW + 1) / 8) + 1e-4
+        channels, none = len(reaches), np.zeros(0, np.int32)
+        return cls(
+            layout=Layout((channels,), ONE_PHASE, ONE_PHASE, reach=1),
+            kinds=np.arange(channels, dtype=np.int32),
+            thresholds=none,
+            not_coded=(reaches == 0).astype(np.int32),
+            reaches=reaches,
+            parts_log2=0,
+            overflow_tables=1,
+            base=np.zeros(channels, np.int32),
+            scales=(),
+            means=(),
+            tables=residual_tables([*distributions, overflow], reaches, precision),
+        )
+
+    @property
+    def levels(self) -> int:
+        """Number of levels of ``S``."""
+        return self.thresholds.size + 1
+
+    @property
+    def parts(self) -> int:
+        """Number of parts of half a step."""
+        return 1 << self.parts_log2
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """16 bytes that name the format and all arrays of the model."""
+        return formats.fingerprint(self.format_id, self.arrays())
+
+    @cached_property
+    def lookups(self) -> Lookups:
+        """What the passes look up, made once."""
+        lowest, highest = -MAX_SUM, MAX_SUM
+        least = np.array([lowest, *self.thresholds, highest], np.int32)[self.not_coded][self.kinds]
+        last = int(self.thresholds[-1]) if self.thresholds.size else 0
+        steps = np.arange((last >> FINENESS_LOG2) + 1)
+        level = np.searchsorted(self.thresholds >> FINENESS_LOG2, steps, "right").astype(np.int32)
+        level_of_table = np.arange(self.reaches.size, dtype=np.int32) // self.parts % self.levels
+        overflow = self.reaches.size + level_of_table * self.overflow_tables // self.levels
+        return Lookups(
+            least,
+            level * np.int32(self.parts),
+            self.kinds * np.int32(self.levels * self.parts),
+            np.append(overflow, np.zeros(self.overflow_tables)).astype(np.int32),
+        )
+
+    # === Passes ===
+
+    def passes(self, height: int, width: int) -> Generator[PassTables, Int32, None]:
         """For each pass, what codes its coefficients; send back the coefficients, int32 [n], as coded.
 
         The ``n`` are the pass's positions, row by row, each with the channels of its group.
         """
-        plane = _Plane(height, width)
-        boards = [plane.places(p) for p in PASSES if p.group == 1]
-        totals = [self._no_sums(len(places), slice(0, CHANNELS)) for places in boards]
-        for p in PASSES:
-            own, places = p.channels, plane.places(p)
-            if p.group == 0:
-                sums = self._no_sums(len(places), own)
-                _add(sums, plane.around(places, own, 2), self._kernels(0, own, _of_phase(p)))
-                if p.phase == 0:  # where nothing is known
-                    sums[0][:] = THRESHOLDS[-1]
+        layout = self.layout
+        plane = Plane(layout, height, width)
+        boards = [plane.places(p) for p in layout.passes if p.group == 1]
+        everything = slice(0, layout.channels)
+        totals = [self._no_sums(len(places), everything) for places in boards]
+        for p in layout.passes:
+            group, places = p.channels, plane.places(p)
+            if p.group:
+                sums = totals[p.phase][0][:, group], totals[p.phase][1][:, group]
             else:
-                sums = (totals[p.phase][0][:, own], totals[p.phase][1][:, own])
-                if p.phase == 1:
-                    _add(sums, plane.around(places, own, 1), self._kernels(2, own, own))
-            coefficients = yield _asked(p, *sums)
-            plane.set(places, own, coefficients)
-            if p in LAST_PASSES and own.stop < CHANNELS:  # the group is complete: what it says of the later ones
-                later = slice(own.stop, CHANNELS)
-                for kind, (board, total) in enumerate(zip(boards, totals, strict=True), 1):
-                    _add([t[:, later] for t in total], plane.around(board, own, 1), self._kernels(kind, own, later))
+                sums = self._no_sums(len(places), group)
+            if p.phase:
+                first = slice(p.count * p.phase, p.count * (p.phase + 1))
+                kernel = self._kernel(1 + p.phase, group, group) if p.group else self._kernel(0, group, first)
+                plane.add(sums, places, group, kernel)
+            elif not p.group and self.thresholds.size:
+                sums[0].fill(self.thresholds[-1])
+            coefficients = yield self._pass_tables(p, *sums)
+            plane.set(places, group, coefficients)
+            if p.last and group.stop < layout.channels:  # the group is complete: what it says of the later ones
+                later = slice(group.stop, layout.channels)
+                for i, (board, total) in enumerate(zip(boards, totals, strict=True), 1):
+                    plane.add((total[0][:, later], total[1][:, later]), board, group, self._kernel(i, group, later))
 
     def _no_sums(self, count: int, channels: slice) -> Sums:
         scale = np.repeat(self.base[None, channels].astype(np.float32), count, axis=0)
         return scale, np.zeros_like(scale)
 
-    def _kernels(self, kind: int, inputs: slice, outputs: slice) -> Sums:
-        """Weights of scale and mean, float32 [taps * inputs, outputs], made once."""
-        key = (kind, inputs.start, inputs.stop, outputs.start, outputs.stop)
-        if key not in self._made:
-            scales, means = (weights[kind][:, :, inputs, outputs] for weights in (self.scales, self.means))
-            flat = (-1, scales.shape[-1])
-            self._made[key] = np.ascontiguousarray(scales.reshape(flat)), np.ascontiguousarray(means.reshape(flat))
-        return self._made[key]
+    def _kernel(self, number: int, inputs: slice, outputs: slice) -> Kernel:
+        """Weights of scales and means from some channels to others, made once."""
+        key = (number, inputs.start, inputs.stop, outputs.start, outputs.stop)
+        if key not in self._kernels:
+            scales, means = (weights[number][:, :, inputs, outputs] for weights in (self.scales, self.means))
+            self._kernels[key] = Kernel.of(scales, means)
+        return self._kernels[key]
 
+    @cached_property
+    def _kernels(self) -> dict[tuple[int, ...], Kernel]:
+        return {}
 
-class _Plane:
-    """What is known of a latent: for each group, float32 [positions with a margin, channels]."""
+    def _pass_tables(self, which: Pass, scale: Float32, mean: Float32) -> PassTables:
+        """From the two sums, float32 [positions, channels] that hold integers."""
+        least, level_table, kind_table, overflow_table = self.lookups
+        coded = np.flatnonzero(scale >= least[which.channels].astype(np.float32))
+        steps = scale.ravel().take(coded).astype(np.int32) >> FINENESS_LOG2
+        table = level_table.take(steps, mode="clip") + kind_table[which.channels].take(coded % which.count)
+        total = mean.astype(np.int32).ravel()
+        expected = (total + UNIT // 2) >> UNIT_LOG2
+        nearest = expected.take(coded)
+        rest = total.take(coded) - (nearest << UNIT_LOG2)
+        table += np.minimum(np.abs(rest) >> (MAX_PARTS_LOG2 - self.parts_log2), self.parts - 1)
+        sign = 1 - 2 * (rest < 0).astype(np.int32)
+        return PassTables(which, expected, coded, nearest, table, self.reaches.take(table), sign, overflow_table)
 
-    def __init__(self, height: int, width: int) -> None:
-        edge = layout.REACH
-        self.height, self.width, self.row = height, width, width + 2 * edge
-        self._first = edge * self.row + edge
-        self._known = {
-            g.start: np.zeros(((height + 2 * edge) * self.row, g.stop - g.start), np.float32) for g in GROUPS
+    # === Files ===
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything above as named int32 arrays."""
+        return {
+            **self.layout.arrays(),
+            **self.tables.arrays(),
+            **{name: getattr(self, name) for name in ("kinds", "thresholds", "not_coded", "reaches", "base")},
+            "parts_log2": np.array(self.parts_log2, np.int32),
+            "overflow_tables": np.array(self.overflow_tables, np.int32),
+            **{f"scales_{i}": weights.astype(np.int32) for i, weights in enumerate(self.scales)},
+            **{f"means_{i}": weights.astype(np.int32) for i, weights in enumerate(self.means)},
         }
 
-    def places(self, p: layout.Pass) -> NDArray[np.intp]:
-        """Where the pass's positions lie: intp [n]."""
-        y, x = np.divmod(p.places(self.height, self.width), self.width)
-        return self._first + y * self.row + x
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ContextModel:
+        """The inverse of `arrays`; raises `BitstreamError` on anything that is not a valid model."""
+        checked = formats.int32_arrays(arrays, _RANKS)
+        layout = Layout.from_arrays(checked)
+        if checked["base"].shape != (
+            layout.channels,
+        ):  # no weights are read before the file has shown as many channels
+            raise BitstreamError(f"expected {layout.channels} channels, found {checked['base'].size}")
+        weights: list[tuple[Float32, ...]] = []
+        for name in ("scales", "means"):
+            numbered = [f"{name}_{i}" for i in range(len(layout.kernel_shapes))]
+            kernels = formats.int32_arrays(arrays, dict.fromkeys(numbered, 4)).values()
+            weights.append(tuple(array.astype(np.float32) for array in kernels))
+        return cls(
+            layout=layout,
+            kinds=checked["kinds"],
+            thresholds=checked["thresholds"],
+            not_coded=checked["not_coded"],
+            reaches=checked["reaches"],
+            parts_log2=int(checked["parts_log2"]),
+            overflow_tables=int(checked["overflow_tables"]),
+            base=checked["base"],
+            scales=weights[0],
+            means=weights[1],
+            tables=FrequencyTables.from_arrays(checked),
+        )
 
-    def around(self, places: NDArray[np.intp], group: slice, reach: int) -> Float32:
-        """What is known around some positions: float32 [n, (2 * reach + 1)**2 * channels]."""
-        sides = np.arange(-reach, reach + 1)
-        taps = (sides[:, None] * self.row + sides).ravel()
-        known = self._known[group.start]
-        return known.take(places[:, None] + taps, axis=0).reshape(len(places), taps.size * known.shape[1])
+    # === Checks ===
 
-    def set(self, places: NDArray[np.intp], group: slice, coefficients: Int32) -> None:
-        known = self._known[group.start]
-        known[places] = np.clip(coefficients, -LARGEST, LARGEST).reshape(-1, known.shape[1])
+    def _check_choices(self) -> None:
+        channels = self.layout.channels
+        for name in ("kinds", "thresholds", "not_coded", "reaches", "base"):
+            array = getattr(self, name)
+            if array.dtype != np.int32 or array.ndim != 1:
+                raise BitstreamError(f"expected {name} as int32 of rank 1, found {array.dtype} {list(array.shape)}")
+        if not self.kinds.size == self.base.size == channels:
+            raise BitstreamError(f"expected {channels} channels, found {self.kinds.size} and {self.base.size}")
+        kinds = self.not_coded.size
+        if not 1 <= kinds <= channels or self.kinds.min() < 0 or self.kinds.max() >= kinds:
+            raise BitstreamError(f"expected channels of {kinds} kinds, found {self.kinds.min()} to {self.kinds.max()}")
+        bounds = np.concatenate([[0], self.thresholds, [MAX_THRESHOLD + 1]])
+        if self.levels > MAX_LEVELS or np.any(np.diff(bounds) < 1) or np.any(self.thresholds % (1 << FINENESS_LOG2)):
+            raise BitstreamError(
+                f"expected up to {MAX_LEVELS - 1} ascending thresholds, multiples of {1 << FINENESS_LOG2} up to "
+                f"{MAX_THRESHOLD}, found {self.thresholds.tolist()[:MAX_LEVELS]}"
+            )
+        if not 0 <= self.parts_log2 <= MAX_PARTS_LOG2 or not 1 <= self.overflow_tables <= self.levels:
+            raise BitstreamError(
+                f"expected up to {1 << MAX_PARTS_LOG2} parts and 1 to {self.levels} overflow tables, found "
+                f"2**{self.parts_log2} and {self.overflow_tables}"
+            )
+        if self.not_coded.min() < 0 or self.not_coded.max() > self.levels:
+            raise BitstreamError(f"expected 0 to {self.levels} levels that are not coded, found {self.not_coded}")
+        coded = np.arange(self.levels)[:, None] >= self.not_coded[:, None, None]
+        coded = np.broadcast_to(coded, (kinds, self.levels, self.parts)).ravel()
+        if self.reaches.shape != coded.shape or self.reaches.min() < 0 or np.any((self.reaches > 0) != coded):
+            raise BitstreamError(
+                f"expected {coded.size} reaches, 1 or more where a level is coded and else 0, found {self.reaches.size}"
+            )
+
+    def _check_weights(self) -> None:
+        start = np.abs(self.base.astype(np.float64)).max()
+        for name in ("scales", "means"):
+            weights, expected = getattr(self, name), [*self.layout.kernel_shapes]
+            shapes = [w.shape for w in weights]
+            if shapes != expected or any(w.dtype != np.float32 for w in weights):
+                raise BitstreamError(f"expected {name} as float32 of shapes {expected}, found {shapes}")
+            for w in weights:
+                largest = np.abs(w.astype(np.float64)).sum(axis=(0, 1, 2)).max() * LARGEST + start
+                if not largest < MAX_SUM or np.any(w != np.round(w)):
+                    raise BitstreamError(
+                        f"expected whole {name} whose sums stay below 2**24, found up to {largest:.0f}"
+                    )
+        if not start < MAX_SUM:
+            raise BitstreamError(f"expected a base below 2**24, found up to {start:.0f}")
 
 
-def _add(sums: Sequence[Float32], values: Float32, kernels: Sums) -> None:
-    sums[0][...] += np.abs(values) @ kernels[0]
-    sums[1][...] += values @ kernels[1]
+def residual_tables(
+    distributions: Sequence[NDArray[np.floating]], reaches: Int32, precision: int = 12
+) -> FrequencyTables:
+    """The tables of a `ContextModel`.
 
-
-def _of_phase(p: layout.Pass) -> slice:
-    return slice(p.count * p.phase, p.count * (p.phase + 1))
-
-
-def split(coefficients: Int32, asked: Asked) -> tuple[Int32, Int32]:
-    """The symbols of the coded coefficients, int32 [k], and how far beyond the table those at its ends lie.
-
-    The second has one value, 0 or more, for each symbol that is ``K`` or ``-K``, in order. No residual lies more than
-    `BEYOND` outside its table; see `clip`.
+    Args:
+        distributions: for each of ``reaches`` float [2 * K + 1], then for each overflow table float [256].
+        reaches: int32 [n], ``K`` of each residual's table.
+        precision: bits of every frequency's denominator, 8 or more.
     """
-    reaches = REACHES.take(asked.table)
-    residual = (coefficients - asked.mean) * asked.sign
-    symbols = np.minimum(np.maximum(residual, -reaches), reaches)
-    ends = at_ends(symbols, asked)
-    return symbols, np.abs(residual[ends]) - reaches[ends]
-
-
-def join(symbols: Int32, beyond: Int32, asked: Asked) -> Int32:
-    """The inverse of `split`."""
-    residual = symbols * asked.sign
-    ends = at_ends(symbols, asked)
-    residual[ends] += np.sign(residual[ends]) * beyond
-    return asked.mean + residual
-
-
-def at_ends(symbols: Int32, asked: Asked) -> NDArray[np.intp]:
-    """Which symbols say "that or beyond"."""
-    return np.flatnonzero(np.abs(symbols) == REACHES.take(asked.table))
-
-
-def beyond_tables(symbols: Int32, asked: Asked) -> Int32:
-    """The tables of what lies beyond, int32, one for each symbol that `at_ends` finds."""
-    level = asked.table[at_ends(symbols, asked)] // PARTS % LEVELS
-    return (REACHES.size + level * BEYOND_TABLES // LEVELS).astype(np.int32)
-
-
-def clip(coefficients: Int32, asked: Asked) -> Int32:
-    """Each coefficient, int32 [k], moved to the nearest one that can be coded."""
-    most = REACHES.take(asked.table) + BEYOND
-    return np.minimum(np.maximum(coefficients, asked.mean - most), asked.mean + most)
-
-
-def _asked(which: layout.Pass, scale: Float32, mean: Float32) -> Asked:
-    """From the two sums, float32 [positions, channels] that hold integers."""
-    coded = np.flatnonzero(scale >= LEAST[which.channels])
-    level = LEVEL_OF.take(scale.ravel().take(coded).astype(np.int32) >> FINENESS_LOG2, mode="clip")
-    table = (level + LEVELS * KINDS[which.channels].take(coded % which.count)) * PARTS
-    total = mean.astype(np.int32).ravel()
-    expected = (total + UNIT // 2) >> UNIT_LOG2
-    nearest = expected.take(coded)
-    rest = total.take(coded) - (nearest << UNIT_LOG2)
-    part = np.minimum(np.abs(rest) >> (UNIT_LOG2 - 1 - PARTS_LOG2), PARTS - 1)
-    return Asked(which, expected, coded, nearest, table + part, 1 - 2 * (rest < 0).astype(np.int32))
+    lower = np.append(-reaches, np.zeros(len(distributions) - reaches.size, np.int32))
+    return FrequencyTables.from_probabilities(distributions, lower, precision)

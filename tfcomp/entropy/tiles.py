@@ -1,21 +1,20 @@
 """The coefficients of one tile as bytes: the passes of `context` through the range coder's lanes.
 
-A tile's code is ``2**n`` lanes, each coded as a message of its own is (see `range_coder`). The symbols that a
-pass codes, those whose table has more than one, go to the lanes in turn: symbol ``i`` is the next of lane
-``i % 2**n``; then, in the same way, what lies beyond the tables. Every pass begins at lane 0, and a lane that a pass
-leaves out waits. So all lanes step together, and the decoder has what it needs before each pass.
+A tile's code is ``2**n`` lanes, each coded as a message of its own (see `tfcomp.coding.range_coder`). The symbols that
+a pass codes go to the lanes in turn: symbol ``i`` is the next of lane ``i % 2**n``; then, in the same way, the overflow
+of the pass. Every pass begins at lane 0, and a lane that a pass leaves out waits. So all lanes step together, and the
+decoder has what it needs before each pass::
 
     bytes:  n;  varints, the lengths of all lanes but the last;  the lanes, end to end
 
-A length ``l`` is stored by what it has more than the one before, ``d`` (before the first is 0): as ``2 * d``, or
-``-2 * d - 1`` if it has less. The encoder chooses ``n``: a lane costs 1.3 bytes or more, and half of the lanes make
-twice the steps. But a tile has at most ``4096 * 2**n`` symbols, so that no few bytes keep a decoder busy for long.
+A length is stored as its difference ``d`` to the one before (the first as its difference to 0): as ``2 * d``, or as
+``-2 * d - 1`` where ``d`` is negative. The encoder chooses ``n``: a lane costs 1.3 bytes or more, and half of the lanes
+make twice the steps. But a tile has at most ``4096 * 2**n`` symbols, so that no few bytes keep a decoder busy for long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -24,139 +23,162 @@ from numpy.typing import NDArray
 from tfcomp.coding import lanes, varints
 from tfcomp.coding.lanes import Coding
 from tfcomp.coding.tables import COST_UNITS, Int32
-from tfcomp.entropy import context
-from tfcomp.entropy.context import Asked, ContextModel
-from tfcomp.errors import BitstreamError
-from tfcomp.photographs.old_layout import CHANNELS, PASSES
+from tfcomp.entropy.context import ContextModel
+from tfcomp.entropy.pass_tables import PassTables
+from tfcomp.errors import BitstreamError, InputError
+from tfcomp.geometry import MAX_COEFFICIENTS
 
-MOST_LANES_LOG2 = 10
-MOST_SYMBOLS = 4096
-"""Of a lane, on average."""
-BYTES_PER_LANE, STEPS_PER_LANE = 256, 2000
+MAX_LANES_LOG2 = 10
+MAX_SYMBOLS_PER_LANE = 4096
+"""Largest mean number of symbols per lane. A tile of `MAX_COEFFICIENTS`, each with overflow, fits the most lanes."""
+BYTES_PER_LANE, SYMBOLS_PER_LANE = 256, 2000
+"""Numbers of bytes and symbols that the encoder gives a lane, about."""
+LARGEST_VALUE = float(1 << 24)
+"""Magnitude that coefficients are held to before they are rounded: far more than any table reaches."""
 CONTEXT_SHARE = 0.15
-"""A coefficient's bits raise those of later ones: by this share, when the encoder weighs bits against error."""
+"""Share of a coefficient's bits by which it raises the bits of later ones, as the encoder weighs bits against error."""
 
 Float32 = NDArray[np.float32]
 
 
-def choose(model: ContextModel, latent: Float32, price: Float32) -> tuple[list[Int32], Int32]:
+def choose(model: ContextModel, latent: Float32, error_weight: Float32) -> tuple[list[Int32], Int32]:
     """Chooses the integers, and what codes them.
 
     Args:
-        model: of the quality.
-        latent: float32 [h, w, CHANNELS], finite, in steps, not rounded.
-        price: float32 [CHANNELS], the bits that one squared step of error is worth. Rounding is to the integer that
-            costs least in all, of the nearest one and the next on the way to the expected one (Ramchandran and
+        model: the model of the quality.
+        latent: float32 [h, w, channels], finite, in steps, not rounded.
+        error_weight: float32 [channels], the bits that one squared step of error is worth. Rounding is to the integer
+            that costs least in all, of the nearest one and the next on the way to the expected one (Ramchandran and
             Vetterli 1994, without their search).
 
     Returns:
-        For each pass and then what lies beyond its tables, where the symbols lie in ``model.tables``, int32 [n]; and
-        the integers as a decoder finds them, int32 [h, w, CHANNELS].
+        The places of the symbols in ``model.tables``, int32 [n], for each pass two arrays, the second of its overflow;
+        and the integers as a decoder finds them, int32 [h, w, channels].
     """
-    height, width = latent.shape[:2]
-    flat, found = latent.reshape(-1, CHANNELS), np.zeros((height * width, CHANNELS), np.int32)
+    height, width, channels = latent.shape
+    flat = np.clip(latent.reshape(-1, channels), -LARGEST_VALUE, LARGEST_VALUE)
+    integers = np.zeros((height * width, channels), np.int32)
     symbols: list[Int32] = []
     passes = model.passes(height, width)
-    asked = next(passes, None)
-    while asked is not None:
-        own, where = asked.which.channels, asked.which.places(height, width)
-        chosen = _cheapest(model, flat[where, own].ravel()[asked.coded], asked, price[own])
-        coefficients = asked.expected.copy()
-        coefficients[asked.coded] = chosen
-        found[where, own] = coefficients.reshape(-1, asked.which.count)
-        symbols += [model.tables.positions(values, table) for values, table in coded(chosen, asked)]
-        asked = send(passes, coefficients)
-    return symbols, found.reshape(latent.shape)
+    tables = next(passes, None)
+    while tables is not None:
+        group, where = tables.which.channels, tables.which.places(height, width)
+        chosen = rd_quantize(model, flat[where, group].ravel().take(tables.coded), tables, error_weight[group])
+        coefficients = tables.expected.copy()
+        coefficients[tables.coded] = chosen
+        integers[where, group] = coefficients.reshape(-1, tables.which.count)
+        symbols += [model.tables.positions(values, table) for values, table in tables.values(chosen)]
+        tables = advance(passes, coefficients)
+    return symbols, integers.reshape(latent.shape)
 
 
-def encode(model: ContextModel, latent: Float32, price: Float32) -> tuple[bytes, Int32]:
-    """The bytes of a tile, and its integers as a decoder finds them, int32 [h, w, CHANNELS]; arguments as `choose`."""
-    symbols, found = choose(model, latent, price)
+def encode(model: ContextModel, latent: Float32, error_weight: Float32) -> tuple[bytes, Int32]:
+    """The bytes of a tile, and its integers as a decoder finds them, int32 [h, w, channels]; arguments as `choose`.
+
+    Raises:
+        InputError: if the tile has more than `MAX_COEFFICIENTS`, or other channels than the model.
+    """
+    if latent.ndim != 3 or latent.shape[2] != model.layout.channels or latent.size > MAX_COEFFICIENTS:
+        raise InputError(
+            f"expected a tile of {model.layout.channels} channels and up to {MAX_COEFFICIENTS} coefficients, "
+            f"found {list(latent.shape)}"
+        )
+    symbols, integers = choose(model, latent, error_weight)
     units = sum(int(model.tables.costs.take(positions).sum()) for positions in symbols)
-    steps = sum(positions.size for positions in symbols) / STEPS_PER_LANE
+    steps = sum(positions.size for positions in symbols) / SYMBOLS_PER_LANE
     wanted = max(units / COST_UNITS / 8 / BYTES_PER_LANE, steps, 1)
-    lanes_log2 = int(min(round(np.log2(wanted)), MOST_LANES_LOG2))
+    lanes_log2 = int(min(round(np.log2(wanted)), MAX_LANES_LOG2))
     coding = Coding.of(model.tables)
     pieces = lanes.encode(np.concatenate([_rows(p, 1 << lanes_log2, coding.padding) for p in symbols]), coding)
     lengths = np.array([*map(len, pieces[:-1])], np.int64)
     more = np.diff(lengths, prepend=0)
-    return bytes([lanes_log2]) + varints.pack(more * 2 ^ more >> 63) + b"".join(pieces), found
+    return bytes([lanes_log2]) + varints.pack(more * 2 ^ more >> 63) + b"".join(pieces), integers
 
 
 def decode(model: ContextModel, code: bytes, height: int, width: int) -> Int32:
-    """The integers of a tile, int32 [height, width, CHANNELS]; the inverse of `encode`.
+    """The integers of a tile, int32 [height, width, channels]; the inverse of `encode`.
 
     Raises:
         BitstreamError: if the bytes are none that `encode` can make, as far as lengths can tell.
     """
-    coding = Coding.of(model.tables)
-    lanes_log2 = code[0] if code else MOST_LANES_LOG2 + 1
-    if lanes_log2 > MOST_LANES_LOG2:
+    coding, channels = Coding.of(model.tables), model.layout.channels
+    lanes_log2 = code[0] if code else MAX_LANES_LOG2 + 1
+    if lanes_log2 > MAX_LANES_LOG2:
         begin = f"{code[0]}" if code else "no bytes"
-        raise BitstreamError(f"expected a tile to begin with a number of 0 to {MOST_LANES_LOG2}, found {begin}")
+        raise BitstreamError(f"expected a tile to begin with a number of 0 to {MAX_LANES_LOG2}, found {begin}")
     pieces = _pieces(code, 1 << lanes_log2)
     decoder = lanes.Decoder(pieces, coding)
     offset = model.tables.first - model.tables.lower
-    left = MOST_SYMBOLS << lanes_log2
+    left = MAX_SYMBOLS_PER_LANE << lanes_log2
 
     def take(table: Int32) -> Int32:
         nonlocal left
         left -= table.size
         if left < 0:
-            raise BitstreamError(f"expected at most {MOST_SYMBOLS << lanes_log2} symbols in a tile, found more")
+            most = MAX_SYMBOLS_PER_LANE << lanes_log2
+            raise BitstreamError(f"expected at most {most} symbols in a tile, found more")
         rows = _rows(table, 1 << lanes_log2, coding.padding_table)
-        return decoder.take(rows).ravel()[: table.size] - offset[table]
+        return decoder.take(rows).ravel()[: table.size] - offset.take(table)
 
-    found = np.zeros((height * width, CHANNELS), np.int32)
+    integers = np.zeros((height * width, channels), np.int32)
     passes = model.passes(height, width)
-    asked = next(passes, None)
-    while asked is not None:
-        symbols = take(asked.table)
-        coefficients = asked.expected
-        coefficients[asked.coded] = context.join(symbols, take(context.beyond_tables(symbols, asked)), asked)
-        found[asked.which.places(height, width), asked.which.channels] = coefficients.reshape(-1, asked.which.count)
-        asked = send(passes, coefficients)
+    tables = next(passes, None)
+    while tables is not None:
+        symbols = take(tables.table)
+        ends = tables.ends(symbols)
+        coefficients = tables.expected
+        coefficients[tables.coded] = tables.join(symbols, ends, take(tables.overflow_tables(ends)))
+        places = tables.which.places(height, width)
+        integers[places, tables.which.channels] = coefficients.reshape(-1, tables.which.count)
+        tables = advance(passes, coefficients)
     if np.any(bad := (decoder.sizes > decoder.longest) | decoder.end_in_zero):
         lane = int(np.argmax(bad))
         longest, size = decoder.longest[lane], decoder.sizes[lane]
         raise BitstreamError(f"lane {lane}: expected at most {longest} bytes that end in no zero, found {size}")
-    return found.reshape(height, width, CHANNELS)
+    return integers.reshape(height, width, channels)
 
 
-# === Inside ===
+def rd_quantize(model: ContextModel, exact: Float32, tables: PassTables, error_weight: Float32) -> Int32:
+    """The integers that cost least in bits and weighted error, int32 [k].
+
+    Args:
+        model: the model of the quality.
+        exact: float32 [k], the coefficients that have symbols, in steps.
+        tables: what codes them.
+        error_weight: float32 [channels of the pass].
+
+    Returns:
+        For each coefficient the nearest integer, or the next on the way to the expected one. In the first pass of
+        several all later ones stand on the coefficients, and rounding is to the nearest.
+    """
+    nearest = tables.clip(np.rint(exact).astype(np.int32))
+    contextual = model.layout.contextual
+    if contextual and tables.which == model.layout.passes[0]:
+        return nearest
+    some = np.flatnonzero(nearest != tables.mean)
+    of_some, here, first = tables.take(some), exact.take(some), nearest.take(some)
+    weight = error_weight.take(of_some.coded % error_weight.size)
+    second = first - np.sign(first - of_some.mean)
+    share = np.float32((1 + CONTEXT_SHARE if contextual else 1) / COST_UNITS)
+    costs = []
+    for candidate in (first, second):
+        symbols, ends, overflow = of_some.split(candidate)
+        units = model.tables.costs.take(model.tables.positions(symbols, of_some.table)).astype(np.float32)
+        units[ends] += model.tables.costs.take(model.tables.positions(overflow, of_some.overflow_tables(ends)))
+        costs.append(units * share + weight * np.square(candidate - here))
+    nearest[some] = np.where(costs[1] < costs[0], second, first)
+    return nearest
 
 
-def send(passes: Generator[Asked, Int32, None], coefficients: Int32) -> Asked | None:
-    """The next pass, once this one's coefficients are known; None after the last."""
+def advance(passes: Generator[PassTables, Int32, None], coefficients: Int32) -> PassTables | None:
+    """The next pass, once the coefficients of this one are known; None after the last."""
     try:
         return passes.send(coefficients)
     except StopIteration:
         return None
 
 
-def coded(coefficients: Int32, asked: Asked) -> list[tuple[Int32, Int32]]:
-    """What a pass puts into the lanes for its coded coefficients: values and their tables."""
-    symbols, beyond = context.split(coefficients, asked)
-    return [(symbols, asked.table), (beyond, context.beyond_tables(symbols, asked))]
-
-
-def _cheapest(model: ContextModel, exact: Float32, asked: Asked, price: Float32) -> Int32:
-    """Of the two integers next to each value, the nearer and the more expected, the cheaper: int32 [k]."""
-    nearest = context.clip(np.rint(exact).astype(np.int32), asked)
-    if asked.which == PASSES[0]:  # where nothing is expected
-        return nearest
-    best = np.flatnonzero(nearest != asked.mean)
-    at = replace(asked, coded=asked.coded[best], mean=asked.mean[best], table=asked.table[best], sign=asked.sign[best])
-    here, worth = exact[best], price[at.coded % price.size]
-    first, second = nearest[best], nearest[best] - np.sign(nearest[best] - at.mean)
-    costs = []
-    for candidate in (first, second):
-        (symbols, table), (beyond, beyond_table) = coded(candidate, at)
-        units = model.tables.costs.take(model.tables.positions(symbols, table)).astype(np.float32)
-        units[context.at_ends(symbols, at)] += model.tables.costs.take(model.tables.positions(beyond, beyond_table))
-        costs.append(units * np.float32((1 + CONTEXT_SHARE) / COST_UNITS) + worth * np.square(candidate - here))
-    nearest[best] = np.where(costs[1] < costs[0], second, first)
-    return nearest
+# === Lanes ===
 
 
 def _rows(values: Int32, lanes: int, padding: int) -> Int32:
@@ -167,7 +189,7 @@ def _rows(values: Int32, lanes: int, padding: int) -> Int32:
 
 
 def _pieces(code: bytes, count: int) -> list[bytes]:
-    """The lanes."""
+    """The bytes of each lane."""
     source = "the lengths of a tile's lanes"
     lasts = np.flatnonzero(np.frombuffer(code, np.uint8)[1:] < 0x80)[: count - 1]
     if len(lasts) < count - 1:

@@ -1,1 +1,4 @@
-"""The range coder and the entropy models once more, in stock TensorFlow operators."""
+"""The range coder and the entropy models once more, in stock TensorFlow operators.
+
+`messages.GraphCoder` codes latents of one shape, `any_size.AnySizeGraph` items of any size.
+"""

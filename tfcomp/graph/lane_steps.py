@@ -93,15 +93,15 @@ def digits(
         multiple = shift_right(limit, bits) * (1 << bits)
         closing = tf.where(multiple >= least, multiple, closing)
     place, total = tf.range(most), total[..., None]
-    found = shift_right(low, LEAST_BITS) * mask(place < total) + closing[..., None] * mask(tf.equal(place, total))
+    values = shift_right(low, LEAST_BITS) * mask(place < total) + closing[..., None] * mask(tf.equal(place, total))
 
-    ninth = mask(found >= DIGIT)
-    found = found - ninth * DIGIT + ahead(ninth)
+    ninth = mask(values >= DIGIT)
+    values = values - ninth * DIGIT + ahead(ninth)
     # A carry that enters a run of 255 leaves it: each digit asks the next one that is not 255.
-    lane = lanes[..., None] * (most + 2) + tf.cumsum(mask(tf.not_equal(found, DIGIT - 1)), axis=-1)
-    carries = scatter(lane, mask(found >= DIGIT), tf.size(lanes) * (most + 2))
-    found += tf.gather(carries, lane + 1)
-    return found * mask(found < DIGIT)
+    lane = lanes[..., None] * (most + 2) + tf.cumsum(mask(tf.not_equal(values, DIGIT - 1)), axis=-1)
+    carries = scatter(lane, mask(values >= DIGIT), tf.size(lanes) * (most + 2))
+    values += tf.gather(carries, lane + 1)
+    return values * mask(values < DIGIT)
 
 
 # === Decoding ===
@@ -114,12 +114,13 @@ def end_of(precision: int) -> int:
 
 @dataclass(frozen=True)
 class Search:
-    """What the symbol of a slot is found in; a table more than there are pads: its symbol changes no state.
+    """What the symbol of a slot is found in. One table more than there are is padding: its symbol changes no state.
 
     Attributes:
         end: ``END``.
-        keys, bounds, values: int32, as the module says; of each key its bound alone, and its symbol.
-        widths: of the steps of the search.
+        keys, bounds, values: int32: the keys of the module's docstring, the bound of each before it was raised, and its
+            symbol.
+        widths: widths of the steps of the search.
     """
 
     end: int
@@ -129,14 +130,16 @@ class Search:
     widths: tuple[int, ...]
 
     @classmethod
-    def of(cls, tables: FrequencyTables) -> Search:
+    def of(cls, tables: FrequencyTables, widest: int = 1) -> Search:
+        """The search among tables; its steps also suit others of up to ``widest`` values."""
         end, count = end_of(tables.precision), len(tables)
         owner = np.concatenate([np.repeat(np.arange(count), tables.sizes), [count], np.arange(count + 1)])
         bounds = np.concatenate([tables.starts, [0], np.full(count + 1, end)])
         values = np.arange(tables.frequencies.size) - np.repeat(tables.first - tables.lower, tables.sizes)
         keys = owner * (end + 1) + bounds
         order = np.argsort(keys)
-        steps = max(1, (int(tables.sizes.max()) - 1).bit_length())  # at least one: it also spreads a key over the batch
+        widest = max(2, widest, int(tables.sizes.max()))  # at least one step: it also spreads a key over the batch
+        steps = (widest - 1).bit_length()
         return cls(
             end,
             np.append(keys[order], np.full(2 << steps, 2**31 - 1)).astype(np.int32),
@@ -146,7 +149,7 @@ class Search:
         )
 
     def find(self, keys: Tensor, key: Tensor, raised: Tensor) -> Tensor:
-        """Where, in ``keys``, lies what reaches furthest of that which is not above ``raised``, from ``key`` on."""
+        """The last place in ``keys``, from ``key`` on, of one that is not above ``raised``."""
         for width in self.widths:
             probe = key + width
             key = tf.where(tf.gather(keys, probe) <= raised, probe, key)

@@ -2,7 +2,7 @@ r"""The payload format of `tfcomp.coding.range_coder` in stock TensorFlow operat
 
 `GraphCoder.encode` and `GraphCoder.decode` are plain functions of tensors. They trace into a SavedModel with any batch
 size, compile under XLA, and convert to LiteRT with ``TFLITE_BUILTINS`` alone. The ``N * K`` segments of a batch are the
-lanes of one loop (`graph_lanes`); no value leaves int32, no shape depends on a value, and no output is a loop's output.
+lanes of one loop (`lane_steps`); no value leaves int32, no shape depends on a value, and no output is a loop's output.
 Any bytes decode to symbols, and no symbols shift more digits than a segment can have: no read leaves the buffer.
 Lengths are clamped, and bytes past the end of a segment or of the payload are zero.
 
@@ -16,6 +16,7 @@ set ``m`` lies at an equal distance from what belongs to set 0, which padding, t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -23,8 +24,9 @@ import tensorflow as tf
 from tfcomp.coding.lanes import DIGIT_BITS, RANGE_BITS
 from tfcomp.coding.range_coder import LENGTH_BYTES, max_payload_bytes
 from tfcomp.coding.tables import FrequencyTables, Int32, TableSets
+from tfcomp.entropy.static import StaticModel
 from tfcomp.errors import InputError
-from tfcomp.graph import lane_steps as graph_lanes
+from tfcomp.graph import lane_steps
 from tfcomp.graph.lane_steps import DIGIT
 from tfcomp.graph.operators import Tensor, cut, mask, nesting, of_rows, scan, scatter, shift_right
 
@@ -69,7 +71,7 @@ class GraphCoder:
         self._nesting = nesting(self._per_segment)
         pieces = [row[k : k + self._per_segment] for row in index for k in range(0, self.symbols, self._per_segment)]
         self._digits = max(1, *(max_payload_bytes(tables, piece, 1, sets) for piece in pieces))
-        keys = (len(tables) + 1) * (graph_lanes.end_of(tables.precision) + 1)
+        keys = (len(tables) + 1) * (lane_steps.end_of(tables.precision) + 1)
         if max(keys, segments * (self._digits + 4), self.capacity) > 2**30:
             raise InputError(
                 f"expected fewer tables or latents, found {len(tables)} and {self.symbols}: int32 is too small"
@@ -77,9 +79,9 @@ class GraphCoder:
 
         self._lower, self._upper = tables.lower[index], (tables.lower + (tables.sizes - 1))[index]
         self._offset = (tables.first - tables.lower)[index].astype(np.int32)
-        self._starts, self._slopes = graph_lanes.intervals(tables)
+        self._starts, self._slopes = lane_steps.intervals(tables)
 
-        self._search = search = graph_lanes.Search.of(tables)
+        self._search = search = lane_steps.Search.of(tables)
         end, widest = search.end, max(2, int(tables.sizes.max()))
         table = np.pad(index, ((0, 0), (0, 1)), constant_values=len(tables))[:, self._layout()].transpose(1, 0, 2)
         # The selector's table, of a segment that has latents: its first step is no padding.
@@ -95,6 +97,20 @@ class GraphCoder:
         if self._in_rows:
             raised = np.minimum(search.keys[first_key + np.arange(1, widest + 1)] - raised, end)
         self._first_key, self._compared = first_key.astype(np.int32), raised.astype(np.int32)
+
+    @classmethod
+    def of(cls, models: Sequence[StaticModel]) -> GraphCoder:
+        """The coder of the models of all qualities: each quality is a row of the index.
+
+        Raises:
+            InputError: if more than the index differs between them.
+        """
+        first = models[0]
+        shared = [(m.tables.digest(), m.latent_shape, m.segments, m.sets) for m in models]
+        if any(each != shared[0] for each in shared):
+            raise InputError("expected static models that differ in the index alone, found others")
+        index = first.index if len(models) == 1 else np.stack([m.index for m in models])
+        return cls(first.tables, index, first.segments, first.sets)
 
     # === Encoding ===
 
@@ -115,11 +131,11 @@ class GraphCoder:
         whole = tf.fill(tf.shape(positions)[1:], 1 << RANGE_BITS)
 
         def step(state: tuple[Tensor, ...], slope: Tensor, is_last: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-            return (graph_lanes.next_range(state[0], slope, is_last, self._precision),), state[0]
+            return (lane_steps.next_range(state[0], slope, is_last, self._precision),), state[0]
 
         is_last = mask(slopes <= 0)
         (last,), ranges = scan(step, (whole,), (slopes, is_last), nesting(positions.shape[0]))
-        digits = graph_lanes.digits(ranges, last, starts, slopes, self._precision, self._digits)
+        digits = lane_steps.digits(ranges, last, starts, slopes, self._precision, self._digits)
         lengths = tf.reduce_max(mask(digits > 0) * tf.range(1, self._digits + 1), axis=-1)
         if self.segments == 1:
             return tf.cast(digits[:, 0], tf.uint8), lengths[:, 0]
@@ -154,7 +170,7 @@ class GraphCoder:
             int32 [N, S], each inside its table's support, whatever the bytes and lengths.
         """
         data = tf.cast(buffer, tf.int32) * mask(tf.range(self.capacity) < length[:, None])
-        pairs, state = graph_lanes.begin(data[:, None] if self.segments == 1 else self._split(data))
+        pairs, state = lane_steps.begin(data[:, None] if self.segments == 1 else self._split(data))
         search = self._search
 
         def step(state: tuple[Tensor, ...], key: Tensor, compared: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -164,7 +180,7 @@ class GraphCoder:
                 key += tf.reduce_sum(mask(compared <= slot), axis=-1, keepdims=True)
             else:
                 key = search.find(search.keys, key, slot + compared)
-            return graph_lanes.narrow(state, unit, key, search.bounds, pairs), key
+            return lane_steps.narrow(state, unit, key, search.bounds, pairs), key
 
         first_key, compared = (of_rows(values[1:], rows, axis=1) for values in (self._first_key, self._compared))
         if self.sets > 1:

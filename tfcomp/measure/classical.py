@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image, features
 from tqdm import tqdm
 
-from tfcomp.codec import Images
 from tfcomp.errors import InputError, MissingDependencyError, missing_dependency
+from tfcomp.items import Images
 from tfcomp.measure.evaluate import Point, ms_ssim, psnr_db
 
 
@@ -37,6 +37,10 @@ class Format:
         lossy: options of one quality.
         lossless: options that lose nothing; None if it cannot.
         unit: what a quality is, in labels.
+
+    Example:
+        >>> FORMATS["webp"].title, FORMATS["png"].lossless is not None
+        ('WebP', True)
     """
 
     title: str

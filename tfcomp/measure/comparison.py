@@ -6,23 +6,23 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfcomp.errors import InputError, missing_dependency
+from tfcomp.items import Images
 from tfcomp.measure import classical, evaluate
 from tfcomp.measure.evaluate import Point
 from tfcomp.storage.writing import replacing_folder
 
 if TYPE_CHECKING:
-    from tfcomp.codec import Codec, Images
-    from tfcomp.photographs.codec import OneQuality
-
-    Codecs = Mapping[str, Codec | OneQuality]
+    from tfcomp.codec import Codec
 
 REPORT = "evaluation.json"
+PLOTS = [f"{name}.{suffix}" for name in ("rate_distortion", "ms_ssim") for suffix in ("png", "pdf")]
 OURS = "tfcomp"
 PACKAGES = (
     "tfcomp", "numpy", "tensorflow", "ai-edge-litert", "pillow", "pillow-jxl-plugin", "scipy", "zstandard", "brotli"
@@ -47,12 +47,14 @@ def chosen(against: str) -> tuple[list[str], list[str]]:
     return formats, [name for name in names if name in classical.COMPRESSORS]
 
 
-def run(codecs: Codecs, test: Images | Sequence[Images], data: str, against: str, out: str | None, count: int) -> None:
+def run(
+    codecs: Mapping[str, Codec], test: Images | Sequence[Images], data: str, against: str, out: str | None, count: int
+) -> None:
     """Measure, print, and write ``evaluation.json``, ``rate_distortion.png`` and ``.pdf`` if asked to.
 
     Args:
         codecs: by name; several make one curve.
-        test: uint8 [N, H, W, C], or, for photographs, a list of [H, W, C] whose shapes may differ.
+        test: uint8 [N, H, W, C], or, for codecs of any size, a list of [H, W, C] whose shapes may differ.
         data: what these images are, for the report.
         against: see `chosen`.
         out: folder to write; None for the table alone.
@@ -90,17 +92,18 @@ def run(codecs: Codecs, test: Images | Sequence[Images], data: str, against: str
         "bd_rate_percent_tfcomp_against": rates,
         "lossless": [point.as_dict() for point in lossless],
     }
-    with replacing_folder(out, marker=REPORT) as folder:
+    with replacing_folder(out, REPORT, own=PLOTS) as folder:
         (folder / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
         draw(curves, folder)
     print(f"\n{out}: {REPORT} and plots")
 
 
 def measure(
-    codecs: Codecs, images: Images | Sequence[Images], formats: Sequence[str], compressors: Sequence[str]
+    codecs: Mapping[str, Codec], images: Images | Sequence[Images], formats: Sequence[str], compressors: Sequence[str]
 ) -> tuple[dict[str, list[Point]], list[Point]]:
     """The lossy curves by title, our codecs' first, and the lossless points; with MS-SSIM where images allow it."""
-    structural = min(min(image.shape[:2]) for image in images) >= evaluate.MS_SSIM_SIDE
+    large = min(min(image.shape[:2]) for image in images) >= evaluate.MS_SSIM_SIDE
+    structural = large and find_spec("tensorflow") is not None
     ours = [
         evaluate.measure(
             codec, images, OURS if len(codecs) == 1 else f"{OURS}, {Path(name).name}", structural=structural

@@ -10,7 +10,6 @@ import os
 import platform
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfcomp.errors import InputError, missing_dependency
+from tfcomp.items import Images
 from tfcomp.storage import container
 
 if TYPE_CHECKING:
     from scipy.interpolate import PchipInterpolator
 
-    from tfcomp.codec import Codec, Images
-    from tfcomp.photographs.codec import OneQuality
+    from tfcomp.codec import Codec
 
 MS_SSIM_SIDE = 161
 """The smallest side in pixels that MS-SSIM is defined for: halved four times it still holds the window of 11."""
@@ -45,6 +44,10 @@ class Point:
         psnr_db: from the squared error pooled over all pixels of all images; infinite if nothing was lost.
         ms_ssim: mean over the images, on [0, 1]; None if it was not asked for or the images are too small for it.
         archive_bytes_per_image: a whole ``.tfz`` file of all images, divided by their number; None without one.
+
+    Example:
+        >>> Point("WebP q20", bytes_per_image=1200.0, psnr_db=31.5).as_dict()["psnr_db"]
+        31.5
     """
 
     codec: str
@@ -115,38 +118,34 @@ def ms_ssim(
     return float(np.mean(np.concatenate(parts)))
 
 
-def archive_bytes(codec: Codec | OneQuality, payloads: Sequence[bytes]) -> int:
+def archive_bytes(codec: Codec, payloads: Sequence[bytes]) -> int:
     """Size in bytes of the whole ``.tfz`` file of these payloads, with header, index and checksums."""
-    with tempfile.TemporaryDirectory() as folder:
-        return container.write(
-            Path(folder) / "all.tfz",
-            payloads,
-            fingerprint=bytes.fromhex(codec.fingerprint),
-            item_shape=codec.image_shape,
-        )
+    return container.size(map(len, payloads), item_shape=tuple(n or 0 for n in codec.item.shape))
 
 
 def measure(
-    codec: Codec | OneQuality,
+    codec: Codec,
     images: Images | Sequence[Images],
     name: str = "tfcomp",
     *,
     structural: bool = False,
-    **options: Any,
+    quality: int | None = None,
+    effort: int = 0,
 ) -> Point:
     """Real payload bytes and PSNR of a codec, and the ``.tfz`` file that holds all of the images.
 
     Args:
-        codec: from `Codec.freeze` or `Codec.load`, or a quality of `PhotographCodec`.
-        images: uint8 [N, H, W, C], at least one; for photographs, a list of [H, W, C] whose shapes may differ.
+        codec: from `Codec.freeze` or `Codec.load`.
+        images: uint8 [N, H, W, C], at least one; for a codec of any size also a list of [H, W, C] of several shapes.
         name: of the point.
         structural: whether to measure MS-SSIM too.
-        options: for the codec's ``compress``.
+        quality: 1 to ``codec.qualities``. Default: the codec's own.
+        effort: see `Codec.compress`.
     """
     if len(images) == 0:
         raise InputError("expected at least one image to measure on, found none")
-    payloads = codec.compress(images, **options)
-    restored = codec.decompress(payloads)
+    payloads = codec.compress(images, quality, effort=effort)
+    restored = codec.decompress(payloads, quality)
     return Point(
         name,
         sum(map(len, payloads)) / len(payloads),

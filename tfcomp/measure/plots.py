@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tfcomp.codec import Images
 from tfcomp.errors import InputError, MissingDependencyError
+from tfcomp.items import Images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,13 +1,21 @@
-"""The models, under one roof with the function that loads them from files. They know nothing of bytes.
+"""The autoencoder: one latent, rounded, at one price of rate or at several.
 
-What they share, the objective first of all, is in `latent_model`; `vae` and `variable_rate` have the other two.
+With several prices each example of a batch is trained at one of them, an equal share of the batch at each, for
+
+    loss_q = w_q * (distortion + beta_q * rate),        w_q proportional to 1 / sqrt(beta_q)
+
+Quality ``q`` quantizes each channel of the latent in steps of its own, learned with everything else (the gains of Cui
+et al. 2021, "Asymmetric Gained Deep Image Compression with Continuous Rate Adaptation", as steps), and has a prior of
+its own; the networks are shared. Unweighted, the lowest quality, whose losses are largest, would have the networks for
+itself: both parts grow about as ``beta`` in the limit of high rates, and more slowly where the rate comes near zero.
 """
 
 from __future__ import annotations
 
-import zipfile
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -15,50 +23,56 @@ from keras import ops
 from numpy.typing import NDArray
 
 from tfcomp.errors import InputError
-from tfcomp.models import sampling
-from tfcomp.models.latent_model import (
-    LN2,
-    Distortion,
-    LatentModel,
-    PeakSignalToNoise,
-    Quantizer,
-    Terms,
-    binary_cross_entropy,
-    check_shapes,
-    squared_error,
-    sum_per_example,
-)
-from tfcomp.models.priors import FactorizedPrior
-from tfcomp.models.vae import VAE
-from tfcomp.models.variable_rate import VariableRateAutoEncoder
+from tfcomp.items import Item
+from tfcomp.layout import CHESSBOARD, MEAN_PHASES, Layout, Pattern
+from tfcomp.models import lapped, networks, sampling
+from tfcomp.models.context_prior import ContextPrior
+from tfcomp.models.latent_model import Float32, LatentModel
+from tfcomp.models.networks import InputShape
+from tfcomp.models.objective import Distortion, Terms, sum_per_example
+from tfcomp.models.priors import FactorizedPrior, Prior
 
-__all__ = [
-    "LN2",
-    "VAE",
-    "AutoEncoder",
-    "LatentModel",
-    "PeakSignalToNoise",
-    "Terms",
-    "VariableRateAutoEncoder",
-    "binary_cross_entropy",
-    "load_model",
-    "squared_error",
-]
+Prices = float | Sequence[float]
 
 
 @keras.saving.register_keras_serializable("tfcomp")
 class AutoEncoder(LatentModel):
     """Encoder and decoder trained end to end by gradient descent; with ``beta > 0``, for rate as well.
 
+    Example:
+        >>> model = AutoEncoder.dense((28, 28, 1), latent_dim=32, beta=0.06)
+        >>> model.compile(optimizer="adam")
+        >>> history = model.fit(np.zeros((64, 28, 28, 1), np.uint8), epochs=1, verbose=0)
+
     With ``beta = 0`` it is the plain reconstruction autoencoder. With ``beta > 0`` the latent is trained under uniform
-    noise of width 1, the stand-in for rounding, and pays for its rate under a learned `FactorizedPrior` (Balle,
-    Laparra and Simoncelli 2017, section 3); in evaluation it is rounded. ``beta = elements / (lambda * ln 2)`` with
-    squared error is a paper's ``bits + lambda * mean squared error``.
+    noise of width 1, the stand-in for rounding, and pays for its rate under a learned prior (Balle, Laparra and
+    Simoncelli 2017, section 3); in evaluation it is rounded. ``beta = elements / (lambda * ln 2)`` with squared error
+    is a paper's ``bits + lambda * mean squared error``.
+
+    Several prices, falling, make a model of as many qualities: 1 has the fewest bytes, the last the best picture. The
+    latent wants the size that suits the last. Logged numbers are means over all qualities, and ``loss`` is weighted as
+    the module's docstring says. A batch smaller than the number of qualities trains some of them, others the next time.
 
     Args:
-        encoder, decoder, distortion: see `LatentModel`.
-        beta: price of one nat of rate; 0 trains for reconstruction alone.
-        components: logistics per channel of the prior.
+        encoder, decoder: built Keras models; see `networks` for what goes in and out. With several prices the decoder
+            may have a second input, the quality: float32 [N, qualities], a one and zeros.
+        beta: price of one nat of rate in units of distortion; 0 trains for reconstruction alone. A sequence is from
+            the largest to the smallest, above 0.
+        distortion: ``"squared_error"``, ``"binary_cross_entropy"``, or a function of (target, pixels), float32
+            [N, ...] on [0, 1], that returns float32 [N] (registered with Keras if the model is to be saved).
+        components: logistics per channel of the factorized prior that the model makes for itself.
+        prior: another one, a `FactorizedPrior` or a `ContextPrior` of as many qualities.
+        stride, reach: of networks for items of any size: pixels a side that become one position of the latent, and
+            positions that the networks see beyond their own. They are measured where they are not given.
+        name: the model's.
+
+    Attributes:
+        item: what is compressed.
+        prior: the learned density of the latent in steps; None for ``beta = 0``.
+        qualities: number of prices.
+
+    Raises:
+        InputError: if the networks do not fit each other, or prices or a prior do not fit them.
     """
 
     def __init__(
@@ -66,20 +80,202 @@ class AutoEncoder(LatentModel):
         encoder: keras.Model,
         decoder: keras.Model,
         *,
-        beta: float = 0.0,
+        beta: Prices = 0.0,
         distortion: str | Distortion = "squared_error",
         components: int = 3,
-        **kwargs: Any,
+        prior: Prior | None = None,
+        stride: int | None = None,
+        reach: int | None = None,
+        name: str | None = None,
     ) -> None:
-        super().__init__(encoder, decoder, beta=beta, distortion=distortion, **kwargs)
-        check_shapes(encoder, decoder, 1)
+        betas = _prices(beta)
+        super().__init__(encoder, decoder, beta=betas[-1], distortion=distortion, stride=stride, reach=reach, name=name)
+        self.qualities, self._initial_betas = len(betas), betas
         self.components = components
+        self._own_prior = prior is None
         # Fixed at construction: a plain autoencoder has no prior, and raising beta later cannot give it one.
-        self.prior = FactorizedPrior(components, name="prior") if beta > 0 else None
+        if prior is None and betas[-1] > 0:
+            prior = FactorizedPrior(components, self.qualities, name="prior")
+        self.prior = prior
         self.noise = keras.random.SeedGenerator()
-        if self.prior is not None:
-            self.prior.build((None, *self.latent_shape))
-        self.build()
+        if prior is not None:
+            self._build_prior(prior)
+        relative = np.array(betas) / betas[-1] if betas[-1] > 0 else np.ones(1)
+        self._relative = relative.astype(np.float32)
+        self._weights = (relative**-0.5 / np.mean(relative**-0.5)).astype(np.float32)
+        if self.qualities > 1:
+            self._add_steps()
+        self._complete(heads=1)
+
+    def _build_prior(self, prior: Any) -> None:
+        if self.initial_beta == 0:
+            raise InputError("expected a beta > 0 for a model with a prior, found 0")
+        if prior.qualities != self.qualities:
+            raise InputError(f"expected a prior of {self.qualities} qualities, found one of {prior.qualities}")
+        channels = self.latent_shape[-1]
+        if isinstance(prior, ContextPrior) and (len(self.latent_shape) != 3 or prior.layout.channels != channels):
+            raise InputError(
+                f"expected a latent (rows, columns, {prior.layout.channels}), as the prior's layout has it, found "
+                f"{self.latent_shape}"
+            )
+        if not prior.built:
+            prior.build((None, *self.latent_shape))
+
+    def _add_steps(self) -> None:
+        """The steps of each quality, and whose turn it is."""
+        # Where distortion grows with the square of the step, the best step grows with the square root of the price.
+        # The highest quality starts at 1, the step of a model of one price, so that its networks can be trained on.
+        first = np.repeat(np.log(self._relative)[:, None] / 2, self.latent_shape[-1], axis=1)
+        self.log_steps = self.add_weight(
+            shape=first.shape,
+            initializer=lambda _, dtype=None: ops.convert_to_tensor(first, dtype),
+            name="log_steps",
+            dtype="float32",
+        )
+        self.turn = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, name="turn", dtype="int", aggregation="only_first_replica"
+        )
+
+    # === Builders ===
+
+    @classmethod
+    def dense(
+        cls,
+        input_shape: InputShape,
+        latent_dim: int,
+        *,
+        hidden: Sequence[int] = (512, 256),
+        beta: Prices = 0.0,
+        distortion: str | Distortion = "squared_error",
+        components: int = 3,
+        name: str | None = None,
+    ) -> Self:
+        """A model of multilayer perceptrons.
+
+        Args:
+            input_shape: (height, width, channels).
+            latent_dim: numbers of the latent.
+            hidden: widths of the hidden layers, from the image inwards.
+            beta, distortion, components, name: see `AutoEncoder`.
+        """
+        encoder = networks.dense_encoder(input_shape, latent_dim, hidden=hidden)
+        decoder = networks.dense_decoder(input_shape, latent_dim, hidden=hidden)
+        return cls(encoder, decoder, beta=beta, distortion=distortion, components=components, name=name)
+
+    @classmethod
+    def conv(
+        cls,
+        input_shape: InputShape,
+        latent_dim: int,
+        *,
+        filters: Sequence[int] = (32, 64),
+        hidden: int = 500,
+        beta: Prices = 0.0,
+        distortion: str | Distortion = "squared_error",
+        components: int = 3,
+        name: str | None = None,
+    ) -> Self:
+        """A model of strided convolutions around dense layers.
+
+        Args:
+            input_shape: (height, width, channels).
+            latent_dim: numbers of the latent.
+            filters: widths of the convolutions, from the image inwards; each halves height and width.
+            hidden: width of the dense layer.
+            beta, distortion, components, name: see `AutoEncoder`.
+        """
+        encoder = networks.conv_encoder(input_shape, latent_dim, filters=filters, hidden=hidden)
+        decoder = networks.conv_decoder(input_shape, latent_dim, filters=filters, hidden=hidden)
+        return cls(encoder, decoder, beta=beta, distortion=distortion, components=components, name=name)
+
+    @classmethod
+    def spatial(
+        cls,
+        input_shape: InputShape,
+        latent_dim: int,
+        *,
+        filters: Sequence[int] = (32, 64),
+        beta: Prices = 0.0,
+        distortion: str | Distortion = "squared_error",
+        components: int = 3,
+        name: str | None = None,
+    ) -> Self:
+        """A model of convolutions alone, for high rates, and for images of any size.
+
+        Args:
+            input_shape: (height, width, channels), or (None, None, channels) for any size.
+            latent_dim: numbers of the latent for each cell of ``2**len(filters)`` pixels a side.
+            filters: widths of the convolutions, from the image inwards; each halves height and width.
+            distortion: not binary cross-entropy: the pixels have no bounds.
+            beta, components, name: see `AutoEncoder`.
+        """
+        networks.check_unbounded(distortion)
+        encoder = networks.spatial_encoder(input_shape, latent_dim, filters=filters)
+        decoder = networks.spatial_decoder(input_shape, latent_dim, filters=filters)
+        return cls(encoder, decoder, beta=beta, distortion=distortion, components=components, name=name)
+
+    @classmethod
+    def lapped(
+        cls,
+        input_shape: InputShape,
+        *,
+        beta: Prices = lapped.BETAS,
+        stride: int = 8,
+        coefficients: tuple[int, int] | None = None,
+        hidden: tuple[int, int] = (96, 128),
+        blocks: int = 3,
+        ranks: tuple[int, int] | None = (80, 24),
+        groups: Sequence[int] | None = None,
+        mean_phases: Pattern = MEAN_PHASES,
+        phases: Pattern = CHESSBOARD,
+        reach: int = 2,
+        name: str | None = None,
+    ) -> Self:
+        """A model for photographs of any size: a lapped transform, small residual networks, and a `ContextPrior`.
+
+        Args:
+            input_shape: (None, None, channels), 1 to 8 channels.
+            beta: one price or several, above 0; by default the eight of the bundled codec. A squared error of pixels
+                on [0, 1] is minimised.
+            stride: pixels a side that become one position of the latent.
+            coefficients: channels of the latent, at most ``stride**2``: of the first colour, and of each other; by
+                default 64 and 16, or as many as there are.
+            hidden: width of the hidden layers of the encoder, and of the decoder.
+            blocks: number of residual blocks of the decoder.
+            ranks: of the decoder's first residual layer and of its last, which are then products of two and smaller;
+                None for whole ones.
+            groups: the first diagonal, a sum of two frequencies, of each group of channels that is coded at once,
+                rising from 0; by default `lapped.DIAGONALS`.
+            mean_phases: order in which the first group's positions are coded; see `layout`.
+            phases: order of all other groups' positions.
+            reach: how far the first group looks for neighbours, in positions.
+            name: the model's.
+        """
+        shape = Item(tuple(input_shape)).shape  # type: ignore[arg-type]
+        betas = _prices(beta)
+        if shape[0] is not None:
+            raise InputError(f"expected (None, None, channels), as the networks take any size, found {shape}")
+        if betas[-1] == 0:
+            raise InputError("expected a beta > 0, found 0")
+        networks.require_channels_last()
+        coefficients = coefficients or (min(64, stride**2), min(16, stride**2))
+        frequencies = lapped.Frequencies(stride, shape[2], coefficients, tuple(groups or lapped.DIAGONALS))
+        unit = lapped.unit_of(betas[-1])
+        prior = ContextPrior(
+            Layout(frequencies.groups, mean_phases, phases, reach),
+            qualities=len(betas),
+            kinds=frequencies.kinds,
+            first_scale=lapped.FIRST_SCALE_LEVELS / unit,
+            name="prior",
+        )
+        encoder = lapped.encoder(frequencies, hidden=hidden[0], unit=unit)
+        decoder = lapped.decoder(
+            frequencies, hidden=hidden[1], blocks=blocks, ranks=ranks, unit=unit, qualities=len(betas)
+        )
+        seen = lapped.reach_of(blocks)
+        return cls(encoder, decoder, beta=beta, prior=prior, stride=stride, reach=seen, name=name)
+
+    # === What a codec is made of ===
 
     @property
     def latent_network(self) -> keras.Model:
@@ -90,50 +286,82 @@ class AutoEncoder(LatentModel):
         return self.prior is not None
 
     @property
-    def quantizers(self) -> tuple[Quantizer, ...]:
+    def betas(self) -> tuple[float, ...]:
+        return tuple(float(self.beta * relative) for relative in self._relative)
+
+    @property
+    def steps(self) -> Float32 | None:
         if self.prior is None:
-            return ()
-        channels = self.latent_shape[-1]
-        return (Quantizer(np.ones(channels, np.float32), np.zeros(channels, np.float32), self.prior),)
+            return None
+        if self.qualities == 1:
+            return np.ones((1, self.latent_shape[-1]), np.float32)
+        return np.exp(np.asarray(ops.convert_to_numpy(self.log_steps), np.float32))
+
+    def draw_noise(self, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if self.prior is None or self.qualities > 1 or self.item.any_size or isinstance(self.prior, ContextPrior):
+            raise InputError(
+                "expected a model with a posterior to sample, found an AutoEncoder of beta=0, of several qualities or "
+                "of items of any size; give it one beta > 0 and items of one shape"
+            )
+        return sampling.uniform(np.ones(self.latent_shape), seed)
+
+    # === The objective ===
 
     def objective(self, images: Any, targets: Any, training: bool) -> Terms:
         latent = self.encoder(images, training=training)
+        quality = self._assigned(latent, training) if self.qualities > 1 else None
         if self.prior is None:
             rate = ops.zeros_like(latent)
         else:
             latent = ops.cast(latent, "float32")
-            if training:
-                latent = latent + keras.random.uniform(ops.shape(latent), -0.5, 0.5, seed=self.noise)
-            else:
-                latent = ops.round(latent)
-            rate = self.prior(latent)
-        pixels = ops.cast(self.decoder(latent, training=training), "float32")
-        return Terms(self.distortion_function(targets, pixels), ops.cast(sum_per_example(rate), "float32"), pixels)
+            step = None
+            if quality is not None:
+                aside = (-1, *[1] * (len(self.latent_shape) - 1), self.latent_shape[-1])
+                step = ops.reshape(ops.take(ops.exp(self.log_steps), quality, axis=0), aside)
+            scaled = latent if step is None else latent / step
+            latent, rate = self.prior.transmit(scaled, step, quality, self.noise, training)
+            latent = latent if step is None else latent * step
+        pixels = self.decode(latent, quality, training)
+        rate = ops.cast(sum_per_example(rate), "float32")
+        return Terms(self.distortion_function(targets, pixels), rate, pixels, quality)
 
-    def draw_noise(self, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        if self.prior is None:
-            raise InputError(
-                "expected a model with a posterior to sample, found an AutoEncoder of beta=0; give it a beta > 0"
-            )
-        return sampling.uniform(np.ones(self.latent_shape), seed)
+    def _assigned(self, batch: Any, training: bool) -> Any:
+        """Which quality, from 0, each example of a batch is coded at: int32 [N], in equal blocks.
+
+        In training the first block's moves on from step to step, so that the next one has what a small batch left out.
+        """
+        examples = ops.shape(batch)[0]
+        quality = ops.arange(examples, dtype="int32") * self.qualities // examples
+        if training:
+            quality = (quality + ops.cast(self.turn, "int32")) % self.qualities
+            self.turn.assign((self.turn + 1) % self.qualities)
+        return quality
+
+    def loss_of(self, terms: Terms) -> Any:
+        if terms.quality is None:
+            return super().loss_of(terms)
+        price = self.beta_variable * ops.take(self._relative, terms.quality)
+        return ops.take(self._weights, terms.quality) * (terms.distortion + price * terms.rate)
+
+    # === Config ===
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "components": self.components}
+        prior = None if self._own_prior else keras.saving.serialize_keras_object(self.prior)
+        beta = self.initial_beta if self.qualities == 1 else list(self._initial_betas)
+        return {**super().get_config(), "beta": beta, "components": self.components, "prior": prior}
 
 
-def load_model(path: str | Path) -> LatentModel:
-    """Load a ``.keras`` file of one of tfcomp's models, with Keras's safe mode on.
-
-    It is ``keras.saving.load_model``, which knows the classes once this module is imported, with errors in a line.
-
-    Raises:
-        InputError: if the file is absent, is no Keras model, or holds another kind of model.
-    """
+def _prices(beta: Prices) -> tuple[float, ...]:
+    """The prices as a tuple; raises `InputError` unless they are one >= 0, or several that fall and stay above 0."""
     try:
-        model = keras.saving.load_model(path, safe_mode=True)
-    except (ValueError, TypeError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise InputError(f"expected a saved model of tfcomp at {path}: {reason}") from error
-    if not isinstance(model, LatentModel):
-        raise InputError(f"expected a model of tfcomp in {path}, found {type(model).__name__}")
-    return model
+        betas = tuple(float(price) for price in np.atleast_1d(np.asarray(beta, np.float64)))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected a beta as a number, or several, found {beta!r}") from error
+    if len(betas) == 1:
+        if not (math.isfinite(betas[0]) and betas[0] >= 0):
+            raise InputError(f"expected a finite beta >= 0, found {betas[0]}")
+        return betas
+    falling = all(a > b for a, b in pairwise(betas))
+    if not (betas and falling and math.isfinite(betas[0]) and betas[-1] > 0):
+        raise InputError(f"expected betas above 0, from the largest to the smallest, found {list(betas)}")
+    return betas

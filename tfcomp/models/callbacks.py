@@ -1,4 +1,4 @@
-"""Callbacks of training. They count steps by the optimizer, so that training that was interrupted goes on in place."""
+"""Callbacks for training. They count steps by the optimizer, so that training that was interrupted goes on in place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from tfcomp.errors import InputError
 class BetaSchedule(keras.callbacks.Callback):
     """Raises beta from 0 in a line, once (warm-up) or again and again (cyclic), and logs it as ``beta``.
 
-        beta(t) = beta * min(1, (t mod period) / ramp)          t: steps of the optimizer
+    Example:
+        >>> schedule = BetaSchedule(beta=2.0, ramp=10)
+        >>> [schedule.at(step) for step in (0, 5, 10, 1000)]
+        [0.0, 1.0, 2.0, 2.0]
+
+    At step ``t`` of the optimizer beta is
+
+        beta(t) = beta * min(1, (t mod period) / ramp)
 
     Without a period it is the warm-up of Bowman et al. 2016 and Sonderby et al. 2016; with one, the cyclic schedule of
     Fu et al. 2019, "Cyclical Annealing Schedule". Losses of epochs at different betas do not compare: stop or save by

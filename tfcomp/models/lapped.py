@@ -1,20 +1,23 @@
-"""The networks of the photograph codec and the objective they are trained on.
+r"""Networks for images of any size: a linear lapped transform, and what a few convolutions add to it.
 
-All of it is `keras.ops`, so that the same weights train under every Keras backend. What is minimised, summed over the
-pixels of a crop whose quality is drawn at random, is
+Both networks are functional Keras models of the contract in `networks`::
 
-    rate in bits + price * squared error,       price = PRICE / step**2
+    encoder   pixels less 127.5 -> blocks of stride x stride -> 3x3 kernel, linear ----------+-> latent
+                                                            \-> two hidden layers -> 3x3 ---/
+    decoder   latent -> 3x3 kernel, linear ----------------------------------------+-> blocks -> pixels
+                    \-> hidden layers, scaled by the quality -> residual ---------/
 
-with ``step`` that of the quality in levels of 8-bit pixels. An orthonormal transform with a uniform quantizer has a
-squared error of step**2 / 12 and halves it, at high rates, for one bit a coefficient, which makes PRICE 6 / ln 2 = 8.7;
-at low rates, where most coefficients are zero, the best price for the same step is lower.
-
-The rate is that of Laplace densities whose mean and scale are linear in the coefficients coded before (`layout`): the
-float counterpart of `context`.
+so that each position of the latent is a block of pixels, and its channels begin as the coefficients of a discrete
+cosine transform of that block, ordered from low frequencies to high (`Frequencies`). The linear kernels, 3x3 blocks
+wide, are trained with all else. Layers are stock Keras but for the two that turn pixels into blocks and back.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -22,256 +25,271 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from tfcomp.photographs import old_layout as layout
-from tfcomp.photographs.old_layout import CHANNELS, GROUPS, PASSES, STRIDE
-
-STEPS = tuple(128 * (9 / 128) ** (i / 7) for i in range(8))
-"""Of the qualities, in levels of 8-bit pixels."""
-PRICE = 5.0
-HIDDEN_ENCODER, HIDDEN_DECODER, BLOCKS = 96, 128, 3
-RANKS = 80, 24
-"""Of the synthesis's first layer and of its last, once it is trained; see `freeze.narrowed`."""
+from tfcomp.errors import InputError
+from tfcomp.items import MAX_CHANNELS
+from tfcomp.models.context_prior import ERROR_WEIGHT
+from tfcomp.models.objective import LN2
 
 Tensor = Any
 Float32 = NDArray[np.float32]
 
+BETAS = tuple((128 * (9 / 128) ** (i / 7)) ** 2 / (ERROR_WEIGHT * 255**2 * LN2) for i in range(8))
+"""Prices of the bundled codec's qualities: they suit steps of 128 to 9 levels of 8-bit pixels; see `unit_of`."""
+DIAGONALS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 21, 28)
+"""The first diagonal, a sum of two frequencies, of each group of channels."""
+LOW_GROUPS = 3
+"""Groups whose channels share tables whatever their colour: the means, and the low frequencies."""
+FIRST_SCALE_LEVELS = 300.0
+"""Scale of the means that nothing is known of, in levels of 8-bit pixels."""
 
-@keras.saving.register_keras_serializable("tfcomp")
-class Analysis(keras.Model):
-    """Pixels to coefficients: a linear lapped transform, and what two hidden layers add to it.
 
-    Blocks of pixels, float [N, H / 8, W / 8, 192] of levels less 127.5, to float [N, H / 8, W / 8, CHANNELS].
+def unit_of(beta: float) -> float:
+    """The step, in levels of 8-bit pixels, that is best spent at a price of ``beta`` for one nat.
+
+    With a squared error of pixels on [0, 1], a squared step of error costs ``(step / 255)**2 / (beta * ln 2)`` bits,
+    which this makes `ERROR_WEIGHT`.
     """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.linear = _conv(CHANNELS, use_bias=False, kernel_initializer=_Centre(transposed=False))
-        self.first = _conv(HIDDEN_ENCODER, activation="relu")
-        self.second = _conv(HIDDEN_ENCODER, activation="relu")
-        self.last = _conv(CHANNELS, kernel_initializer="zeros")
-
-    def call(self, blocks: Tensor) -> Tensor:
-        hidden = self.first(blocks / 64)
-        hidden = hidden + self.second(hidden)
-        return self.linear(blocks) + 64 * self.last(hidden)
+    return math.sqrt(ERROR_WEIGHT * 255**2 * LN2 * beta)
 
 
-@keras.saving.register_keras_serializable("tfcomp")
-class Synthesis(keras.Model):
-    """Coefficients to pixels: the transform back, and a residual network that knows the quality.
+# === Which channel is which ===
 
-    Float [N, H / 8, W / 8, CHANNELS] of whole numbers of steps, with the steps [N, 1, 1, CHANNELS] and the quality
-    [N, qualities] as ones and zeros, to blocks of pixels, float [N, H / 8, W / 8, 192] of levels less 127.5.
+
+@dataclass(frozen=True)
+class Frequencies:
+    """The channels of a latent as coefficients of a cosine transform of blocks, in groups of diagonals.
+
+    Example:
+        >>> frequencies = Frequencies(stride=8, colours=3, coefficients=(64, 16))
+        >>> frequencies.groups
+        (3, 6, 9, 12, 15, 8, 15, 13, 15)
 
     Args:
-        ranks: of the first layer and of the last, which are then products of two; by default each is one, as trained.
+        stride: pixels a side of a block.
+        colours: channels of a pixel, 1 to 8. They are transformed too: with three, the first coefficient is close to
+            luma, the two others to chroma.
+        coefficients: how many of the lowest frequencies of a block are kept: of the first colour, and of each other.
+        starts: the first diagonal of each group, rising from 0.
+
+    Raises:
+        InputError: if the numbers do not fit each other.
     """
 
-    def __init__(self, ranks: tuple[int, int] | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self.narrow_first = keras.layers.Conv2D(ranks[0], 1, use_bias=False) if ranks else None
-        self.narrow_last = _conv(ranks[1], use_bias=False) if ranks else None
-        self.linear = _conv(3 * STRIDE**2, use_bias=False, kernel_initializer=_Centre(transposed=True))
-        self.first = _conv(HIDDEN_DECODER)
-        self.blocks = [_conv(HIDDEN_DECODER) for _ in range(BLOCKS)]
-        self.scales = [keras.layers.Dense(HIDDEN_DECODER, use_bias=False, kernel_initializer="ones")
-                       for _ in range(BLOCKS + 1)]  # fmt: skip
-        self.last = keras.layers.Conv2D(3 * STRIDE**2, 1 if ranks else 3, padding="same", kernel_initializer="zeros")
+    stride: int
+    colours: int
+    coefficients: tuple[int, int]
+    starts: tuple[int, ...] = DIAGONALS
 
-    def call(self, latent: Tensor, steps: Tensor, quality: Tensor) -> Tensor:
-        coefficients = latent * steps
-        scales = [scale(quality)[:, None, None] for scale in self.scales]
-        first = coefficients / 32 if self.narrow_first is None else self.narrow_first(coefficients / 32)
-        hidden = ops.relu(self.first(first) * scales[0])
-        for block, scale in zip(self.blocks, scales[1:], strict=True):
-            hidden = hidden + ops.relu(block(hidden) * scale)
-        hidden = hidden if self.narrow_last is None else self.narrow_last(hidden)
-        return self.linear(coefficients) + 32 * self.last(hidden)
+    def __post_init__(self) -> None:
+        if not (1 <= self.colours <= MAX_CHANNELS and self.stride >= 1):
+            raise InputError(f"expected 1 to {MAX_CHANNELS} channels and a stride, found {self.colours}, {self.stride}")
+        used = self.coefficients[: min(self.colours, 2)]
+        if len(self.coefficients) != 2 or not all(1 <= n <= self.stride**2 for n in used):
+            raise InputError(
+                f"expected two numbers of coefficients, 1 to {self.stride**2} for a stride of {self.stride}, found "
+                f"{self.coefficients}"
+            )
+        if list(self.starts) != sorted({0, *self.starts}) or self.starts[0] != 0:
+            raise InputError(f"expected groups as their first diagonals, rising from 0, found {self.starts}")
 
-    def built_on_zeros(self) -> Synthesis:
-        """Itself, with weights."""
-        latent = np.zeros((1, 1, 1, CHANNELS), np.float32)
-        self(latent, latent, np.zeros((1, len(STEPS)), np.float32))
-        return self
-
-
-@keras.saving.register_keras_serializable("tfcomp")
-class Contexts(keras.layers.Layer):
-    """Mean and scale of each coefficient, in steps, from those coded before it.
-
-    ``latent`` float [N, h, w, CHANNELS] of whole numbers, ``steps`` and ``quality`` as in `Synthesis`.
-    """
-
-    def build(self, _: Any = None) -> None:
-        self.base = self.add_weight(
-            shape=(len(STEPS), CHANNELS), initializer=keras.initializers.Constant(-0.2), name="base"
-        )
-        # One kernel for the five phases of the means, two for all other channels.
-        self.masks, self.scale_roots, self.means = [], [], []
-        for kind in range(3):
-            mask, scale, mean = _kernels(kind)
-            self.masks.append(mask)
-            self.scale_roots.append(self._weight(np.sqrt(scale), f"scale_roots_{kind}"))
-            self.means.append(self._weight(mean, f"means_{kind}"))
-
-    def _weight(self, value: Float32, name: str) -> Any:
-        return self.add_weight(shape=value.shape, initializer=_Value(value), name=name)
-
-    def call(self, latent: Tensor, steps: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        values = latent * steps
-        magnitudes = ops.abs(values)
-        height, width = latent.shape[1:3]
-
-        def sums(kind: int) -> tuple[Tensor, Tensor]:
-            inputs = (values, magnitudes) if kind else (values[..., GROUPS[0]], magnitudes[..., GROUPS[0]])
-            mean = ops.conv(inputs[0], self.means[kind] * self.masks[kind], padding="same")
-            root = self.scale_roots[kind] * self.masks[kind]
-            return mean, ops.conv(inputs[1], root * root, padding="same")
-
-        means, scales = [], []
-        dc_mean, dc_scale = sums(0)
-        phases = [_plane(p, height, width) for p in PASSES]
-        n = GROUPS[0].stop
-        first = [p for p in PASSES if p.group == 0]
-        means.append(sum(dc_mean[..., n * p.phase :][..., :n] * phases[i] for i, p in enumerate(first)))
-        alone = 300 * phases[0]  # what nothing is known of
-        scales.append(alone + sum(dc_scale[..., n * p.phase :][..., :n] * phases[i] for i, p in enumerate(first)))
-        even, odd = sums(1), sums(2)
-        white = phases[len(first)]
-        means.append((even[0] * white + odd[0] * (1 - white))[..., n:])
-        scales.append((even[1] * white + odd[1] * (1 - white))[..., n:])
-        base = ops.exp(10 * ops.matmul(quality, self.base))[:, None, None]
-        return ops.concatenate(means, -1) / steps, base + ops.concatenate(scales, -1) / steps
-
-
-@keras.saving.register_keras_serializable("tfcomp")
-class PhotographModel(keras.Model):
-    """All that is trained. Inputs: crops uint8 [N, H, W, 3], and the quality of each, int32 [N], from 0."""
-
-    def __init__(self, seed: int = 0, **options: Any) -> None:
-        super().__init__(**options)
-        self.seed = seed
-        self.analysis, self.synthesis, self.contexts = Analysis(), Synthesis(), Contexts()
-        self.noise = keras.random.SeedGenerator(seed)
-        self.log_steps = self.add_weight(
-            shape=(len(STEPS), CHANNELS),
-            initializer=_Value(np.repeat(np.log(np.array(STEPS, np.float32))[:, None], CHANNELS, axis=1)),
-            name="log_steps",
-        )
-        self.trackers = {name: keras.metrics.Mean(name) for name in ("loss", "bits_per_pixel", "squared_error")}
+    @cached_property
+    def channels(self) -> tuple[tuple[int, int, int, int], ...]:
+        """(group, colour, vertical frequency, horizontal frequency) of each channel, in order."""
+        every = [(u, v) for u in range(self.stride) for v in range(self.stride)]
+        zigzag = sorted(every, key=lambda f: (sum(f), abs(f[0] - f[1])))
+        counts = [self.coefficients[min(colour, 1)] for colour in range(self.colours)]
+        found = [(colour, u, v) for colour, count in enumerate(counts) for u, v in zigzag[:count]]
+        ends = (*self.starts[1:], 2 * self.stride)
+        rows = [[f for f in found if start <= f[1] + f[2] < end] for start, end in zip(self.starts, ends, strict=True)]
+        return tuple((group, *f) for group, row in enumerate(filter(None, rows)) for f in row)
 
     @property
-    def metrics(self) -> list[Any]:
-        return [*self.trackers.values()]
+    def groups(self) -> tuple[int, ...]:
+        """Number of channels of each group."""
+        return tuple(np.bincount([group for group, *_ in self.channels]).tolist())
 
-    def call(self, inputs: tuple[Tensor, Tensor], training: bool = False) -> tuple[Tensor, Tensor]:
-        """Bits per pixel and mean squared error in levels, float [N] each."""
-        images, quality = inputs
-        quality = ops.one_hot(quality, len(STEPS))
-        steps = ops.exp(ops.matmul(quality, self.log_steps))[:, None, None]
-        blocks = to_blocks(ops.cast(images, "float32") - 127.5)
-        exact = self.analysis(blocks) / steps
-        exact = _shrunk(exact, self.contexts(ops.stop_gradient(ops.round(exact)), steps, quality)[1])
-        rounded = exact + ops.stop_gradient(ops.round(exact) - exact)
-        mean, scale = self.contexts(rounded, steps, quality)
-        noisy = exact + keras.random.uniform(ops.shape(exact), -0.5, 0.5, seed=self.noise) if training else rounded
-        bits = laplace_bits(noisy - mean, scale)
-        error = ops.square(self.synthesis(rounded, steps, quality) - blocks)
-        pixels = STRIDE**2 * blocks.shape[1] * blocks.shape[2]
-        return ops.sum(bits, (1, 2, 3)) / pixels, ops.mean(error, (1, 2, 3))
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """Which channels share tables: the means 0, low frequencies 1, higher ones of the first colour 2, others 3."""
+        return tuple(min(g, 1) if g < LOW_GROUPS else 3 if colour else 2 for g, colour, _, _ in self.channels)
 
-    def compute_loss(self, x: Any = None, _: Any = None, y_pred: Any = None, *__: Any, **___: Any) -> Tensor:
-        """What `call` returned, as one number to minimise."""
-        bits, error = y_pred
-        step = ops.take(ops.convert_to_tensor(np.array(STEPS, np.float32)), x[1])
-        # Three colours to a pixel. The factor lets every quality weigh alike: bits fall about as steps rise.
-        loss = ops.mean((bits + 3 * PRICE * error / step**2) * step / STEPS[len(STEPS) // 2])
-        for name, value in (("loss", loss), ("bits_per_pixel", bits), ("squared_error", error)):
-            self.trackers[name].update_state(value)
-        return loss
+    def basis(self) -> Float32:
+        """The orthonormal transform: float32 [stride**2 * colours, channels], pixels of a block by channels.
+
+        The cosine transform of blocks (Ahmed, Natarajan and Rao 1974), and that across the colours, which for red,
+        green and blue is close to the principal axes of natural images.
+        """
+        block, colours = _cosines(self.stride), _cosines(self.colours)
+        columns = [np.einsum("y,x,c->yxc", block[u], block[v], colours[k]) for _, k, u, v in self.channels]
+        return np.stack(columns, axis=-1).reshape(-1, len(self.channels)).astype(np.float32)
+
+
+def _cosines(n: int) -> NDArray[np.float64]:
+    """The matrix of the cosine transform of length n, a frequency in each row."""
+    k, x = np.arange(n)[:, None], np.arange(n)[None]
+    matrix = np.cos(np.pi * (2 * x + 1) * k / (2 * n)) * np.sqrt(2 / n)
+    matrix[0] /= np.sqrt(2)
+    return np.asarray(matrix)
+
+
+# === Blocks ===
+
+
+class _Blocks(keras.layers.Layer):
+    """What both layers have in common: the side of a block."""
+
+    def __init__(self, side: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.side = side
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "seed": self.seed}
+        return {**super().get_config(), "side": self.side}
 
 
-def to_blocks(images: Tensor) -> Tensor:
-    """[N, H, W, 3] -> [N, H / 8, W / 8, 192]."""
-    _, height, width, colours = images.shape
-    split = ops.reshape(images, (-1, height // STRIDE, STRIDE, width // STRIDE, STRIDE, colours))
-    return ops.reshape(
-        ops.transpose(split, (0, 1, 3, 2, 4, 5)), (-1, height // STRIDE, width // STRIDE, STRIDE**2 * colours)
-    )
+@keras.saving.register_keras_serializable("tfcomp")
+class SpaceToDepth(_Blocks):
+    """Blocks of pixels as channels: [N, H, W, C] -> [N, H / side, W / side, side * side * C], row by row.
 
-
-def laplace_bits(x: Tensor, scale: Tensor) -> Tensor:
-    """The information, in bits, of the interval ``x - 1/2 .. x + 1/2`` under a Laplace density around 0."""
-    distance, scale = ops.abs(x), ops.maximum(scale, 0.05)
-    inside = ops.minimum(distance, 0.5)
-    near = 1 - 0.5 * (ops.exp(-(0.5 + inside) / scale) + ops.exp(-(0.5 - inside) / scale))
-    beyond = ops.maximum(distance - 0.5, 0) / scale
-    return (beyond - ops.log(ops.maximum(near, 1e-9))) / np.log(2)
-
-
-# === Inside ===
-
-
-def _shrunk(exact: Tensor, scale: Tensor) -> Tensor:
-    """Values nearer to zero, so that rounding them is about what rate-distortion optimised quantization makes of them.
-
-    One step nearer to zero saves about ``1 / (scale * ln 2)`` bits, and adds ``2 * r + 1`` squared steps of error for a
-    value ``r`` above the integer it rounds to. The means, whose expectation is not zero, stay as they are.
+    Example:
+        >>> SpaceToDepth(8)(keras.ops.zeros((1, 16, 24, 3))).shape
+        TensorShape([1, 2, 3, 192])
     """
-    saved = ops.minimum(1 / (np.log(2) * scale), 8.0) / (2 * PRICE)
-    less = ops.minimum(saved, 0.4) * np.float32(np.arange(CHANNELS) >= GROUPS[0].stop)
-    shrunk = ops.sign(exact) * ops.maximum(ops.abs(exact) - less, 0.0)
-    return exact + ops.stop_gradient(shrunk - exact)
+
+    def call(self, pixels: Tensor) -> Tensor:
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return tf.nn.space_to_depth(pixels, self.side)  # one operator, in LiteRT as well
+        _, height, width, channels = ops.shape(pixels)
+        rows, columns = height // self.side, width // self.side
+        split = ops.reshape(pixels, (-1, rows, self.side, columns, self.side, channels))
+        return ops.reshape(ops.transpose(split, (0, 1, 3, 2, 4, 5)), (-1, rows, columns, self.side**2 * channels))
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        batch, *sides, channels = input_shape
+        assert channels is not None
+        return (batch, *(n if n is None else n // self.side for n in sides), channels * self.side**2)
 
 
-def _conv(filters: int, **options: Any) -> keras.layers.Layer:
-    return keras.layers.Conv2D(filters, 3, padding="same", **options)
+@keras.saving.register_keras_serializable("tfcomp")
+class DepthToSpace(_Blocks):
+    """The inverse of `SpaceToDepth`.
+
+    Example:
+        >>> DepthToSpace(8)(keras.ops.zeros((1, 2, 3, 192))).shape
+        TensorShape([1, 16, 24, 3])
+    """
+
+    def call(self, blocks: Tensor) -> Tensor:
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return tf.nn.depth_to_space(blocks, self.side)
+        _, rows, columns, channels = ops.shape(blocks)
+        split = ops.reshape(blocks, (-1, rows, columns, self.side, self.side, channels // self.side**2))
+        whole = ops.transpose(split, (0, 1, 3, 2, 4, 5))
+        return ops.reshape(whole, (-1, rows * self.side, columns * self.side, channels // self.side**2))
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        batch, *sides, channels = input_shape
+        assert channels is not None
+        return (batch, *(n if n is None else n * self.side for n in sides), channels // self.side**2)
 
 
-class _Centre(keras.initializers.Initializer):
-    """The transform of `layout.basis`, or back, in the middle of a 3x3 kernel."""
-
-    def __init__(self, transposed: bool) -> None:
-        self.transposed = transposed
-
-    def __call__(self, shape: Any, dtype: Any = None) -> Tensor:
-        matrix = layout.basis().reshape(-1, CHANNELS)
-        kernel = np.zeros(shape, np.float32)
-        kernel[1, 1] = matrix.T if self.transposed else matrix
-        return ops.convert_to_tensor(kernel, dtype)
+# === Networks ===
 
 
-class _Value(keras.initializers.Initializer):
-    def __init__(self, value: Float32) -> None:
-        self.value = value
+def encoder(frequencies: Frequencies, *, hidden: int, unit: float) -> keras.Model:
+    """Pixels to coefficients.
 
-    def __call__(self, shape: Any, dtype: Any = None) -> Tensor:  # noqa: ARG002 - as Keras calls it
-        return ops.convert_to_tensor(self.value, dtype)
+    Args:
+        frequencies: the channels of the latent.
+        hidden: width of the two hidden layers.
+        unit: levels of 8-bit pixels that are 1 in the latent.
 
-
-def _kernels(kind: int) -> tuple[Float32, Float32, Float32]:
-    """Mask, first scale and first mean kernel: of the means' five phases (0), or of one of the chessboard's (1, 2)."""
-    passes = [p for p in PASSES if (p.group == 0 if kind == 0 else p.group and p.phase == kind - 1)]
-    inputs = GROUPS[0].stop if kind == 0 else CHANNELS
-    sides = slice(None) if kind == 0 else slice(1, 4)
-    mask, scale, mean = [], [], []
-    for p in passes:
-        seen = p.context()[sides, sides, :inputs].astype(np.float32)
-        for channel in range(p.channels.start, p.channels.stop):
-            own = np.zeros_like(seen)
-            own[..., channel] = seen[..., channel]
-            count = max(1.0, own.sum())
-            mask.append(seen)
-            scale.append(0.5 * own / count + 0.003 * seen if kind else 0.02 * seen)
-            mean.append(own / count if kind == 0 else 0 * own)
-    stacks = [np.stack(kernels, -1) for kernels in (mask, scale, mean)]
-    if kind:  # the means' channels are of kind 0
-        stacks = [np.concatenate([np.zeros((*k.shape[:-1], GROUPS[0].stop), np.float32), k], -1) for k in stacks]
-    return stacks[0], stacks[1], stacks[2]
+    Returns:
+        Model of uint8 [N, H, W, colours] -> float32 [N, H / stride, W / stride, channels].
+    """
+    channels = len(frequencies.channels)
+    image = keras.Input((None, None, frequencies.colours), dtype="uint8", name="image")
+    levels = keras.layers.Rescaling(1.0, offset=-127.5, dtype="float32", name="levels")(image)
+    blocks = SpaceToDepth(frequencies.stride, dtype="float32", name="blocks")(levels)
+    linear = _conv(channels, "linear", use_bias=False, kernel_initializer="zeros", dtype="float32")
+    x = keras.layers.Rescaling(1 / 64, dtype="float32", name="residual_in")(blocks)
+    x = _conv(hidden, "hidden_1", activation="relu")(x)
+    x = keras.layers.Add(name="hidden")([x, _conv(hidden, "hidden_2", activation="relu")(x)])
+    x = _conv(channels, "last", kernel_initializer="zeros", dtype="float32")(x)
+    x = keras.layers.Rescaling(64.0, dtype="float32", name="residual_out")(x)
+    x = keras.layers.Add(dtype="float32", name="coefficients")([linear(blocks), x])
+    x = keras.layers.Rescaling(1 / unit, dtype="float32", name="latent")(x)
+    _set_centre(linear, frequencies.basis())
+    return keras.Model(image, x, name="encoder")
 
 
-def _plane(p: layout.Pass, height: int, width: int) -> Float32:
-    return p.positions(height, width).astype(np.float32)[None, :, :, None]
+def decoder(
+    frequencies: Frequencies,
+    *,
+    hidden: int,
+    blocks: int,
+    ranks: tuple[int, int] | None,
+    unit: float,
+    qualities: int,
+) -> keras.Model:
+    """Coefficients to pixels; with several qualities, the hidden layers are scaled by factors of each.
+
+    Args:
+        frequencies, unit: as in `encoder`.
+        hidden: width of the hidden layers.
+        blocks: number of residual blocks.
+        ranks: of the residual network's first layer and of its last, which are then products of two; None
+            for whole ones.
+        qualities: with more than one, the second input says which, float32 [N, qualities]: a one and zeros.
+
+    Returns:
+        Model of float32 [N, h, w, channels] -> float32 [N, h * stride, w * stride, colours] on [0, 1].
+    """
+    channels, outputs = len(frequencies.channels), frequencies.stride**2 * frequencies.colours
+    latent = keras.Input((None, None, channels), name="latent")
+    quality = keras.Input((qualities,), name="quality") if qualities > 1 else None
+
+    def scaled(x: Tensor, number: int) -> Tensor:
+        if quality is not None:
+            scale = keras.layers.Dense(hidden, use_bias=False, kernel_initializer="ones", name=f"scale_{number}")
+            factors = keras.layers.Reshape((1, 1, hidden), name=f"factors_{number}")(scale(quality))
+            x = keras.layers.Multiply(name=f"scaled_{number}")([x, factors])
+        return keras.layers.ReLU(name=f"relu_{number}")(x)
+
+    coefficients = keras.layers.Rescaling(unit, dtype="float32", name="coefficients")(latent)
+    linear = _conv(outputs, "linear", use_bias=False, kernel_initializer="zeros", dtype="float32")
+    x = keras.layers.Rescaling(1 / 32, dtype="float32", name="residual_in")(coefficients)
+    if ranks and ranks[0] < channels:
+        x = keras.layers.Conv2D(ranks[0], 1, use_bias=False, name="narrow_first")(x)
+    x = scaled(_conv(hidden, "hidden_0")(x), 0)
+    for number in range(1, blocks + 1):
+        x = keras.layers.Add(name=f"block_{number}")([x, scaled(_conv(hidden, f"hidden_{number}")(x), number)])
+    if ranks and ranks[1] < outputs:
+        x = _conv(ranks[1], "narrow_last", use_bias=False)(x)
+    side = 1 if ranks and ranks[1] < outputs else 3
+    last = keras.layers.Conv2D(outputs, side, padding="same", kernel_initializer="zeros", dtype="float32", name="last")
+    x = keras.layers.Rescaling(32.0, dtype="float32", name="residual_out")(last(x))
+    x = keras.layers.Add(dtype="float32", name="blocks")([linear(coefficients), x])
+    x = DepthToSpace(frequencies.stride, dtype="float32", name="levels")(x)
+    x = keras.layers.Rescaling(1 / 255, offset=0.5, dtype="float32", name="pixels")(x)
+    _set_centre(linear, frequencies.basis().T)
+    return keras.Model(latent if quality is None else [latent, quality], x, name="decoder")
+
+
+def reach_of(blocks: int) -> int:
+    """Positions that the two networks see beyond their own: a 3x3 kernel sees one."""
+    return max(3, blocks + 2)
+
+
+def _conv(filters: int, name: str, **options: Any) -> keras.layers.Layer:
+    return keras.layers.Conv2D(filters, 3, padding="same", name=name, **options)
+
+
+def _set_centre(layer: keras.layers.Layer, matrix: Float32) -> None:
+    """Makes a 3x3 layer the transform of each position by itself."""
+    kernel = np.zeros(layer.kernel.shape, np.float32)
+    kernel[1, 1] = matrix
+    layer.kernel.assign(kernel)

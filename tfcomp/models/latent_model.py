@@ -1,4 +1,4 @@
-"""What AutoEncoder and VAE have in common: the objective, the training step and the metrics. Nothing of bytes.
+"""What AutoEncoder and VAE have in common: the objective, passes through the networks, checks and metrics.
 
 Per example, with sums over the example's elements,
 
@@ -9,105 +9,38 @@ Per example, with sums over the example's elements,
 
 and every logged number is a mean over examples, except ``psnr_db``, which pools the squared error of all pixels.
 The identity holds for the logged numbers too, as ``loss == distortion + beta * ln(2) * rate_bits``, when the networks
-have no regularisation losses of their own (these are added to ``loss``).
+have no regularisation losses of their own (these are added to ``loss``). `objective` has the parts, `training`
+the steps that minimise it.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from functools import cached_property
+from typing import Any, Self
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 from numpy.typing import NDArray
 
-from tfcomp.data import datasets
 from tfcomp.errors import InputError
-from tfcomp.models import networks
-from tfcomp.models.priors import FactorizedPrior
+from tfcomp.geometry import Grid
+from tfcomp.items import Item
+from tfcomp.models import networks, receptive_field
+from tfcomp.models.objective import DISTORTIONS, Distortion
+from tfcomp.models.priors import Prior
+from tfcomp.models.training import Training, fits
 
-LN2 = math.log(2.0)
+Float32 = NDArray[np.float32]
 
-Distortion = Callable[[Any, Any], Any]
-
-
-# === Distortions: (target, pixels), both float32 [N, ...] on [0, 1] -> float32 [N] ===
-
-
-@keras.saving.register_keras_serializable("tfcomp")
-def squared_error(target: Any, pixels: Any) -> Any:
-    """``||x - x_hat||^2`` per example: the negative logarithm of a Gaussian likelihood, scaled and shifted.
-
-    With variance ``v`` per element that logarithm is ``||x - x_hat||^2 / (2 v) + elements / 2 * ln(2 pi v)`` nats. So
-    ``distortion + beta * rate`` is, up to a constant, ``2 v`` times the negative evidence lower bound that belongs to
-    ``v = beta / 2``.
-    """
-    return sum_per_example(ops.square(target - pixels))
+BATCH_ITEMS, BATCH_PIXELS = 512, 1 << 22
+"""Largest number of items that go through a network at once, and of pixels where items have any size."""
 
 
-@keras.saving.register_keras_serializable("tfcomp")
-def binary_cross_entropy(target: Any, pixels: Any) -> Any:
-    """Negative Bernoulli log-likelihood in nats per example; grey values count as probabilities."""
-    return sum_per_example(ops.binary_crossentropy(target, pixels))
-
-
-DISTORTIONS: dict[str, Distortion] = {
-    "squared_error": squared_error,
-    "binary_cross_entropy": binary_cross_entropy,
-}
-
-
-def sum_per_example(values: Any) -> Any:
-    """[N, ...] -> [N]."""
-    return ops.sum(values, axis=tuple(range(1, ops.ndim(values))))
-
-
-class Terms(NamedTuple):
-    """What one pass of a model gives: ``distortion`` and ``rate`` float32 [N], ``pixels`` float32 [N, ...]."""
-
-    distortion: Any
-    rate: Any
-    pixels: Any
-
-
-class Quantizer(NamedTuple):
-    """What a model was trained to have its latent rounded to: the integer ``q`` stands for ``q * unit + offset``.
-
-    Attributes:
-        unit, offset: float32 [C], for each channel of the latent; units are positive.
-        prior: of ``(latent - offset) / unit``; None if the model has none of it.
-    """
-
-    unit: NDArray[np.float32]
-    offset: NDArray[np.float32]
-    prior: FactorizedPrior | None
-
-
-@keras.saving.register_keras_serializable("tfcomp")
-class PeakSignalToNoise(keras.metrics.Metric):
-    """PSNR in dB from the mean squared error pooled over every pixel seen, of pixels on [0, 1]."""
-
-    def __init__(self, name: str = "psnr_db", **kwargs: Any) -> None:
-        super().__init__(name=name, **kwargs)
-        self.squared_error = self.add_variable(shape=(), initializer="zeros", name="squared_error")
-        self.elements = self.add_variable(shape=(), initializer="zeros", name="elements")
-
-    def update_state(self, target: Any, pixels: Any) -> None:
-        self.squared_error.assign_add(ops.sum(ops.square(target - pixels)))
-        self.elements.assign_add(ops.cast(ops.size(target), self.elements.dtype))
-
-    def result(self) -> Any:
-        mean = self.squared_error / ops.maximum(self.elements, 1.0)
-        return -10.0 * ops.log10(ops.maximum(mean, 1e-10))
-
-
-# === The shared part ===
-
-
-class LatentModel(keras.Model):
+class LatentModel(Training):
     """What AutoEncoder and VAE have in common; not for use by itself.
 
     Args:
@@ -116,15 +49,38 @@ class LatentModel(keras.Model):
         beta: price of one nat of rate in units of distortion, >= 0.
         distortion: ``"squared_error"``, ``"binary_cross_entropy"``, or a function of (target, pixels), float32
             [N, ...] on [0, 1], that returns float32 [N] (registered with Keras if the model is to be saved).
+        stride, reach: of networks for items of any size, pixels a side that become one position of the latent, and
+            positions that the networks see beyond their own. They are measured where they are not given.
+        name: the model's.
 
-    ``fit``, ``evaluate`` and ``predict`` take uint8 images [N, *input_shape], in arrays or a batched data set; a pair
-    ``(images, targets)`` trains towards other images of the same shape, e.g. clean ones.
+    ``fit``, ``evaluate`` and ``predict`` take uint8 images [N, *image_shape], in arrays or a batched data set; a pair
+    ``(images, targets)`` trains towards other images of the same shape, e.g. clean ones. Networks for items of any
+    size take batches of crops of one size, whose sides are multiples of the stride.
+
+    Attributes:
+        encoder, decoder, distortion: as given.
+        item: what is compressed; height and width are None for items of any size.
+        prior: the learned density of the latent in steps, or None.
     """
 
+    prior: Prior | None = None
+    qualities = 1
+
     def __init__(
-        self, encoder: keras.Model, decoder: keras.Model, *, beta: float, distortion: str | Distortion, **kwargs: Any
+        self,
+        encoder: keras.Model,
+        decoder: keras.Model,
+        *,
+        beta: float,
+        distortion: str | Distortion,
+        stride: int | None = None,
+        reach: int | None = None,
+        name: str | None = None,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(name=name)
+        networks.require_channels_last()
+        if not (isinstance(encoder, keras.Model) and isinstance(decoder, keras.Model)):
+            raise InputError(f"expected two Keras models, found {type(encoder).__name__} and {type(decoder).__name__}")
         if not (encoder.built and decoder.built):
             raise InputError("expected built networks: give both an Input, or call them once")
         if not (math.isfinite(beta) and beta >= 0):
@@ -138,65 +94,33 @@ class LatentModel(keras.Model):
         self.distortion = distortion
         self.distortion_function = DISTORTIONS[distortion] if isinstance(distortion, str) else distortion
         self.initial_beta = float(beta)
-        self.loss_metric = keras.metrics.Mean(name="loss")
-        self.distortion_metric = keras.metrics.Mean(name="distortion")
-        self.rate_metric = keras.metrics.Mean(name="rate_bits")
-        self.psnr_metric = PeakSignalToNoise()
+        self.item = Item(self.image_shape)
+        self._given = {"stride": stride, "reach": reach}
 
-    @classmethod
-    def dense(cls, input_shape: tuple[int, int, int], latent_dim: int, **options: Any) -> Self:
-        """A model of multilayer perceptrons; ``hidden=(512, 256)`` and the constructor's options as keywords."""
-        builders = networks.dense_encoder, networks.dense_decoder
-        return cls._from_builders(*builders, {"hidden"}, input_shape, latent_dim, options)
+    def _complete(self, heads: int) -> None:
+        """The end of a constructor: checks that both networks fit each other, and makes beta a variable.
 
-    @classmethod
-    def conv(cls, input_shape: tuple[int, int, int], latent_dim: int, **options: Any) -> Self:
-        """A model of strided convolutions; ``filters=(32, 64)``, ``hidden=500`` and the constructor's options."""
-        builders = networks.conv_encoder, networks.conv_decoder
-        return cls._from_builders(*builders, {"filters", "hidden"}, input_shape, latent_dim, options)
+        Not `build`: Keras refuses a subclass any further layer or variable after that.
 
-    @classmethod
-    def spatial(cls, input_shape: tuple[int, int, int], latent_dim: int, **options: Any) -> Self:
-        """A model of convolutions alone, for high rates; ``filters=(32, 64)`` and the constructor's options.
-
-        ``latent_dim`` is of each cell of 4x4 pixels, for two entries of ``filters``. The distortion is squared error.
+        Args:
+            heads: number of outputs that the encoder must have.
         """
-        if options.setdefault("distortion", "squared_error") == "binary_cross_entropy":
-            raise InputError("expected spatial networks to be trained for squared error: their pixels have no bounds")
-        builders = networks.spatial_encoder, networks.spatial_decoder
-        return cls._from_builders(*builders, {"filters"}, input_shape, latent_dim, options)
-
-    @classmethod
-    def heads(cls, options: dict[str, Any]) -> tuple[str, ...]:  # noqa: ARG003 - a VAE's depend on them
-        """Names of the encoder's outputs, for a model with these constructor's options."""
-        return ("latent",)
-
-    @classmethod
-    def _from_builders(
-        cls,
-        encoder: Callable[..., keras.Model],
-        decoder: Callable[..., keras.Model],
-        names: set[str],
-        input_shape: tuple[int, int, int],
-        latent_dim: int,
-        options: dict[str, Any],
-    ) -> Self:
-        widths = {name: options.pop(name) for name in names & set(options)}
-        return cls(
-            encoder(input_shape, latent_dim, heads=cls.heads(options), **widths),
-            decoder(input_shape, latent_dim, **widths),
-            **options,
+        check_shapes(self.encoder, self.decoder, heads, self.qualities)
+        if not self.item.any_size and any(self._given.values()):
+            raise InputError(f"expected a stride and a reach for items of any size alone, found {self.item}")
+        if self.item.any_size:
+            assert self.grid is not None  # measured now: training steps are traced, and freezing comes late
+        # A variable, so that a change reaches a training step that is already traced.
+        self.beta_variable = self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(self.initial_beta),
+            trainable=False,
+            name="beta",
+            dtype="float32",
         )
+        self.built = True
 
     # === What the two models differ in ===
-
-    def objective(self, images: Any, targets: Any, training: bool) -> Terms:
-        """One pass: distortion and rate of each example."""
-        raise NotImplementedError
-
-    def loss_of(self, terms: Terms) -> Any:
-        """The loss of each example, float32 [N]."""
-        return terms.distortion + self.beta_variable * terms.rate
 
     @property
     def latent_network(self) -> keras.Model:
@@ -214,29 +138,62 @@ class LatentModel(keras.Model):
         raise NotImplementedError
 
     @property
-    def quantizers(self) -> tuple[Quantizer, ...]:
-        """One for each rate that the model was trained for, of the lowest rate first; none if it left that open."""
-        return ()
+    def steps(self) -> Float32 | None:
+        """Trained steps, float32 [qualities, channels of the latent]; None if the model leaves them open."""
+        return None
 
     @property
     def has_rate(self) -> bool:
         """Whether a beta can have an effect."""
         return True
 
-    # === Shapes and passes ===
+    # === Shapes ===
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
-        return tuple(self.encoder.input_shape[1:])
+    def image_shape(self) -> tuple[Any, ...]:
+        """Shape of an item; height and width are None for items of any size."""
+        return tuple(self.encoder.inputs[0].shape[1:])
 
     @property
-    def latent_shape(self) -> tuple[int, ...]:
-        return tuple(self.decoder.input_shape[1:])
+    def latent_shape(self) -> tuple[Any, ...]:
+        """Shape of an item's latent; rows and columns are None for items of any size."""
+        return tuple(self.decoder.inputs[0].shape[1:])
+
+    @property
+    def takes_quality(self) -> bool:
+        """Whether the decoder has a second input, the quality: float32 [N, qualities], a one and zeros."""
+        return len(self.decoder.inputs) > 1
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side that become one position of the latent; 1 for items of one shape, which have no positions."""
+        return self._stride
+
+    @cached_property
+    def _stride(self) -> int:
+        if not self.item.any_size:
+            return 1
+        measured = receptive_field.stride_of(self.latent_network, self.decoder)
+        if self._given["stride"] not in (None, measured):
+            raise InputError(f"expected the networks' stride, {measured}, found stride={self._given['stride']!r}")
+        return measured
+
+    @cached_property
+    def grid(self) -> Grid | None:
+        """How items of any size are cut into tiles; None for items of one shape. Measured where it was not given."""
+        if not self.item.any_size:
+            return None
+        reach = self._given["reach"]
+        if reach is None:
+            reach = receptive_field.reach_of(self.latent_network, self.decoder, self.stride)
+        return Grid.of(self.stride, reach, self.latent_shape[-1])
+
+    # === Prices ===
 
     @property
     def beta(self) -> float:
-        """The price of rate; assign to change it, in the middle of training too."""
-        return float(self.beta_variable.numpy())
+        """The price of rate, at the highest quality; assign to change it, in the middle of training too."""
+        return float(ops.convert_to_numpy(self.beta_variable))
 
     @beta.setter
     def beta(self, value: float) -> None:
@@ -246,32 +203,57 @@ class LatentModel(keras.Model):
             raise InputError(f"expected beta = 0, as the model was made without a prior, found {value}")
         self.beta_variable.assign(value)
 
-    def build(self, input_shape: Any = None) -> None:  # noqa: ARG002 - Keras calls it with one
-        # A variable, so that a change reaches a training step that is already traced.
-        self.beta_variable = self.add_weight(
-            shape=(),
-            initializer=keras.initializers.Constant(self.initial_beta),
-            trainable=False,
-            name="beta",
-            dtype="float32",
-        )
-        self.built = True
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """The price at each quality, from the lowest quality to the highest."""
+        return (self.beta,)
+
+    # === Passes ===
+
+    def decode(self, latent: Any, quality: Any = None, training: bool = False) -> Any:
+        """Pixels float32 [N, *image_shape] on [0, 1] of a latent, float32 [N, *latent_shape].
+
+        Args:
+            latent: as the encoder gives it.
+            quality: int32 [N], from 0, for a decoder that takes it; None for the highest of all.
+            training: whether layers such as dropout act.
+        """
+        if not self.takes_quality:
+            return ops.cast(self.decoder(latent, training=training), "float32")
+        if quality is None:
+            quality = ops.full((ops.shape(latent)[0],), self.qualities - 1, "int32")
+        inputs = [ops.convert_to_tensor(latent), ops.one_hot(quality, self.qualities)]
+        return ops.cast(self.decoder(inputs, training=training), "float32")
 
     def call(self, images: Any, training: bool = False) -> Any:
         """Reconstruct: uint8 [N, *image_shape] -> float32 pixels [N, *image_shape] on [0, 1], without quantization."""
-        return self.decoder(self.latent_network(images, training=training), training=training)
+        self.check_tensor("images", images)
+        return self.decode(self.latent_network(images, training=training), training=training)
 
-    def render(self, latents: Any) -> NDArray[np.uint8]:
-        """Decode: float latents [N, *latent_shape] -> uint8 images [N, *image_shape]."""
+    def render(self, latents: Any, quality: int | None = None) -> NDArray[np.uint8]:
+        """Decode: float latents [N, *latent_shape] -> uint8 images [N, *image_shape].
+
+        Args:
+            latents: as `latents` gives them.
+            quality: of a model of several, whose decoder takes it: from 1 to ``qualities``, by default the highest.
+        """
         latents = np.asarray(latents, np.float32)
-        if latents.shape[1:] != self.latent_shape:
+        if not fits(latents.shape[1:], self.latent_shape):
             raise InputError(f"expected latents of shape [N, *{self.latent_shape}], found {latents.shape}")
-        pixels = _batched(lambda z: self.decoder(z, training=False), latents)
-        return np.clip(np.rint(pixels.astype(np.float32) * 255), 0, 255).astype(np.uint8)
+        if not 1 <= (number := self.qualities if quality is None else quality) <= self.qualities:
+            raise InputError(f"expected a quality of 1 to {self.qualities}, found {quality}")
+        size = self._batch_size(math.prod(latents.shape[1:3]) * self.stride**2)
+        pixels = _batched(lambda z: self.decode(z, np.full(len(z), number - 1, np.int32)), latents, size)
+        return np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8)
 
-    def latents(self, images: Any) -> NDArray[np.float32]:
+    def latents(self, images: Any) -> Float32:
         """Encode: uint8 images [N, *image_shape] -> float32 latents [N, *latent_shape], a VAE's being the means."""
-        return _batched(lambda x: self.latent_network(x, training=False), self.check_images(images)).astype(np.float32)
+        images = self.check_images(images)
+        size = self._batch_size(math.prod(images.shape[1:3]))
+        return _batched(lambda x: self.latent_network(x, training=False), images, size).astype(np.float32)
+
+    def _batch_size(self, pixels: int) -> int:
+        return max(1, min(BATCH_ITEMS, BATCH_PIXELS // pixels)) if self.item.any_size else BATCH_ITEMS
 
     def reconstruct(self, images: Any) -> NDArray[np.uint8]:
         """uint8 images [N, *image_shape] -> uint8 [N, *image_shape], through both networks without quantization."""
@@ -296,71 +278,25 @@ class LatentModel(keras.Model):
     def check_images(self, images: Any) -> NDArray[np.uint8]:
         """The images as an array; raises `InputError` unless they are uint8 [N, *image_shape], N > 0."""
         array = np.asarray(images)
-        if array.dtype != np.uint8 or array.shape[1:] != self.image_shape or not len(array):
+        if array.dtype != np.uint8 or not fits(array.shape[1:], self.image_shape, self.stride) or not len(array):
             raise InputError(
-                f"expected uint8 images [N, *{self.image_shape}], N > 0, found {array.dtype} {array.shape}"
+                f"expected uint8 images [N, *{self.image_shape}], N > 0{self.multiples}, found "
+                f"{array.dtype} {array.shape}"
             )
         return array
 
-    # === The training and test steps ===
-
-    def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, epochs: int = 1, **options: Any) -> Any:
-        """Keras's `fit`. An array of images alone is read by `datasets.batches`, so that no epoch ends in a wait."""
-        for_arrays = {"validation_split", "sample_weight"} & set(options)
-        if isinstance(x, np.ndarray) and x.dtype == np.uint8 and len(x) and y is None and not for_arrays:
-            x = datasets.batches(x, batch_size or 32, shuffle=options.get("shuffle", True))
-        if isinstance(x, tf.data.Dataset):
-            options["shuffle"] = False  # with its default, True, Keras warns that it cannot shuffle a data set
-        return super().fit(x, y, batch_size, epochs, **options)
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        return [self.loss_metric, self.distortion_metric, self.rate_metric, self.psnr_metric]
-
-    def _unpack(self, data: Any) -> tuple[Any, Any]:
-        images, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
-        if weights is not None:
-            raise InputError("expected images alone, found sample weights; tfcomp's models do not use them")
-        targets = images if targets is None else targets
-        for name, value in (("images", images), ("targets", targets)):
-            dtype = getattr(value, "dtype", type(value).__name__)
-            if dtype != tf.uint8:
-                found = getattr(dtype, "name", dtype)
-                raise InputError(f"expected {name} as uint8 with values 0 to 255, found {found}")
-            # TensorFlow leaves the rank open once it has seen two.
-            shape = tf.TensorShape(value.shape)
-            if shape.rank is None or tuple(shape[1:]) != self.image_shape:
-                raise InputError(
-                    f"expected {name} of shape [N, *{self.image_shape}], found {shape}; "
-                    "a data set must be batched and hold no labels"
-                )
-        return images, ops.cast(targets, "float32") / 255
-
-    def train_step(self, data: Any) -> dict[str, Any]:
-        """Forward pass, loss, gradients, one step of the optimizer."""
-        images, targets = self._unpack(data)
-        with tf.GradientTape() as tape:
-            terms = self.objective(images, targets, training=True)
-            loss = ops.mean(self.loss_of(terms)) + sum(self.losses)
-            # Replicas sum their gradients: each contributes its share of the mean over the whole batch.
-            share = loss / tf.distribute.get_strategy().num_replicas_in_sync
-            share = self.optimizer.scale_loss(share)
-        gradients = tape.gradient(share, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        return self._log(targets, terms)
-
-    def test_step(self, data: Any) -> dict[str, Any]:
-        """The same objective, without noise where the model can do without."""
-        images, targets = self._unpack(data)
-        return self._log(targets, self.objective(images, targets, training=False))
-
-    def _log(self, targets: Any, terms: Terms) -> dict[str, Any]:
-        regularisation = sum(self.losses)
-        self.loss_metric.update_state(self.loss_of(terms) + regularisation)
-        self.distortion_metric.update_state(terms.distortion)
-        self.rate_metric.update_state(terms.rate / LN2)
-        self.psnr_metric.update_state(targets, terms.pixels)
-        return self.get_metrics_result()
+    def export(
+        self,
+        filepath: str | os.PathLike[str],
+        format: str = "tf_saved_model",  # noqa: A002 - Keras's name
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keras's `export` of the model as it reconstructs, without a codec; `Codec.export` has the artifact."""
+        if input_signature is None:
+            input_signature = [keras.InputSpec(shape=(None, *self.image_shape), dtype="uint8")]
+        super().export(filepath, format, verbose, input_signature, **kwargs)
 
     # === Config ===
 
@@ -371,6 +307,7 @@ class LatentModel(keras.Model):
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "decoder": keras.saving.serialize_keras_object(self.decoder),
             "beta": self.initial_beta,
+            **self._given,
             "distortion": distortion
             if isinstance(distortion, str)
             else keras.saving.serialize_keras_object(distortion),
@@ -379,25 +316,36 @@ class LatentModel(keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         config = dict(config)
-        for name in ("encoder", "decoder", "distortion"):
-            if isinstance(config[name], dict):
+        for name in ("encoder", "decoder", "distortion", "prior"):
+            if isinstance(config.get(name), dict):
                 config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
         return cls(**config)
 
 
-def check_shapes(encoder: keras.Model, decoder: keras.Model, heads: int) -> None:
+def check_shapes(encoder: keras.Model, decoder: keras.Model, heads: int, qualities: int) -> None:
     """Raise `InputError` unless encoder and decoder fit each other."""
+    image, latent = (tuple(network.inputs[0].shape[1:]) for network in (encoder, decoder))
     found = [tuple(output.shape[1:]) for output in encoder.outputs]
-    expected = [tuple(decoder.input_shape[1:])] * heads
+    expected = [latent] * heads
     if found != expected:
         raise InputError(f"expected an encoder with outputs {expected}, as the decoder takes, found {found}")
-    if tuple(decoder.output_shape[1:]) != tuple(encoder.input_shape[1:]):
+    if tuple(decoder.outputs[0].shape[1:]) != image:
         raise InputError(
-            f"expected a decoder that returns the encoder's input shape {tuple(encoder.input_shape[1:])}, "
-            f"found {tuple(decoder.output_shape[1:])}"
+            f"expected a decoder that returns the encoder's input shape {image}, found "
+            f"{tuple(decoder.outputs[0].shape[1:])}"
+        )
+    if None in (*image, *latent) and not (image[:2] == latent[:2] == (None, None) and len(latent) == 3):
+        raise InputError(
+            f"expected a latent (None, None, channels) of images (None, None, channels), found {latent} of {image}"
+        )
+    others = [tuple(more.shape[1:]) for more in decoder.inputs[1:]]
+    if len(encoder.inputs) != 1 or others not in ([], [(qualities,)]):
+        raise InputError(
+            f"expected an encoder of one input, and a decoder of a latent or of a latent and one of {qualities} "
+            f"qualities, found {len(encoder.inputs)} and further inputs {others}"
         )
 
 
-def _batched(network: Callable[[Any], Any], items: NDArray[Any], size: int = 512) -> NDArray[Any]:
+def _batched(network: Callable[[Any], Any], items: NDArray[Any], size: int) -> NDArray[Any]:
     parts = [ops.convert_to_numpy(network(items[i : i + size])) for i in range(0, max(len(items), 1), size)]
     return np.concatenate(parts)

@@ -6,6 +6,10 @@ The contract of the two networks, which holds for networks of one's own as well:
              [mean, log_variance] of the same shape for a VAE
     decoder: latent float32 [N, *latent_shape]      ->  pixels float32 [N, *input_shape] on the scale [0, 1]
 
+Items of any size have the input_shape (None, None, channels) and the latent_shape (None, None, latent_dim): every
+height and width is divided by one whole number, the stride. A decoder of several qualities may have a second input, the
+quality, float32 [N, qualities]: a one and zeros.
+
 Normalisation is the encoder's first layer, so that no caller can forget it. The first and last layers compute in
 float32 under any mixed precision policy; a uint8 input is exact in all of them.
 """
@@ -14,16 +18,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
+import numpy as np
 
 from tfcomp.errors import InputError
 
-Shape = tuple[int, ...]
+Shape = tuple[Any, ...]
+InputShape = Sequence[int | None]
+"""(height, width, channels), or (None, None, channels) where the networks take any size."""
 
 
-def _checked(input_shape: Sequence[int], latent_dim: int, widths: Sequence[int]) -> Shape:
-    shape = tuple(int(n) for n in input_shape)
+def require_channels_last() -> None:
+    """Raises `InputError` where Keras is set up for images of another order, by ``keras.json`` or in the program."""
+    found = keras.config.image_data_format()
+    if found != "channels_last":
+        raise InputError(f"expected Keras's image_data_format to be channels_last, found {found}")
+
+
+def _checked(input_shape: InputShape, latent_dim: int, widths: Sequence[int]) -> Shape:
+    require_channels_last()
+    whole = [n for n in (*input_shape, latent_dim, *widths) if n is not None]
+    if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in whole):
+        raise InputError(f"expected whole numbers for shapes and widths, found {whole}")
+    if len(input_shape) == 3 and None in input_shape:
+        raise InputError(
+            f"expected a fixed height and width, found {tuple(input_shape)}: dense layers take no other size; for "
+            "items of any size there are spatial and lapped"
+        )
+    shape = tuple(int(n) for n in input_shape if n is not None)
     if len(shape) != 3 or min(shape) < 1:
         raise InputError(
             f"expected input_shape as (height, width, channels), all at least 1, found {tuple(input_shape)}"
@@ -60,7 +84,7 @@ def _pixels(shape: Shape) -> tuple[keras.KerasTensor, keras.KerasTensor]:
 
 
 def dense_encoder(
-    input_shape: Sequence[int],
+    input_shape: InputShape,
     latent_dim: int,
     *,
     hidden: Sequence[int] = (512, 256),
@@ -83,7 +107,7 @@ def dense_encoder(
     return keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name="encoder")
 
 
-def dense_decoder(input_shape: Sequence[int], latent_dim: int, *, hidden: Sequence[int] = (512, 256)) -> keras.Model:
+def dense_decoder(input_shape: InputShape, latent_dim: int, *, hidden: Sequence[int] = (512, 256)) -> keras.Model:
     """The mirror image of `dense_encoder`; ``hidden`` is given from the image inwards here too."""
     shape = _checked(input_shape, latent_dim, hidden)
     inputs = x = keras.Input((latent_dim,), name="latent")
@@ -97,7 +121,7 @@ def dense_decoder(input_shape: Sequence[int], latent_dim: int, *, hidden: Sequen
 
 
 def conv_encoder(
-    input_shape: Sequence[int],
+    input_shape: InputShape,
     latent_dim: int,
     *,
     filters: Sequence[int] = (32, 64),
@@ -120,7 +144,7 @@ def conv_encoder(
 
 
 def conv_decoder(
-    input_shape: Sequence[int], latent_dim: int, *, filters: Sequence[int] = (32, 64), hidden: int = 500
+    input_shape: InputShape, latent_dim: int, *, filters: Sequence[int] = (32, 64), hidden: int = 500
 ) -> keras.Model:
     """The mirror image of `conv_encoder`: dense layers, then transposed convolutions, cropped to the input's size."""
     shape = _checked(input_shape, latent_dim, (*filters, hidden))
@@ -148,7 +172,7 @@ def conv_decoder(
 
 
 def spatial_encoder(
-    input_shape: Sequence[int],
+    input_shape: InputShape,
     latent_dim: int,
     *,
     filters: Sequence[int] = (32, 64),
@@ -157,8 +181,10 @@ def spatial_encoder(
     """Convolutions alone, for high rates: ``latent_dim`` numbers for each cell of ``2**len(filters)`` pixels a side.
 
     A latent that knows where it belongs is not limited by one layer that everything goes through, which from some rate
-    on no training teaches to tell more. It comes out flat, [N, rows * columns * latent_dim]: each number has a prior
-    and tables of its own. Any height and width from 1x1 up: each stage takes ``ceil(size / 2)``.
+    on no training teaches to tell more. For images of one shape it comes out flat, [N, rows * columns * latent_dim]:
+    each number has a prior and tables of its own, and any height and width will do: each stage takes
+    ``ceil(size / 2)``. For (None, None, channels) the latent keeps its places, [N, rows, columns, latent_dim], and the
+    image's sides are multiples of the cell's.
     """
     shape = _checked_spatial(input_shape, latent_dim, filters)
     inputs, x = _pixels(shape)
@@ -172,35 +198,51 @@ def spatial_encoder(
         )(x)
         # The mean begins well above the noise, and an optimizer's steps move it further.
         gain = 1.0 if name == "log_variance" else _GAIN
-        flat = keras.layers.Flatten(dtype="float32")(head)
-        outputs.append(keras.layers.Rescaling(gain, dtype="float32", name=name)(flat))
+        head = head if _any_size(shape) else keras.layers.Flatten(dtype="float32")(head)
+        outputs.append(keras.layers.Rescaling(gain, dtype="float32", name=name)(head))
     return keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name="encoder")
 
 
-def spatial_decoder(input_shape: Sequence[int], latent_dim: int, *, filters: Sequence[int] = (32, 64)) -> keras.Model:
+def spatial_decoder(input_shape: InputShape, latent_dim: int, *, filters: Sequence[int] = (32, 64)) -> keras.Model:
     """The mirror image of `spatial_encoder`. Its pixels are not kept within [0, 1]: for squared error."""
     shape = _checked_spatial(input_shape, latent_dim, filters)
-    height, width, channels = shape
-    stride = 2 ** len(filters)
-    rows, columns = -(-height // stride), -(-width // stride)
-    inputs = keras.Input((rows * columns * latent_dim,), name="latent")
-    x = keras.layers.Rescaling(1 / _GAIN)(keras.layers.Reshape((rows, columns, latent_dim))(inputs))
+    if _any_size(shape):
+        inputs = x = keras.Input((None, None, latent_dim), name="latent")
+    else:
+        rows, columns = (-(-n // 2 ** len(filters)) for n in shape[:2])
+        inputs = keras.Input((rows * columns * latent_dim,), name="latent")
+        x = keras.layers.Reshape((rows, columns, latent_dim))(inputs)
+    x = keras.layers.Rescaling(1 / _GAIN)(x)
     x = keras.layers.Conv2D(filters[-1], 3, padding="same", activation="leaky_relu")(x)
     x = _residual(x)
     for narrower in reversed(filters[:-1]):
         x = keras.layers.Conv2DTranspose(narrower, 5, strides=2, padding="same", activation="leaky_relu")(x)
     # A sigmoid would hold back the many pixels that are black or white.
-    x = keras.layers.Conv2DTranspose(channels, 5, strides=2, padding="same", dtype="float32", name="pixels")(x)
-    return keras.Model(inputs, _cropped(x, shape), name="decoder")
+    x = keras.layers.Conv2DTranspose(shape[2], 5, strides=2, padding="same", dtype="float32", name="pixels")(x)
+    return keras.Model(inputs, x if _any_size(shape) else _cropped(x, shape), name="decoder")
 
 
 _GAIN = 10.0
 
 
-def _checked_spatial(input_shape: Sequence[int], latent_dim: int, filters: Sequence[int]) -> Shape:
+def check_unbounded(distortion: object) -> None:
+    """Raises `InputError` where a distortion needs pixels within [0, 1], which spatial networks do not keep."""
+    if distortion == "binary_cross_entropy":
+        raise InputError("expected spatial networks to be trained for squared error: their pixels have no bounds")
+
+
+def _any_size(shape: Shape) -> bool:
+    return shape[0] is None
+
+
+def _checked_spatial(input_shape: InputShape, latent_dim: int, filters: Sequence[int]) -> Shape:
     if not filters:
         raise InputError("expected filters of one stage or more, found none")
-    return _checked(input_shape, latent_dim, filters)
+    shape = tuple(input_shape)
+    if len(shape) == 3 and shape[:2] == (None, None) and isinstance(shape[2], int):
+        _checked((1, 1, shape[2]), latent_dim, filters)
+        return shape
+    return _checked(shape, latent_dim, filters)
 
 
 def _residual(x: keras.KerasTensor) -> keras.KerasTensor:

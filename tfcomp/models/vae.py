@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -12,8 +12,10 @@ from keras import ops
 from numpy.typing import NDArray
 
 from tfcomp.errors import InputError
-from tfcomp.models import sampling
-from tfcomp.models.latent_model import Distortion, LatentModel, Terms, check_shapes, sum_per_example
+from tfcomp.models import networks, sampling
+from tfcomp.models.latent_model import LatentModel
+from tfcomp.models.networks import InputShape
+from tfcomp.models.objective import Distortion, Terms, sum_per_example
 
 SCALES = ("input", "shared")
 
@@ -30,6 +32,11 @@ def gaussian_divergence(mean: Any, log_variance: Any) -> Any:
 class VAE(LatentModel):
     """Variational autoencoder: ``q(z|x) = N(mean, diag(exp(log_variance)))`` against the prior ``N(0, I)``.
 
+    Example:
+        >>> model = VAE.dense((28, 28, 1), latent_dim=16, beta=1.0)
+        >>> model.compile(optimizer="adam")
+        >>> history = model.fit(np.zeros((64, 28, 28, 1), np.uint8), epochs=1, verbose=0)
+
     ``rate`` is the KL divergence in nats, in closed form; ``beta`` is that of Higgins et al. 2017. ``z = mean + sigma *
     epsilon`` in training and in evaluation alike, so that ``loss`` with ``beta = 1`` and binary cross-entropy is the
     negative evidence lower bound. With squared error, the loss is that of a Gaussian likelihood of variance
@@ -37,7 +44,8 @@ class VAE(LatentModel):
 
     Args:
         encoder: see `LatentModel`; outputs ``[mean, log_variance]``, or ``mean`` alone with ``scale="shared"``.
-        decoder, beta, distortion: see `LatentModel`. `callbacks.BetaSchedule` changes beta in training.
+        decoder, beta, distortion, stride, reach, name: see `LatentModel`. `callbacks.BetaSchedule` changes beta in
+            training.
         scale: ``"input"``: the encoder gives each input its own variances. ``"shared"``: one variance for each channel
             of the latent, a trainable weight. Only then can ``Codec.freeze(..., latents="sample")`` code samples at
             the price of the rate: the decoder must know the scale before it decodes, and sending it would cost bits
@@ -60,30 +68,107 @@ class VAE(LatentModel):
         distortion: str | Distortion = "binary_cross_entropy",
         scale: str = "input",
         free_bits: float = 0.0,
-        **kwargs: Any,
+        stride: int | None = None,
+        reach: int | None = None,
+        name: str | None = None,
     ) -> None:
         if scale not in SCALES:
             raise InputError(f"expected scale to be one of {SCALES}, found {scale!r}")
         if not (math.isfinite(free_bits) and free_bits >= 0):
             raise InputError(f"expected finite free_bits >= 0, in nats per dimension, found {free_bits}")
-        super().__init__(encoder, decoder, beta=beta, distortion=distortion, **kwargs)
-        check_shapes(encoder, decoder, 2 if scale == "input" else 1)
+        super().__init__(encoder, decoder, beta=beta, distortion=distortion, stride=stride, reach=reach, name=name)
         self.scale = scale
         self.free_bits = float(free_bits)
         self.noise = keras.random.SeedGenerator()
         self._mean_network = keras.Model(encoder.inputs[0], encoder.outputs[0], name="mean_encoder")
-        self.build()
-
-    @classmethod
-    def heads(cls, options: dict[str, Any]) -> tuple[str, ...]:
-        return ("mean",) if options.get("scale") == "shared" else ("mean", "log_variance")
-
-    def build(self, input_shape: Any = None) -> None:
-        if self.scale == "shared":
+        if scale == "shared":
             self.log_variance = self.add_weight(
                 shape=(self.latent_shape[-1],), initializer="zeros", name="log_variance", dtype="float32"
             )
-        super().build(input_shape)
+        self._complete(heads=2 if scale == "input" else 1)
+
+    # === Builders ===
+
+    @classmethod
+    def dense(
+        cls,
+        input_shape: InputShape,
+        latent_dim: int,
+        *,
+        hidden: Sequence[int] = (512, 256),
+        beta: float = 1.0,
+        distortion: str | Distortion = "binary_cross_entropy",
+        scale: str = "input",
+        free_bits: float = 0.0,
+        name: str | None = None,
+    ) -> Self:
+        """A model of multilayer perceptrons.
+
+        Args:
+            input_shape: (height, width, channels).
+            latent_dim: numbers of the latent.
+            hidden: widths of the hidden layers, from the image inwards.
+            beta, distortion, scale, free_bits, name: see `VAE`.
+        """
+        encoder = networks.dense_encoder(input_shape, latent_dim, hidden=hidden, heads=_heads(scale))
+        decoder = networks.dense_decoder(input_shape, latent_dim, hidden=hidden)
+        return cls(encoder, decoder, beta=beta, distortion=distortion, scale=scale, free_bits=free_bits, name=name)
+
+    @classmethod
+    def conv(
+        cls,
+        input_shape: InputShape,
+        latent_dim: int,
+        *,
+        filters: Sequence[int] = (32, 64),
+        hidden: int = 500,
+        beta: float = 1.0,
+        distortion: str | Distortion = "binary_cross_entropy",
+        scale: str = "input",
+        free_bits: float = 0.0,
+        name: str | None = None,
+    ) -> Self:
+        """A model of strided convolutions around dense layers.
+
+        Args:
+            input_shape: (height, width, channels).
+            latent_dim: numbers of the latent.
+            filters: widths of the convolutions, from the image inwards; each halves height and width.
+            hidden: width of the dense layer.
+            beta, distortion, scale, free_bits, name: see `VAE`.
+        """
+        encoder = networks.conv_encoder(input_shape, latent_dim, filters=filters, hidden=hidden, heads=_heads(scale))
+        decoder = networks.conv_decoder(input_shape, latent_dim, filters=filters, hidden=hidden)
+        return cls(encoder, decoder, beta=beta, distortion=distortion, scale=scale, free_bits=free_bits, name=name)
+
+    @classmethod
+    def spatial(
+        cls,
+        input_shape: InputShape,
+        latent_dim: int,
+        *,
+        filters: Sequence[int] = (32, 64),
+        beta: float = 1.0,
+        distortion: str | Distortion = "squared_error",
+        scale: str = "input",
+        free_bits: float = 0.0,
+        name: str | None = None,
+    ) -> Self:
+        """A model of convolutions alone, for high rates, and for images of any size.
+
+        Args:
+            input_shape: (height, width, channels), or (None, None, channels) for any size.
+            latent_dim: numbers of the latent for each cell of ``2**len(filters)`` pixels a side.
+            filters: widths of the convolutions, from the image inwards; each halves height and width.
+            distortion: not binary cross-entropy: the pixels have no bounds.
+            beta, scale, free_bits, name: see `VAE`.
+        """
+        networks.check_unbounded(distortion)
+        encoder = networks.spatial_encoder(input_shape, latent_dim, filters=filters, heads=_heads(scale))
+        decoder = networks.spatial_decoder(input_shape, latent_dim, filters=filters)
+        return cls(encoder, decoder, beta=beta, distortion=distortion, scale=scale, free_bits=free_bits, name=name)
+
+    # === What a codec is made of ===
 
     @property
     def latent_network(self) -> keras.Model:
@@ -100,7 +185,7 @@ class VAE(LatentModel):
     def objective(self, images: Any, targets: Any, training: bool) -> Terms:
         mean, log_variance = self.posterior(images, training)
         epsilon = keras.random.normal(ops.shape(mean), seed=self.noise)
-        pixels = ops.cast(self.decoder(mean + ops.exp(log_variance / 2) * epsilon, training=training), "float32")
+        pixels = self.decode(mean + ops.exp(log_variance / 2) * epsilon, training=training)
         divergence = gaussian_divergence(mean, log_variance)
         if training and self.free_bits:
             above = ops.mean(divergence, axis=0, keepdims=True) > self.free_bits
@@ -113,14 +198,25 @@ class VAE(LatentModel):
                 "expected a posterior whose scale the decoder knows, found one that depends on the input; "
                 'construct the VAE with scale="shared"'
             )
+        if self.item.any_size:
+            raise InputError(f"expected items of one shape to sample a posterior of, found {self.item}")
         log_variance = np.clip(ops.convert_to_numpy(self.log_variance).astype(np.float64), *self.LOG_VARIANCE_RANGE)
         return sampling.gaussian(np.broadcast_to(np.exp(log_variance / 2), self.latent_shape), seed)
 
     # === Generation ===
 
-    def sample(self, n: int, *, seed: int = 0) -> NDArray[np.uint8]:
-        """Images that the decoder makes of ``n`` draws from the prior: uint8 [n, *image_shape]."""
-        return self.render(np.random.default_rng(seed).standard_normal((n, *self.latent_shape), np.float32))
+    def sample(self, n: int, *, seed: int = 0, positions: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Images that the decoder makes of ``n`` draws from the prior: uint8 [n, *image_shape].
+
+        Args:
+            n: number of images.
+            seed: of the draws.
+            positions: rows and columns of the latent, for a model of any size.
+        """
+        if (positions is None) == self.item.any_size:
+            raise InputError(f"expected positions for items of any size, and for no others, found {positions}")
+        shape = self.latent_shape if positions is None else (*positions, self.latent_shape[2])
+        return self.render(np.random.default_rng(seed).standard_normal((n, *shape), np.float32))
 
     def traverse(self, image: Any, dimensions: Sequence[int], values: Sequence[float]) -> NDArray[np.uint8]:
         """What the decoder makes of an image's latent when one dimension at a time is set to other values.
@@ -133,14 +229,15 @@ class VAE(LatentModel):
         Returns:
             uint8 [dimensions, values, *image_shape].
         """
-        latent = self.latents(np.asarray(image)[None]).ravel()
+        whole = self.latents(np.asarray(image)[None])
+        latent = whole.ravel()
         if not all(0 <= d < latent.size for d in dimensions) or not (len(dimensions) and len(values)):
             raise InputError(f"expected dimensions of 0 to {latent.size - 1} and values, found {list(dimensions)}")
         moved = np.tile(latent, (len(dimensions), len(values), 1))
         for row, dimension in enumerate(dimensions):
             moved[row, :, dimension] = values
-        images = self.render(moved.reshape(-1, *self.latent_shape))
-        return images.reshape(len(dimensions), len(values), *self.image_shape)
+        images = self.render(moved.reshape(-1, *whole.shape[1:]))
+        return images.reshape(len(dimensions), len(values), *images.shape[1:])
 
     # === Reports ===
 
@@ -186,12 +283,12 @@ class VAE(LatentModel):
         for _ in range(samples):
             latents = (mean + sigma * generator.standard_normal(mean.shape)).astype(np.float32)
             for i in range(0, len(images), 512):
-                pixels = ops.cast(self.decoder(latents[i : i + 512], training=False), "float32")
+                pixels = self.decode(latents[i : i + 512])
                 targets = images[i : i + 512].astype(np.float32) / 255
                 distortion[i : i + 512] += ops.convert_to_numpy(self.distortion_function(targets, pixels))
         distortion /= samples
         if self.distortion == "squared_error":
-            elements = math.prod(self.image_shape)
+            elements = math.prod(images.shape[1:])
             variance = self.beta / 2 or max(float(distortion.mean()) / elements, 1e-12)
             distortion = distortion / (2 * variance) + elements / 2 * math.log(2 * math.pi * variance)
         return np.asarray(distortion + divergence)
@@ -208,3 +305,8 @@ class VAE(LatentModel):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scale": self.scale, "free_bits": self.free_bits}
+
+
+def _heads(scale: str) -> tuple[str, ...]:
+    """Names of the encoder's outputs."""
+    return ("mean",) if scale == "shared" else ("mean", "log_variance")

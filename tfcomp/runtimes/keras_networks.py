@@ -1,82 +1,165 @@
-"""Trained networks with the quantization of their latent: TensorFlow functions between uint8 images and integers."""
+"""The trained networks in TensorFlow: what a codec runs on after `Codec.freeze`, and what an export converts."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Never
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfcomp.codec import Images
-from tfcomp.coding.tables import Int32
+from tfcomp.items import Images
+from tfcomp.runtimes.plain_gradients import PLAIN_GRADIENTS
+from tfcomp.runtimes.transform import Float32
 
-Float32 = NDArray[np.float32]
+Graph = Callable[..., dict[str, Any]]
+
+MAC_SIDE = 256
+"""Side in pixels of the item whose multiply-accumulates are counted, where sides are free."""
 
 
-class KerasNetworks:
-    """The trained networks with quantization at their inner edge, as two TensorFlow functions.
+class KerasTransform:
+    """Analysis, synthesis and slope as TensorFlow functions of trained networks.
 
     Args:
-        encoder, decoder: the float networks.
-        step, offset: float32 [*latent_shape]; integer ``q`` at a position stands for ``q * step + offset`` there.
-        calibration: uint8 [N, *image_shape], some of the images that the codec was fitted to.
+        encoder: uint8 [N, H, W, C] -> float [N, *latent_shape].
+        decoder: float32 latents -> pixels on [0, 1]; with ``takes_quality``, of two inputs, the second a one-hot
+            quality, float32 [N, qualities].
+        unit, zero: float32, broadcastable to the latent; a latent ``l`` in units stands for ``l * unit + zero``.
+        qualities: how many there are.
+        takes_quality: whether the decoder knows the quality.
+        calibration: uint8 [N, H, W, C], some of the images that the codec was fitted to; None where sizes differ.
+        model: a snapshot of the trained model, which an export can keep.
 
     Attributes:
-        encode_graph: tf.function, uint8 [N, *image_shape] -> int32 [N, *latent_shape].
-        decode_graph: tf.function, int32 [N, *latent_shape] -> uint8 [N, *image_shape].
-        encoder, decoder, step, offset, calibration: as given.
+        analyse_graph: tf.function, image -> {"latent"}.
+        synthesise_graph: tf.function, latent [, quality int32 [N], from 1] -> {"image"}.
+        slope_graph: tf.function, image, latent [, quality] -> {"error", "gradient"}.
+        plain_slope_graph: the same from operators that LiteRT has, where the networks' gradients have any.
+        refines: True; see `transform.Differentiable`.
     """
 
+    refines = True
+
     def __init__(
-        self, encoder: keras.Model, decoder: keras.Model, step: Float32, offset: Float32, calibration: Images
-    ) -> None:
-        zero = offset / step
-        # What the functions use is kept alive with them.
-        self.encoder, self.decoder, self.calibration = encoder, decoder, calibration
-        self.step, self.offset = step, offset
+        self, encoder: keras.Model, decoder: keras.Model, unit: Float32, zero: Float32, qualities: int = 1, *,
+        takes_quality: bool = False, calibration: Images | None = None, model: keras.Model | None = None,
+    ) -> None:  # fmt: skip
+        self.encoder, self.decoder, self.unit, self.zero = encoder, decoder, unit, zero
+        self.qualities, self.takes_quality = qualities, takes_quality
+        self.calibration, self.model = calibration, model
+        image = tf.TensorSpec([None, *encoder.input_shape[1:]], tf.uint8, "image")
+        latent = tf.TensorSpec([None, *self.latent_shape], tf.float32, "latent")
+        told = [tf.TensorSpec([None], tf.int32, "quality")] if takes_quality else []
+        self.analyse_graph = tf.function(self._analyse, input_signature=[image], autograph=False)
+        self.synthesise_graph = tf.function(self._synthesise, input_signature=[latent, *told], autograph=False)
+        self.slope_graph = tf.function(self._slope, input_signature=[image, latent, *told], autograph=False)
+        self.plain_slope_graph = tf.function(self._plain_slope, input_signature=[image, latent, *told], autograph=False)
 
-        @tf.function(input_signature=[tf.TensorSpec([None, *encoder.input_shape[1:]], tf.uint8, "image")])
-        def encode_graph(image: tf.Tensor) -> tf.Tensor:
-            # Not (latent - offset) / step: 8-bit networks would compute the difference in the quotient's resolution.
-            latent = tf.cast(encoder(image, training=False), tf.float32) / step - zero
-            # Beyond 2**30 the cast to int32 would be undefined; no table reaches that far. Rounding comes last: an
-            # 8-bit network holds 1 as 0.99, which the cast would make 0.
-            return tf.cast(tf.round(tf.clip_by_value(latent, -(2.0**30), 2.0**30)), tf.int32)
+    def __reduce__(self) -> Never:
+        raise TypeError(
+            "expected a codec of an artifact's files, found trained networks: export it, and load the artifact"
+        )
 
-        @tf.function(input_signature=[tf.TensorSpec([None, *step.shape], tf.int32, "latent")])
-        def decode_graph(latent: tf.Tensor) -> tf.Tensor:
-            pixels = decoder(tf.cast(latent, tf.float32) * step + offset, training=False)
-            return tf.cast(tf.round(tf.clip_by_value(tf.cast(pixels, tf.float32) * 255.0, 0.0, 255.0)), tf.uint8)
+    @property
+    def item_shape(self) -> tuple[int | None, ...]:
+        """(height, width, channels) of the items, None where free."""
+        return tuple(self.encoder.input_shape[1:])
 
-        @tf.function(input_signature=[encode_graph.input_signature[0], decode_graph.input_signature[0]])
-        def slope_graph(image: tf.Tensor, latent: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            integers = tf.cast(latent, tf.float32)
-            with tf.GradientTape() as tape:
-                tape.watch(integers)
-                pixels = tf.cast(decoder(integers * step + offset, training=False), tf.float32)
-                off = tf.clip_by_value(pixels, 0.0, 1.0) - tf.cast(image, tf.float32) / 255.0
-                error = tf.reduce_sum(tf.square(off), axis=range(1, len(image.shape)))
-            return error, tape.gradient(error, integers)
+    @property
+    def latent_shape(self) -> tuple[int | None, ...]:
+        """Shape of one item's latent."""
+        first = self.decoder.input_shape[0] if self.takes_quality else self.decoder.input_shape
+        return tuple(first[1:])
 
-        self.encode_graph, self.decode_graph, self._slope_graph = encode_graph, decode_graph, slope_graph
+    # === As the graph ===
 
-    def encode(self, images: Images) -> Int32:
-        return np.asarray(self.encode_graph(tf.constant(images)))
+    def _analyse(self, image: Any) -> dict[str, Any]:
+        # Not (latent - zero) / unit: 8-bit networks would compute the difference in the quotient's resolution.
+        latent = tf.cast(self.encoder(image, training=False), tf.float32) / self.unit
+        return {"latent": latent - self.zero / self.unit if np.any(self.zero) else latent}
 
-    def decode(self, latents: Int32) -> Images:
-        return np.asarray(self.decode_graph(tf.constant(latents)))
+    def _pixels(self, latent: Any, quality: Any, white: float = 1.0) -> Any:
+        """Float32, from 0 for black to ``white``."""
+        values = latent * self.unit + self.zero
+        told = [values, tf.one_hot(quality - 1, self.qualities)] if self.takes_quality else values
+        pixels = tf.cast(self.decoder(told, training=False), tf.float32)
+        # Limits come after the product: before it, 8-bit networks would hold pixels in the product's resolution.
+        return tf.clip_by_value(pixels if white == 1 else pixels * white, 0.0, white)
 
-    def slope(self, images: Images, latents: Int32) -> tuple[Float32, Float32]:
-        """Squared error of each image, of pixels on [0, 1], and its gradient: float32 [N] and [N, *latent_shape]."""
-        error, gradient = self._slope_graph(tf.constant(images), tf.constant(latents))
-        return np.asarray(error), np.asarray(gradient)
+    def _synthesise(self, latent: Any, quality: Any = None) -> dict[str, Any]:
+        # Rounding comes last: an 8-bit network holds 1 as 0.99, which the cast would make 0.
+        return {"image": tf.cast(tf.round(self._pixels(latent, quality, 255.0)), tf.uint8)}
 
-    def curvature(self, latents: Int32) -> NDArray[np.float64]:
-        """Mean over images of half the second derivative of that error, without the pixels' own: [*latent_shape]."""
-        return sensitivity(self.decoder, latents * self.step + self.offset) * np.square(self.step, dtype=np.float64)
+    def _slope(self, image: Any, latent: Any, quality: Any = None) -> dict[str, Any]:
+        with tf.GradientTape() as tape:
+            tape.watch(latent)
+            error = self._error(image, latent, quality)
+        return {"error": error, "gradient": tape.gradient(error, latent)}
+
+    def _plain_slope(self, image: Any, latent: Any, quality: Any = None) -> dict[str, Any]:
+        # Gradients by the graph, not by a tape, which passes over the map of what LiteRT can compute.
+        with tf.compat.v1.get_default_graph().gradient_override_map(PLAIN_GRADIENTS):
+            pixels = self._pixels(latent, quality)
+            off = pixels - tf.cast(image, tf.float32) / 255.0
+            (gradient,) = tf.gradients(pixels, latent, 2.0 * off)
+        return {"error": tf.reduce_sum(tf.square(off), axis=[1, 2, 3]), "gradient": gradient}
+
+    def _error(self, image: Any, latent: Any, quality: Any) -> Any:
+        off = self._pixels(latent, quality) - tf.cast(image, tf.float32) / 255.0
+        return tf.reduce_sum(tf.square(off), axis=[1, 2, 3])
+
+    # === As a transform ===
+
+    def _told(self, count: int, quality: int) -> list[Any]:
+        return [tf.fill([count], quality)] if self.takes_quality else []
+
+    def analyse(self, items: Images) -> Float32:
+        return np.asarray(self.analyse_graph(tf.constant(items))["latent"])
+
+    def synthesise(self, latents: Float32, quality: int) -> Images:
+        return np.asarray(self.synthesise_graph(tf.constant(latents), *self._told(len(latents), quality))["image"])
+
+    def slope(self, items: Images, latents: Float32, quality: int) -> tuple[Float32, Float32]:
+        found = self.slope_graph(tf.constant(items), tf.constant(latents), *self._told(len(items), quality))
+        return np.asarray(found["error"]), np.asarray(found["gradient"])
+
+    # === As numbers ===
+
+    def sensitivity(self, latents: Float32, quality: int, probes: int = 8) -> NDArray[np.float64]:
+        """Squared error that a squared unit makes, at each position: float64 [*latent_shape], mean over the latents.
+
+        Args:
+            latents: float32 [N, *latent_shape], in units.
+            quality: that they were quantized at.
+            probes: random projections of the Jacobian; see `sensitivity`.
+        """
+        told = [tf.one_hot(tf.fill([len(latents)], quality - 1), self.qualities)] if self.takes_quality else []
+        decoder = partial(_with, self.decoder, told) if told else self.decoder
+        return sensitivity(decoder, latents * self.unit + self.zero, probes) * np.square(self.unit, dtype=np.float64)
+
+    def macs_per_pixel(self) -> dict[str, float]:
+        """Multiply-accumulates of each network for a pixel of the item, by ``"encoder"`` and ``"decoder"``."""
+        shape = [1, *(n or MAC_SIDE for n in self.encoder.input_shape[1:])]
+        image = tf.TensorSpec(shape, tf.uint8)
+        latent_shape = self.encoder.compute_output_shape(shape)
+        latent = tf.TensorSpec(latent_shape, tf.float32)
+        told = [tf.TensorSpec([1], tf.int32)] if self.takes_quality else []
+        graphs = {
+            "encoder": tf.function(self._analyse, autograph=False).get_concrete_function(image),
+            "decoder": tf.function(self._synthesise, autograph=False).get_concrete_function(latent, *told),
+        }
+        return {name: sum(map(_macs, _operations(f.graph))) / (shape[1] * shape[2]) for name, f in graphs.items()}
 
 
-def sensitivity(decoder: keras.Model, latents: Float32, probes: int = 8) -> NDArray[np.float64]:
+def _with(decoder: keras.Model, told: list[Any], latents: Any, training: bool) -> Any:
+    return decoder([latents, *told], training=training)
+
+
+def sensitivity(decoder: Callable[..., Any], latents: Float32, probes: int = 8) -> NDArray[np.float64]:
     """float64 [*latent_shape]: mean of ``sum_pixels (d pixel / d latent)^2``, by random projections of the Jacobian.
 
     For a probe ``v`` of independent random signs, ``E[(v^T J)_i^2] = sum_p J_pi^2``: one backward pass each.
@@ -93,15 +176,59 @@ def sensitivity(decoder: keras.Model, latents: Float32, probes: int = 8) -> NDAr
     return total / probes
 
 
-def frozen(network: keras.Model) -> keras.Model:
-    """A copy that computes in float32, whatever policy ``network`` was trained under: LiteRT's floats have 32 bits."""
+def frozen(network: keras.Model, *, half: bool = False) -> keras.Model:
+    """A copy that computes in float32, whatever policy ``network`` was trained under: LiteRT's floats have 32 bits.
 
-    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if not isinstance(layer, keras.layers.InputLayer):
-            config["dtype"] = "float32"
-        return type(layer).from_config(config)
-
-    made = keras.models.clone_model(network, clone_function=copy)
-    made.set_weights(network.get_weights())
+    Args:
+        network: trained.
+        half: round the weights to float16; a file keeps them so, after what the converter multiplies them with.
+    """
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")  # of layers whose configuration names none
+    try:
+        made = keras.models.clone_model(network, clone_function=lambda part: type(part).from_config(_float32(part)))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    weights = network.get_weights()
+    made.set_weights([w.astype(np.float16).astype(w.dtype) for w in weights] if half else weights)
     return made
+
+
+def _float32(part: Any) -> Any:
+    """The configuration of a layer, an operation or a nested network, computing in float32 throughout."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            if str(value.get("class_name")).endswith("DTypePolicy"):
+                return "float32"
+            return {key: plain(inner) for key, inner in value.items()}
+        return type(value)(map(plain, value)) if isinstance(value, list | tuple) else value
+
+    return plain(part.get_config())
+
+
+# === Counting ===
+
+
+def _operations(graph: Any) -> list[Any]:
+    """All operations of a graph, those of the functions that it calls included."""
+    found = []
+    for operation in graph.get_operations():
+        found.append(operation)
+        if operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
+            name = operation.get_attr("f").name
+            found += _operations(graph._get_function(name).graph)  # noqa: SLF001 - TensorFlow has no public way
+    return found
+
+
+def _macs(operation: Any) -> float:
+    if operation.type == "Conv2D":
+        kernel, positions = operation.inputs[1].shape, operation.outputs[0].shape
+        return float(np.prod(kernel) * np.prod(positions[1:3]))
+    if operation.type == "DepthwiseConv2dNative":
+        return float(np.prod(operation.inputs[1].shape) * np.prod(operation.outputs[0].shape[1:3]))
+    if operation.type == "Conv2DBackpropInput":
+        return float(np.prod(operation.inputs[1].shape) * np.prod(operation.inputs[2].shape[1:3]))
+    if operation.type == "MatMul":
+        return float(np.prod(operation.inputs[1].shape))
+    return 0.0

@@ -1,33 +1,4 @@
-r"""The ``.tfz`` file: many payloads of one codec, an index to reach each, and checksums. Format version 1.
-
-    offset  bytes     content
-    0       4         magic, 89 54 46 5a ("\x89TFZ")
-    4       1         format version, 1
-    5       1         dtype of an item: 1 is uint8
-    6       1         rank R of an item, 0..8
-    7       1         0, reserved
-    8       16        fingerprint of the codec
-    24      varints   R dimensions of an item, 0 where it differs from item to item;
-                      count of items; payload bytes in all;
-                      metadata bytes as stored, and in full; index bytes as stored, and in full
-            stored    metadata: UTF-8 JSON object; zlib, or plain if the two sizes are equal; absent if both are 0
-            stored    index: one varint per item, the length of its payload; zlib, or plain if the two sizes are equal
-            4 * B     CRC-32 of each of the B = ceil(payload bytes / 65536) blocks of the payload area
-            4         CRC-32 of everything before it: the head
-            payload   the payloads, end to end; the file ends with the last
-
-Integers of 4 bytes are little-endian. A varint is LEB128: seven bits a byte, lowest first, the high bit set on all but
-the last byte, never longer than needed, below 2**63. What a reader demands before it allocates anything:
-
-    head bytes + payload bytes == file bytes,        sum of the index == payload bytes,
-    count <= max(2**20, 4 * file bytes),             metadata in full <= max(2**20, 32 * file bytes),
-    count <= index in full <= count + payload bytes / 128        (a length L takes at most 1 + L / 128 bytes)
-
-so that a hostile file can claim no more memory than a bounded multiple of its own size. A writer stores plainly what
-zlib would shorten beyond these bounds, so that every archive can be written. Item ``i`` is read, and its
-blocks checked, without touching the others. The checksum is zlib's CRC-32: it finds every burst of up to 32 wrong bits,
-as CRC-32C does, and the standard library computes it natively, where CRC-32C would need an extension module.
-"""
+"""The ``.tfz`` file, written and read; `container_format` is its layout."""
 
 from __future__ import annotations
 
@@ -35,10 +6,12 @@ import io
 import json
 import math
 import os
+import shutil
 import struct
+import tempfile
+import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self, overload
 
@@ -47,104 +20,30 @@ from numpy.typing import NDArray
 
 from tfcomp.coding import varints
 from tfcomp.errors import BitstreamError, InputError
-from tfcomp.storage.writing import replacing_file
+from tfcomp.storage.container_format import (
+    BLOCK,
+    DTYPES,
+    MAGIC,
+    MAX_ELEMENTS,
+    MAX_HEADER,
+    MAX_RANK,
+    VERSION,
+    Header,
+    deflate,
+    inflate,
+    most_items,
+    most_metadata,
+    offsets_of,
+    parse_metadata,
+)
+from tfcomp.storage.writing import local, replacing_file
 
-MAGIC = b"\x89TFZ"
-VERSION = 1
-DTYPES = {"uint8": 1}
-"""Written constants: a new dtype takes a new number, and none is ever renumbered."""
-BLOCK = 1 << 16
-MAX_RANK = 8
-MAX_ELEMENTS = 1 << 30
-"""An item may have this many elements at most; a larger claim is an error, not an allocation."""
+__all__ = ["BLOCK", "MAGIC", "MAX_ELEMENTS", "VERSION", "Archive", "Header", "size", "write"]
+
 EAGER_BYTES = 1 << 26
 """A payload area up to this size is read and checked when the archive is opened; a larger one block by block."""
-
-_FIXED = struct.Struct("<4s4B16s")
-_MAX_HEADER = _FIXED.size + (MAX_RANK + 6) * varints.MAX_BYTES
-
-
-@dataclass(frozen=True)
-class Header:
-    """What an archive says of itself, in the order in which it is stored.
-
-    Attributes:
-        fingerprint: 16 bytes that name the codec.
-        dtype: of an item's elements.
-        item_shape: of one item; 0 stands for a dimension that differs from item to item.
-        count: of items.
-        payload_bytes: of all items together.
-        metadata_stored: bytes of the metadata in the file; ``metadata_bytes`` in full.
-        index_stored: bytes of the index in the file; ``index_bytes`` in full.
-    """
-
-    fingerprint: bytes
-    dtype: str
-    item_shape: tuple[int, ...]
-    count: int
-    payload_bytes: int
-    metadata_stored: int
-    metadata_bytes: int
-    index_stored: int
-    index_bytes: int
-
-    def pack(self) -> bytes:
-        """The header's bytes, as the module's docstring lays them out."""
-        fixed = _FIXED.pack(MAGIC, VERSION, DTYPES[self.dtype], len(self.item_shape), 0, self.fingerprint)
-        sizes = (self.payload_bytes, self.metadata_stored, self.metadata_bytes, self.index_stored, self.index_bytes)
-        return fixed + varints.pack(np.array([*self.item_shape, self.count, *sizes], np.int64))
-
-    @classmethod
-    def unpack(cls, data: bytes, source: str) -> tuple[Self, int]:
-        """The header at the beginning of ``data``, and its length in bytes.
-
-        Args:
-            data: at least the first 150 bytes of the file, or all of a shorter one.
-            source: the file's name, for messages.
-
-        Raises:
-            BitstreamError: if the bytes are not a header of version 1, or claim what no archive may.
-        """
-        if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
-            raise BitstreamError(
-                f"expected a .tfz archive in {source}, found the first bytes {data[:4].hex(' ') or '(none)'}"
-            )
-        if len(data) < _FIXED.size:
-            raise BitstreamError(f"expected a header of at least {_FIXED.size} bytes in {source}, found {len(data)}")
-        _, version, code, rank, reserved, fingerprint = _FIXED.unpack_from(data)
-        if version != VERSION:
-            raise BitstreamError(f"expected .tfz format version {VERSION} in {source}, found version {version}")
-        dtype = next((name for name, known in DTYPES.items() if known == code), None)
-        if dtype is None or rank > MAX_RANK or reserved != 0:
-            found = f"found {code}, {rank} and {reserved}"
-            raise BitstreamError(f"expected dtype 1, a rank of 0 to {MAX_RANK} and a reserved 0 in {source}, {found}")
-        values, offset = [], _FIXED.size
-        for _ in range(rank + 6):
-            value, offset = varints.unpack_one(data, offset, source)
-            values.append(value)
-        shape = tuple(values[:rank])
-        if math.prod(max(1, size) for size in shape) > MAX_ELEMENTS:
-            raise BitstreamError(f"expected at most {MAX_ELEMENTS} elements an item in {source}, found shape {shape}")
-        return cls(fingerprint, dtype, shape, *values[rank:]), offset
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks the payload area has."""
-        return -(-self.payload_bytes // BLOCK)
-
-    def __str__(self) -> str:
-        shape = "x".join(str(size) if size else "?" for size in self.item_shape) or "scalar"
-        mean = f", {self.payload_bytes / self.count:.2f} an item" if self.count else ""
-        return "\n".join(
-            [
-                f"format       .tfz version {VERSION}",
-                f"codec        {self.fingerprint.hex()}",
-                f"items        {self.count} of {shape} {self.dtype}",
-                f"payloads     {self.payload_bytes} bytes{mean}",
-                f"index        {self.index_stored} bytes stored, {self.index_bytes} in full",
-                f"metadata     {self.metadata_stored} bytes stored, {self.metadata_bytes} in full",
-            ]
-        )
+SPOOL_BYTES = 1 << 26
+"""Payloads up to this size wait in memory for the head before them to be known; more of them in a file beside it."""
 
 
 # === Writing ===
@@ -163,11 +62,11 @@ def write(
 
     Args:
         path: the file to make or replace.
-        payloads: one bytes object per item.
+        payloads: one bytes object per item, taken one after another; not all of them are held in memory.
         fingerprint: 16 bytes that name the codec.
         item_shape: of one item, at most 8 dimensions; 0 for one that differs from item to item.
         dtype: of an item's elements, "uint8".
-        metadata: anything that JSON can hold, such as ``{"names": [...]}``.
+        metadata: anything that JSON can hold, such as ``{"names": [...]}``; looked at after the last payload.
 
     Returns:
         The file's size in bytes.
@@ -175,7 +74,72 @@ def write(
     Raises:
         InputError: if an argument breaks one of these rules, or the file cannot be written.
     """
-    items = list(payloads)
+    _check(fingerprint, dtype, item_shape)
+    with replacing_file(path) as temporary, _Spool(path, temporary.parent) as spool:
+        for payload in payloads:
+            spool.add(payload)
+        head = _head(spool.lengths, spool.checksums(), fingerprint, item_shape, dtype, metadata)
+        with temporary.open("wb") as file:
+            file.write(head)
+            spool.copy_to(file)
+    return len(head) + spool.total
+
+
+def size(
+    lengths: Iterable[int],
+    *,
+    item_shape: tuple[int, ...],
+    dtype: str = "uint8",
+    metadata: Mapping[str, Any] | None = None,
+) -> int:
+    """The bytes of the archive that `write` makes of payloads of these lengths."""
+    each = list(lengths)
+    _check(bytes(16), dtype, item_shape)
+    blocks = -(-sum(each) // BLOCK)
+    return sum(each) + len(_head(each, [0] * blocks, bytes(16), item_shape, dtype, metadata))
+
+
+class _Spool:
+    """Payloads on their way into a file, with their lengths and the checksums of their blocks."""
+
+    def __init__(self, path: str | os.PathLike[str], folder: Path) -> None:
+        self.lengths: list[int] = []
+        self.total = 0
+        self._path = path
+        self._done: list[int] = []  # the checksums of whole blocks
+        self._current = 0  # that of the block which is being filled
+        self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(folder))  # noqa: SIM115 - closed by __exit__
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, payload: bytes) -> None:
+        try:
+            self._file.write(payload)
+        except OSError as error:
+            raise InputError(f"cannot write {self._path}: {error.strerror}") from error
+        self.lengths.append(len(payload))
+        rest = memoryview(payload)
+        while rest:
+            part, rest = rest[: BLOCK - self.total % BLOCK], rest[BLOCK - self.total % BLOCK :]
+            self._current = zlib.crc32(part, self._current)
+            self.total += len(part)
+            if self.total % BLOCK == 0:
+                self._done.append(self._current)
+                self._current = 0
+
+    def checksums(self) -> list[int]:
+        return [*self._done, self._current] if self.total % BLOCK else self._done
+
+    def copy_to(self, file: BinaryIO) -> None:
+        self._file.seek(0)
+        shutil.copyfileobj(self._file, file, 1 << 20)
+
+
+def _check(fingerprint: bytes, dtype: str, item_shape: tuple[int, ...]) -> None:
     if len(fingerprint) != 16:
         raise InputError(f"expected a fingerprint of 16 bytes, found {len(fingerprint)}")
     if dtype not in DTYPES:
@@ -184,31 +148,36 @@ def write(
     if len(item_shape) > MAX_RANK or min(item_shape, default=0) < 0 or elements > MAX_ELEMENTS:
         limits = f"at most {MAX_RANK} dimensions and {MAX_ELEMENTS} elements"
         raise InputError(f"expected an item shape of {limits}, found {item_shape}")
-    body = b"".join(items)
-    index = varints.pack(np.fromiter(map(len, items), np.int64, len(items)))
-    stored_index = _deflate(index)
+
+
+def _head(
+    lengths: list[int],
+    checksums: list[int],
+    fingerprint: bytes,
+    item_shape: tuple[int, ...],
+    dtype: str,
+    metadata: Mapping[str, Any] | None,
+) -> bytes:
+    """Everything before the payloads."""
+    index = varints.pack(np.array(lengths, np.int64))
+    stored_index = deflate(index)
     text = (
         b""
         if metadata is None
         else json.dumps(dict(metadata), ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
     )
-    stored_text = _deflate(text)
+    stored_text = deflate(text)
     # What zlib shortens so much that a reader would take it for a bomb is stored plainly.
-    least_bytes = len(body) + len(stored_index) + len(stored_text)
-    if len(items) > _most_items(least_bytes):
+    total = sum(lengths)
+    least_bytes = total + len(stored_index) + len(stored_text)
+    if len(lengths) > most_items(least_bytes):
         stored_index = index
-    if len(text) > _most_metadata(least_bytes):
+    if len(text) > most_metadata(least_bytes):
         stored_text = text
     sizes = (len(stored_text), len(text), len(stored_index), len(index))
-    header = Header(bytes(fingerprint), dtype, tuple(item_shape), len(items), len(body), *sizes)
-    view = memoryview(body)
-    checksums = [zlib.crc32(view[start : start + BLOCK]) for start in range(0, len(body), BLOCK)]
+    header = Header(bytes(fingerprint), dtype, tuple(item_shape), len(lengths), total, *sizes)
     head = b"".join([header.pack(), stored_text, stored_index, struct.pack(f"<{len(checksums)}I", *checksums)])
-    head += struct.pack("<I", zlib.crc32(head))
-    with replacing_file(path) as temporary, temporary.open("wb") as file:
-        file.write(head)
-        file.write(body)
-    return len(head) + len(body)
+    return head + struct.pack("<I", zlib.crc32(head))
 
 
 # === Reading ===
@@ -217,6 +186,8 @@ def write(
 class Archive:
     """A ``.tfz`` file opened for reading: ``archive[i]`` is a payload, and so is each item of an iteration.
 
+    Threads may share one.
+
     Every payload that is handed out has passed its checksum. Use it as a context, or call `close`.
 
     Attributes:
@@ -224,6 +195,15 @@ class Archive:
         header: what the file says of itself.
         metadata: the stored JSON object, ``{}`` if there is none.
         file_bytes: the file's size.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     two = f"{folder}/two.tfz"
+        ...     written = write(two, [b"first", b"second"], fingerprint=bytes(16), item_shape=(8, 8, 1))
+        ...     with Archive.open(two) as archive:
+        ...         archive[1], archive.file_bytes == written
+        (b'second', True)
     """
 
     def __init__(
@@ -238,7 +218,8 @@ class Archive:
         self._offsets = offsets  # int64 [count + 1]: where each payload begins, and the last one ends
         self._checksums = checksums
         self._head_bytes = head_bytes
-        # The last blocks read, first..last-1, and their bytes; checked.
+        self._lock = threading.Lock()  # of the file's position
+        # The last blocks read, first..last-1, and their bytes; checked. Threads replace it whole.
         last = header.blocks if header.payload_bytes <= eager_bytes else 0
         self._cache = (0, last, self._checked_blocks(0, last))
 
@@ -251,7 +232,7 @@ class Archive:
             BitstreamError: if it is not an archive, or truncated, extended or changed.
         """
         try:
-            file = Path(path).open("rb")  # noqa: SIM115 - the archive keeps it
+            file = Path(local(path)).open("rb")  # noqa: SIM115 - the archive keeps it
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from error
         try:
@@ -265,7 +246,7 @@ class Archive:
         source = str(path)
         file_bytes = file.seek(0, io.SEEK_END)
         file.seek(0)
-        header, header_bytes = Header.unpack(file.read(_MAX_HEADER), source)
+        header, header_bytes = Header.unpack(file.read(MAX_HEADER), source)
         head_bytes = header_bytes + header.metadata_stored + header.index_stored + 4 * header.blocks + 4
         if head_bytes + header.payload_bytes != file_bytes:
             kind = "truncated" if file_bytes < head_bytes + header.payload_bytes else "extended"
@@ -278,8 +259,8 @@ class Archive:
         if expected_crc != found_crc:
             raise BitstreamError(f"expected checksum {expected_crc:08x} of the head of {source}, found {found_crc:08x}")
         for found, most, what in (
-            (header.count, _most_items(file_bytes), "items"),
-            (header.metadata_bytes, _most_metadata(file_bytes), "bytes of metadata"),
+            (header.count, most_items(file_bytes), "items"),
+            (header.metadata_bytes, most_metadata(file_bytes), "bytes of metadata"),
         ):
             if found > most:
                 raise BitstreamError(
@@ -291,14 +272,19 @@ class Archive:
             )
         at_index = header_bytes + header.metadata_stored
         at_checksums = at_index + header.index_stored
-        text = _inflate(head[header_bytes:at_index], header.metadata_bytes, f"the metadata of {source}")
-        index = _inflate(head[at_index:at_checksums], header.index_bytes, f"the index of {source}")
-        offsets = _offsets(index, header, source)
+        text = inflate(head[header_bytes:at_index], header.metadata_bytes, f"the metadata of {source}")
+        index = inflate(head[at_index:at_checksums], header.index_bytes, f"the index of {source}")
+        offsets = offsets_of(index, header, source)
         checksums = np.frombuffer(head, "<u4", header.blocks, at_checksums)
-        return cls(path, file, header, _parse_metadata(text, source), offsets, checksums, head_bytes, eager_bytes)
+        return cls(path, file, header, parse_metadata(text, source), offsets, checksums, head_bytes, eager_bytes)
 
     def __len__(self) -> int:
         return self.header.count
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Bytes of each payload, int64 [count]."""
+        return np.diff(self._offsets)
 
     @overload
     def __getitem__(self, key: int) -> bytes: ...
@@ -314,10 +300,11 @@ class Archive:
         first, last = begin // BLOCK, -(-end // BLOCK)
         if begin == end:
             return b""
-        if not (self._cache[0] <= first and last <= self._cache[1]):
-            self._cache = (first, last, self._checked_blocks(first, last))
-        start = self._cache[0] * BLOCK
-        return self._cache[2][begin - start : end - start]
+        cache = self._cache
+        if not (cache[0] <= first and last <= cache[1]):
+            self._cache = cache = (first, last, self._checked_blocks(first, last))
+        start = cache[0] * BLOCK
+        return cache[2][begin - start : end - start]
 
     def __iter__(self) -> Iterator[bytes]:
         return (self[i] for i in range(len(self)))
@@ -349,8 +336,9 @@ class Archive:
     def _checked_blocks(self, first: int, last: int) -> bytes:
         """The bytes of blocks ``first..last-1``, read and checked."""
         end = min(last * BLOCK, self.header.payload_bytes)
-        self._file.seek(self._head_bytes + first * BLOCK)
-        data = self._file.read(end - first * BLOCK)
+        with self._lock:
+            self._file.seek(self._head_bytes + first * BLOCK)
+            data = self._file.read(end - first * BLOCK)
         if len(data) != end - first * BLOCK:
             raise BitstreamError(f"expected {end - first * BLOCK} payload bytes in {self.path}, found {len(data)}")
         view = memoryview(data)
@@ -361,58 +349,3 @@ class Archive:
                 where = f"block {block} of the payloads of {self.path}"
                 raise BitstreamError(f"expected checksum {expected:08x} of {where}, found {found:08x}")
         return data
-
-
-# === Fields ===
-
-
-def _most_items(file_bytes: int) -> int:
-    """The largest count that a file of this size may claim."""
-    return max(1 << 20, 4 * file_bytes)
-
-
-def _most_metadata(file_bytes: int) -> int:
-    """The most bytes of metadata in full that a file of this size may claim."""
-    return max(1 << 20, 32 * file_bytes)
-
-
-def _offsets(index: bytes, header: Header, source: str) -> NDArray[np.int64]:
-    """int64 [count + 1]: where each payload begins within the payload area, and its end."""
-    lengths = varints.unpack(index, source)
-    if len(lengths) != header.count:
-        raise BitstreamError(f"expected {header.count} payload lengths in {source}, found {len(lengths)}")
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    # Each length below 2**63, so that a sum that passes 2**63 shows as a step down.
-    if np.any(np.diff(offsets) < 0) or offsets[-1] != header.payload_bytes:
-        raise BitstreamError(f"expected payload lengths that sum to {header.payload_bytes} in {source}, found others")
-    return offsets
-
-
-def _parse_metadata(text: bytes, source: str) -> dict[str, Any]:
-    if not text:
-        return {}
-    try:
-        metadata = json.loads(text.decode(errors="surrogatepass"))
-    except (ValueError, RecursionError) as error:
-        raise BitstreamError(f"expected the metadata of {source} as JSON, found: {error}") from error
-    if not isinstance(metadata, dict):
-        raise BitstreamError(f"expected the metadata of {source} as a JSON object, found {type(metadata).__name__}")
-    return metadata
-
-
-def _deflate(data: bytes) -> bytes:
-    """Zlib output if that is shorter than the data, else the data: equal lengths mean plain, so ties go to it."""
-    return min(data, zlib.compress(data, 9), key=len)
-
-
-def _inflate(stored: bytes, size: int, what: str) -> bytes:
-    if len(stored) == size:
-        return stored
-    inflater = zlib.decompressobj()
-    try:
-        data = inflater.decompress(stored, size + 1)
-    except zlib.error as error:
-        raise BitstreamError(f"expected {what} as zlib data, found: {error}") from error
-    if len(stored) > size or len(data) != size or not inflater.eof or inflater.unused_data:
-        raise BitstreamError(f"expected {size} bytes for {what}, found {len(data)} or more from {len(stored)} stored")
-    return data

@@ -1,81 +1,188 @@
-"""Image files in and out, by Pillow: always uint8 [H, W, C]."""
+"""Image files in and out, by Pillow: always uint8 [H, W, C]. A ``.npy`` file of one image is one of them.
+
+Of a file's metadata two things matter, which way up it is and what its numbers mean as colours; a tag of an odd type
+elsewhere in it changes nothing.
+"""
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL import Image, ImageFile
 from tqdm import tqdm
 
-from tfcomp.errors import InputError
+from tfcomp.errors import InputError, MissingDependencyError, missing_dependency
+from tfcomp.items import GREY_IN_RGB, MAX_CHANNELS, Images, whole_numbers
+from tfcomp.storage import colours, declarations, exif
+from tfcomp.storage.declarations import Declared
 from tfcomp.storage.writing import replacing_file
-
-Images = NDArray[np.uint8]
 
 SUFFIXES = frozenset(
     [".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".jxl", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"]
 )
 
 
+ARRAY = ".npy"
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF orientation; from 5 on, height and width change places."""
+
+_GREY = ("1", "L", "LA")
+
+
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:
     """The image files in a folder and its subfolders, by suffix, sorted; names that begin with a dot are left out.
+
+    A folder without image files may hold ``.npy`` files of one image each; then it is these.
 
     Raises:
         InputError: if there is none.
     """
     root = Path(folder)
+    wanted = SUFFIXES | {ARRAY}
     found = [
         path
         for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in wanted
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
     ]
     if not found:
-        raise InputError(f"expected image files in {root}, found none (looked for {' '.join(sorted(SUFFIXES))})")
-    return found
+        raise InputError(f"expected image files in {root}, found none (looked for {' '.join(sorted(wanted))})")
+    return [path for path in found if path.suffix.lower() != ARRAY] or found
+
+
+def image_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """(height, width, channels) that `read_image` gives with ``whole``, from the file's header alone.
+
+    Of a PNG file whose EXIF data come last, height and width may have changed places.
+
+    Raises:
+        InputError: as `read_image`, as far as the header tells.
+    """
+    if Path(path).suffix.lower() == ARRAY:
+        height, width, channels = _array(path).shape
+        return height, width, channels
+    with _opened(path, whole=True) as image:
+        width, height = image.size
+        if _orientation(image, header_only=True) in (5, 6, 7, 8):
+            height, width = width, height
+        return height, width, 1 if image.mode in _GREY else 3
+
+
+def image_shapes(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[int, int, int]]:
+    """`image_shape` of each file."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(progress(pool.map(image_shape, paths), "read headers", len(paths)))
+
+
+def require_channels(path: str | os.PathLike[str], found: int, expected: int) -> None:
+    """Raises `InputError` unless a file has so many channels, or one where three are expected; see `items.Item.one`."""
+    if found != expected and (found, expected) != (1, GREY_IN_RGB):
+        raise InputError(f"expected images of {expected} channels, found {found} in {path}")
 
 
 def read_image(path: str | os.PathLike[str], *, whole: bool = False) -> Images:
     """One image file as uint8 [H, W, C], upright by its EXIF orientation; C is 1 for grey, 3 for everything else.
 
     Transparency is dropped, palettes and other colour models become RGB, and of an animation the first picture counts.
-    AVIF and JPEG XL of 10 or 12 bits are read as the 8 bits that their decoders give.
+    AVIF and JPEG XL of 10 or 12 bits are read as the 8 bits that their decoders give. A ``.npy`` file holds an image
+    [H, W] or [H, W, C] of 1 to 8 channels as it is.
 
     Args:
         path: the file.
         whole: refuse what would lose something of the picture instead: transparency that is used, an animation, a
-            colour model other than grey and RGB. Colours with a profile (ICC) are converted to sRGB.
+            colour model other than grey and RGB. Colours that the file declares are converted to sRGB, however it does
+            so (see `declarations`), or refused.
 
     Raises:
         InputError: if the file cannot be read as an image with at most 8 bits a channel, or has more pixels than
             Pillow lets pass (`PIL.Image.MAX_IMAGE_PIXELS`, 89 million).
+        MissingDependencyError: for JPEG XL, if its plugin is not installed.
     """
+    if Path(path).suffix.lower() == ARRAY:
+        return whole_numbers(np.array(_array(path)), f"the image of {path}")
+    with _opened(path, whole) as image:
+        if whole:
+            _refuse_transparency(image, path)
+            meant = declarations.declared(image, path)
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        upright = image if turn is None else image.transpose(turn)
+        shown = upright.convert("L" if upright.mode in _GREY else "RGB")
+        pixels = np.array(_in_srgb(shown, meant, path) if whole else shown)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str], whole: bool) -> Iterator[ImageFile.ImageFile]:
+    """An image file whose header has been read and checked; whatever reading it raises is one line."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of damaged metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if Path(path).suffix.lower() == ".jxl":
+                _register_jpeg_xl()
             with Image.open(path) as image:
                 if _deep(image, path):
                     depth = f"mode {image.mode} with 16 bits or more"
                     raise InputError(f"expected an image with 8 bits a channel, found {depth} in {path}")
                 if whole:
                     _refuse_what_would_be_lost(image, path)
-                upright = ImageOps.exif_transpose(image)
-                shown = upright.convert("L" if upright.mode in ("1", "L", "LA") else "RGB")
-                pixels = np.array(_in_srgb(shown, image.info.get("icc_profile"), path) if whole else shown)
-    except InputError:
+                yield image
+    except (InputError, MissingDependencyError):
         raise
     except Exception as error:
         raise InputError(f"cannot read the image {path}: {reason(error)}") from error
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _orientation(image: ImageFile.ImageFile, *, header_only: bool = False) -> int:
+    """The EXIF orientation, 1 where nothing is said of it; see `exif`. Pillow turns TIFF files itself."""
+    data = image.info.get("exif")
+    if data or (header_only and image.format == "PNG"):  # whose EXIF data, if there are any, follow the pixels
+        return exif.parse(data or b"").orientation or 1
+    try:
+        return int(image.getexif().get(exif.ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - a damaged tag can raise anything
+        return 1
+
+
+def _array(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """The array of a ``.npy`` file, [H, W, C], mapped and not read."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = found[..., None] if found.ndim == 2 else found
+        if array.ndim == 3 and array.size and array.shape[2] <= MAX_CHANNELS and array.dtype.kind in "uif":
+            return array
+        said = f"{found.dtype} {list(found.shape)}"
+    except Exception as error:
+        raise InputError(f"cannot read the image {path}: {reason(error)}") from error
+    raise InputError(
+        f"expected one image [H, W] or [H, W, 1 to {MAX_CHANNELS}] of whole numbers in {path}, found {said}"
+    )
+
+
+def _register_jpeg_xl() -> None:
+    try:
+        import pillow_jxl  # noqa: F401  (registers the format with Pillow)
+    except ModuleNotFoundError as error:
+        raise missing_dependency(error) or error from error
 
 
 def _refuse_what_would_be_lost(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> None:
@@ -84,23 +191,18 @@ def _refuse_what_would_be_lost(image: ImageFile.ImageFile, path: str | os.PathLi
         raise InputError(f"expected one picture in {path}, found an animation or series of {pictures}")
     if image.mode in ("CMYK", "YCCK", "LAB", "HSV"):
         raise InputError(f"expected an image in grey or RGB, found {image.mode} in {path}; convert it first")
+
+
+def _refuse_transparency(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> None:
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:  # type: ignore[operator]
         raise InputError(f"expected an image without transparency, found some in {path}; flatten it first")
 
 
-def _in_srgb(image: Image.Image, profile: bytes | None, path: str | os.PathLike[str]) -> Image.Image:
-    """An image of mode L or RGB in the colours that files without a profile are taken to have."""
-    if not profile:
-        return image
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if source.profile.xcolor_space.strip() != {"L": "GRAY", "RGB": "RGB"}[image.mode]:
-            return image  # of other colours than it has
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError) as error:
-        raise InputError(f"expected a colour profile (ICC) that can be used in {path}, found: {error}") from error
-    assert converted is not None
-    return converted.convert(image.mode)
+def _in_srgb(image: Image.Image, declared: Declared, path: str | os.PathLike[str]) -> Image.Image:
+    """A picture of mode L or RGB in the colours that files which declare none are taken to have."""
+    if isinstance(declared, bytes):
+        return colours.from_profile(image, declared, str(path))
+    return colours.from_rgb(image, declared, str(path))
 
 
 def _deep(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> bool:
@@ -136,7 +238,10 @@ def read_images(paths: Sequence[str | os.PathLike[str]]) -> Images:
         image = read_image(path)
         if images and image.shape[:2] != images[0].shape[:2]:
             size, first = ("x".join(map(str, reversed(i.shape[:2]))) for i in (image, images[0]))
-            raise InputError(f"expected images of one size, found {paths[0]} of {first} and {path} of {size} pixels")
+            raise InputError(
+                f"expected images of one size, found {paths[0]} of {first} and {path} of {size} pixels; "
+                "datasets.crops takes images of any size"
+            )
         images.append(image)
     channels = max((image.shape[2] for image in images), default=1)
     if not images:
@@ -144,14 +249,23 @@ def read_images(paths: Sequence[str | os.PathLike[str]]) -> Images:
     return np.stack([np.repeat(image, channels // image.shape[2], axis=2) for image in images])
 
 
-def write_png(path: str | os.PathLike[str], image: Images) -> None:
-    """An image, uint8 [H, W, 1 or 3], as a PNG file, whole or not at all."""
-    with replacing_file(path) as temporary:
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-            temporary,
-            "PNG",
-            compress_level=3,  # as small as 6, the default, for what was a photograph, in half the time
-        )
+def write_image(path: str | os.PathLike[str], image: Images) -> None:
+    """An image as a file, one of many, whole or not at all; a link of that name is replaced, not followed.
+
+    Args:
+        path: ends with ``.npy`` for the array as it is; else a PNG file.
+        image: uint8 [H, W, C]; C of 1 or 3 for PNG.
+    """
+    with replacing_file(path, follow_links=False, one_of_many=True) as temporary:
+        if Path(path).suffix == ARRAY:
+            with temporary.open("wb") as file:
+                np.lib.format.write_array(file, image, allow_pickle=False)
+        else:
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+                temporary,
+                "PNG",
+                compress_level=3,  # as small as 6, the default, for what was a photograph, in half the time
+            )
 
 
 # === Telling ===

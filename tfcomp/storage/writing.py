@@ -1,19 +1,32 @@
 """Writing files and folders whole or not at all.
 
-The new content is made under a temporary name beside the target and renamed when complete. Whatever goes wrong before,
-an interrupt included, leaves the target as it was and no temporary name behind.
+The new content is made under a temporary name beside the target, flushed to disk and renamed when complete; then the
+folder that holds it is flushed. Whatever goes wrong before, an interrupt included, leaves the target as it was and no
+temporary name behind; a power cut leaves the old content or the new one.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tfcomp.errors import InputError
+
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}")
+"""How the name of something elsewhere begins, ``gs://`` or ``memory://``, also after `Path` has dropped a slash."""
+
+
+def local(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The path, of this machine; one with a scheme, which would become a folder of that name, is an `InputError`."""
+    if _REMOTE.match(os.fspath(path)):
+        raise InputError(f"expected a path on this machine, found {os.fspath(path)!r}; copy from or to it")
+    return path
 
 
 def _beside(target: Path) -> Path:
@@ -22,17 +35,51 @@ def _beside(target: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot create the folder {target.parent}: {error.strerror}") from error
-    return target.with_name(f".{target.stem[:100]}.{secrets.token_hex(4)}{target.suffix}")
+    begun = os.fsencode(target.stem)[:60].decode(errors="ignore")  # a file system counts bytes
+    suffix = target.suffix if len(os.fsencode(target.suffix)) < 60 else ""
+    return target.with_name(f".{begun}.{secrets.token_hex(4)}{suffix}")
+
+
+def _flush(path: Path, flags: int = os.O_RDONLY) -> None:
+    """Brings a file's content, or the names in a folder, to the disk."""
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_folder(path: Path) -> None:
+    """Brings the names in a folder to the disk, where the file system can."""
+    with suppress(OSError):
+        _flush(path)
+
+
+def _flush_all(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _flush(path, os.O_RDWR)
+        else:
+            flush_folder(path)
+    flush_folder(folder)
 
 
 @contextmanager
-def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing_file(
+    path: str | os.PathLike[str], *, follow_links: bool = True, one_of_many: bool = False
+) -> Iterator[Path]:
     """A context whose value is a temporary path: write the file there, and it becomes ``path`` when the block ends.
+
+    Args:
+        path: the file to make or replace; its parents are made as needed.
+        follow_links: whether a link of this name stays and the file that it leads to is replaced, or the link is.
+        one_of_many: leave it to the caller to `flush_folder` once for all.
 
     Raises:
         InputError: if ``path`` is a folder or a device, or cannot be written.
     """
-    target = Path(path).resolve()
+    given = Path(local(path))
+    target = given.resolve() if follow_links else given.parent.resolve() / given.name
     if target.exists() and not target.is_file():
         raise InputError(
             f"expected a file to write, found that {path} is a {'folder' if target.is_dir() else 'device'}"
@@ -40,9 +87,10 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = _beside(target)
     try:
         yield temporary
-        with temporary.open("rb+") as file:  # the content reaches the disk before the name does
-            os.fsync(file.fileno())
+        _flush(temporary, os.O_RDWR)  # the content reaches the disk before the name does
         temporary.replace(target)
+        if not one_of_many:
+            flush_folder(target.parent)
     except OSError as error:
         # Ours: about the temporary path, or about none (a full disk). Other files are the caller's affair.
         if error.errno is None or error.filename not in (None, os.fspath(temporary)):
@@ -53,22 +101,23 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: str | os.PathLike[str], marker: str) -> Iterator[Path]:
+def replacing_folder(path: str | os.PathLike[str], marker: str, own: Collection[str] = ()) -> Iterator[Path]:
     """A context whose value is a temporary folder: fill it, and it becomes ``path`` when the block ends.
+
+    Where the system can, the old folder and the new one change places in one call; elsewhere there is a moment between
+    two renames in which neither has the name, and the old one is put back if the second fails.
 
     Args:
         path: the folder to make; its parents are made as needed.
-        marker: a file that every folder of this kind contains. An existing folder is replaced only if it is empty or
-            contains the marker, so that no folder of the user's is ever deleted.
+        marker: a file that every folder of this kind contains.
+        own: names of what else such a folder holds. An existing folder is replaced only if it is empty, or holds the
+            marker and nothing but these, so that no file of the user's is ever deleted.
 
     Raises:
-        InputError: if ``path`` is a file, a folder of another kind, or cannot be written.
+        InputError: if ``path`` is a file, a folder of another kind or with other files, or cannot be written.
     """
-    target = Path(path).resolve()
-    if target.exists() and not target.is_dir():
-        raise InputError(f"expected a folder to write, found that {path} is a file")
-    if target.is_dir() and any(target.iterdir()) and not (target / marker).is_file():
-        raise InputError(f"expected {path} to be new, empty or an earlier result, found other files and no {marker}")
+    target = Path(local(path)).resolve()
+    _refuse_others(target, marker, own)
     temporary = _beside(target)
     try:
         temporary.mkdir()
@@ -77,14 +126,42 @@ def replacing_folder(path: str | os.PathLike[str], marker: str) -> Iterator[Path
     old = _beside(target)
     try:
         yield temporary
-        if target.is_dir():
-            target.rename(old)
-        try:
-            temporary.rename(target)
-        except BaseException:
-            if old.exists() and not target.exists():
-                old.rename(target)
-            raise
+        _flush_all(temporary)
+        _refuse_others(target, marker, own)  # once more: filling the new one may have taken hours
+        if not target.is_dir() or not _exchanged(temporary, target):
+            try:
+                if target.is_dir():
+                    target.rename(old)
+                temporary.rename(target)
+            except BaseException:
+                if old.exists() and not target.exists():
+                    old.rename(target)
+                raise
+        flush_folder(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_others(target: Path, marker: str, own: Collection[str]) -> None:
+    """Raises `InputError` if replacing the folder would delete anything that is not of its kind."""
+    if target.exists() and not target.is_dir():
+        raise InputError(f"expected a folder to write, found that {target} is a file")
+    there = sorted(entry.name for entry in target.iterdir()) if target.is_dir() else []
+    if there and not (target / marker).is_file():
+        raise InputError(f"expected {target} to be new, empty or an earlier result, found other files and no {marker}")
+    others = set(there) - {marker, *own}
+    if others:
+        raise InputError(
+            f"expected {target} to be new, empty or an earlier result, found {min(others)!a} in it as well"
+        )
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether two folders changed places in one call, which Linux has."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    here, exchange = -100, 2
+    return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)

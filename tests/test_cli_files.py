@@ -1,0 +1,236 @@
+"""Commands and files: what may be replaced, names of every kind, closed pipes, full disks, interrupts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import failure
+from PIL import Image
+
+from tfcomp.cli.main import main
+from tfcomp.data import glyphs
+from tfcomp.storage import container
+
+
+def tfcomp(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
+    settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 120, "check": False}
+    return subprocess.run([sys.executable, "-m", "tfcomp", *map(str, arguments)], **settings | options)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of images that the codec of `exported` takes."""
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    for i, image in enumerate(glyphs.render(4, seed=3)):
+        Image.fromarray(image[..., 0]).save(folder / ("sub" if i % 2 else ".") / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def artifact(exported: Any) -> Path:
+    return exported[1]
+
+
+# === What may be replaced ===
+
+
+def test_an_output_is_never_an_input(
+    artifact: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (images / "0.png").read_bytes()
+    (tmp_path / "link.tfz").symlink_to(images / "0.png")
+    for output in (images / "0.png", tmp_path / "link.tfz"):
+        for inputs in ([images], [images / "0.png"]):
+            line = failure(capsys, "compress", *inputs, "-o", output, "--codec", artifact, "--force")
+            assert "none of the inputs" in line
+    assert (images / "0.png").read_bytes() == before
+    packed = tmp_path / "0.png"
+    assert main(["compress", str(images), "-o", str(packed), "--codec", str(artifact)]) == 0
+    whole = packed.read_bytes()
+    line = failure(capsys, "decompress", packed, "-o", tmp_path, "--codec", artifact, "--force")
+    assert "none of the inputs" in line
+    assert packed.read_bytes() == whole
+
+
+def test_a_file_of_another_kind_is_replaced_by_force_alone(
+    artifact: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "thesis.txt"
+    output.write_text("precious")
+    command = ["compress", str(images), "-o", str(output), "--codec", str(artifact)]
+    assert "--force" in failure(capsys, *command)
+    assert output.read_text() == "precious"
+    assert main([*command, "--force"]) == 0
+    assert main(command) == 0  # its own earlier result
+
+
+def test_force_follows_no_link_out_of_the_folder(
+    artifact: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed, out, elsewhere = tmp_path / "a.tfz", tmp_path / "out", tmp_path / "elsewhere"
+    assert main(["compress", str(images), "-o", str(packed), "--codec", str(artifact)]) == 0
+    elsewhere.mkdir()
+    out.mkdir()
+    (elsewhere / "dear.png").write_text("precious")
+    (out / "0.png").symlink_to(elsewhere / "dear.png")
+    (out / "sub").symlink_to(elsewhere)
+    decompress = ["decompress", str(packed), "-o", str(out), "--codec", str(artifact), "--force"]
+    assert "is a link" in failure(capsys, *decompress)
+    (out / "sub").unlink()
+    assert main(decompress) == 0
+    assert [path.name for path in elsewhere.iterdir()] == ["dear.png"]
+    assert (elsewhere / "dear.png").read_text() == "precious"
+    assert not (out / "0.png").is_symlink()
+
+
+# === Names ===
+
+
+def test_names_that_not_every_system_takes_are_made_portable(artifact: Path, images: Path, tmp_path: Path) -> None:
+    (images / "0.png").rename(images / "12:30 a\\b.png")
+    (images / "2.png").rename(images / os.fsdecode(b"\xff.png"))
+    packed, out = tmp_path / "a.tfz", tmp_path / "out"
+    assert main(["compress", str(images), "-o", str(packed), "--codec", str(artifact)]) == 0
+    assert main(["decompress", str(packed), "-o", str(out), "--codec", str(artifact)]) == 0
+    found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
+    assert found == ["12_30 a_b.png", "_.png", "sub/1.png", "sub/3.png"]
+
+
+@pytest.mark.parametrize(
+    "name", ["\ud800.png", "C:/a.png", "a:b", "nul.png", "\x1b[2Ja.png", "../a", "a\nb", "x" * 256]
+)
+def test_names_that_no_file_may_have_are_one_plain_line(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    from tfcomp.codec import Codec
+
+    codec, packed = Codec.load(artifact), tmp_path / "a.tfz"
+    container.write(
+        packed,
+        codec.compress(glyphs.render(2, seed=0)),
+        fingerprint=bytes.fromhex(codec.fingerprint),
+        item_shape=(28, 28, 1),
+        metadata={"names": ["good.png", name]},
+    )
+    line = failure(capsys, "decompress", packed, "-o", tmp_path / "out", "--codec", artifact)
+    assert "names inside the output folder" in line
+    assert line.isprintable()
+    assert not (tmp_path / "out").exists()
+
+
+def test_hundreds_of_equal_names_come_out_at_once(artifact: Path, tmp_path: Path) -> None:
+    from tfcomp.codec import Codec
+
+    codec, packed, out = Codec.load(artifact), tmp_path / "a.tfz", tmp_path / "out"
+    container.write(
+        packed,
+        codec.compress(glyphs.render(1, seed=0)) * 500,
+        fingerprint=bytes.fromhex(codec.fingerprint),
+        item_shape=(28, 28, 1),
+        metadata={"names": ["frame.png", "Frame.png"] * 250},
+    )
+    assert main(["decompress", str(packed), "-o", str(out), "--codec", str(artifact)]) == 0
+    names = [path.name for path in out.iterdir()]
+    assert len({name.casefold() for name in names}) == 500
+
+
+# === Errors ===
+
+
+def test_what_cannot_be_read_stops_or_is_skipped(
+    artifact: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (images / "0.png").read_bytes()
+    (images / "broken.png").write_bytes(whole[:-40])
+    (images / "text.png").write_text("not an image")
+    packed = tmp_path / "a.tfz"
+    command = ["compress", images, "-o", packed, "--codec", artifact]
+    assert "text.png" in failure(capsys, *command)
+    assert not packed.exists()
+    line = failure(capsys, *command, "--on-error", "skip")
+    assert "skipped 2 of 6 images" in line
+    assert "broken.png" in line
+    assert "text.png" in line
+    with container.Archive.open(packed) as archive:
+        assert archive.metadata["names"] == ["0.png", "2.png", "sub/1.png", "sub/3.png"]
+    packed.unlink()
+    assert "text.png" in failure(capsys, "compress", images / "text.png", *command[2:], "--on-error", "skip")
+    assert not packed.exists()
+
+
+# === Processes ===
+
+
+def test_a_closed_pipe_and_a_full_one(artifact: Path, images: Path, tmp_path: Path) -> None:
+    for arguments in (["info", artifact], ["compress", images, "-o", tmp_path / "a.tfz", "--codec", artifact]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = tfcomp(*arguments, capture_output=False, stdout=writer, stderr=subprocess.PIPE)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "a.tfz").is_file()
+    if Path("/dev/full").exists():
+        with Path("/dev/full").open("w") as full:
+            done = tfcomp("info", artifact, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "No space left" in done.stderr
+
+
+def test_names_that_stdout_cannot_encode(artifact: Path, images: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    for name in ("é.tfz", os.fsdecode(b"\xff.tfz")):
+        done = tfcomp("compress", images, "-o", tmp_path / name, "--codec", artifact, env=environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "4 images" in done.stdout
+        assert (tmp_path / name).is_file()
+
+
+def test_control_characters_are_spelt_out(tmp_path: Path) -> None:
+    done = tfcomp("info", tmp_path / "\x1b[2J")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.strip().isprintable()
+
+
+def test_no_temporary_folder_is_needed(artifact: Path, images: Path, tmp_path: Path) -> None:
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), "/nonexistent")
+    script = (
+        "import os, sys, tempfile\n"
+        "def refuse(*_, **__): raise FileNotFoundError(2, 'No usable temporary directory')\n"
+        "tempfile.gettempdir = tempfile._get_default_tempdir = refuse\n"
+        "if sys.argv.pop(1) == 'no memory': del os.memfd_create\n"
+        "from tfcomp.cli.main import main\n"
+        "sys.exit(main())"
+    )
+    for kind in ("memory", "no memory"):
+        command = [sys.executable, "-c", script, kind, "compress", images, "-o", tmp_path / f"{kind}.tfz", "--codec"]
+        done = subprocess.run([*command, artifact], env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / f"{kind}.tfz").is_file()
+
+
+@pytest.mark.parametrize("delay", [0.4, 0.8, 1.6, 3.2])
+def test_an_interrupt_is_one_line(tmp_path: Path, delay: float) -> None:
+    np.save(tmp_path / "x.npy", glyphs.render(500, seed=1))
+    command = [sys.executable, "-m", "tfcomp", "train", "x.npy", "--out", "run", "--epochs", "2000"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    lines = [line for line in said.splitlines() if line.startswith(("tfcomp", "Traceback", "Exception", "  File"))]
+    assert process.returncode == 130
+    assert lines == ["tfcomp: interrupted; no file was left half-written"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]

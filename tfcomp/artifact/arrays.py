@@ -1,0 +1,82 @@
+"""``tables.npz``: the numbers of a codec's parts. No size that the file claims is trusted before it is checked."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfcomp.entropy.model_set import stack, unstack
+from tfcomp.errors import BitstreamError, InputError
+from tfcomp.parts import Parts, Quality
+
+MAX_BYTES = 1 << 28
+"""Most bytes of all arrays in full."""
+MAX_MEMBERS = 4096
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def write(path: Path, parts: Parts) -> None:
+    """Write the file."""
+    np.savez_compressed(path, allow_pickle=False, **to_arrays(parts))
+
+
+def to_arrays(parts: Parts) -> Arrays:
+    """Steps, offsets and entropy models as named arrays; those of qualities have one more axis, in front."""
+    found: Arrays = {"unit": parts.unit, "zero": parts.zero}
+    for name in ("step", "offset", "curvature"):
+        values = [getattr(quality, name) for quality in parts.qualities]
+        if all(value is not None for value in values):
+            found[name] = np.stack(values)
+    prices = [quality.lagrangian for quality in parts.qualities]
+    if all(price is not None for price in prices):
+        found["lagrangian"] = np.array(prices, np.float64)
+    return found | {f"model_{name}": a for name, a in stack([q.entropy for q in parts.qualities]).items()}
+
+
+def qualities(format_id: str, numbers: tuple[int, ...], arrays: Mapping[str, NDArray[Any]]) -> tuple[Quality, ...]:
+    """The qualities that `to_arrays` wrote.
+
+    Raises:
+        BitstreamError: on anything that is not valid.
+    """
+    try:
+        own = {name.removeprefix("model_"): array for name, array in arrays.items() if name.startswith("model_")}
+        models = unstack(format_id, own)
+        optional = {name: arrays.get(name, [None] * len(models)) for name in ("curvature", "lagrangian")}
+        columns = [numbers, arrays["step"], arrays["offset"], models, *optional.values()]
+        return tuple(
+            Quality(number, step, offset, model, curvature, None if price is None else float(price))
+            for number, step, offset, model, curvature, price in zip(*columns, strict=True)
+        )
+    except BitstreamError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, InputError) as error:
+        raise BitstreamError(f"expected steps and tables of {len(numbers)} qualities, found others: {error}") from error
+
+
+def read(content: bytes, source: str) -> Arrays:
+    """The arrays of an ``.npz``.
+
+    Raises:
+        BitstreamError: if it is none, or claims more than `MAX_BYTES`.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            members = file.infolist()
+            full = sum(member.file_size for member in members)
+            if len(members) > MAX_MEMBERS or full > MAX_BYTES:
+                limits = f"at most {MAX_MEMBERS} arrays of {MAX_BYTES} bytes"
+                raise BitstreamError(f"{source}: expected {limits}, found {len(members)} of {full}")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except BitstreamError:
+        raise
+    except Exception as error:  # what a damaged archive makes its parsers raise can be of any class
+        raise BitstreamError(f"{source}: expected frequency tables, found something else: {error}") from error

@@ -1,0 +1,222 @@
+"""A client of TensorFlow Serving for what `serving.export` wrote: REST with NumPy alone, or gRPC."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfcomp.errors import InputError, ServerError, missing_dependency
+from tfcomp.items import Images
+
+INPUTS = {"encoder": "image", "decoder": "payload_bytes"}
+MAX_BATCH = 64
+"""Most items in one request; with batching on, the server refuses more."""
+
+Inputs = dict[str, NDArray[Any]]
+"""Inputs of one request by the names of the signature: the items, and the quality of each if the codec has several."""
+
+
+def require(module: str) -> Any:
+    """Import what the base install does not bring."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise missing_dependency(error) or error from error
+
+
+def inputs_of(model: str, items: NDArray[Any], quality: int | None, *, single: bool = False, name: str = "") -> Inputs:
+    """The inputs of a request of one quality.
+
+    Args:
+        model: "encoder" or "decoder".
+        items: [N, ...], or one item where ``single``: then the quality is a scalar too.
+        quality: None where the signature asks for none.
+        single: whether the signature takes one item without an axis of items.
+        name: of the items, if not that of the default signature.
+    """
+    told = (
+        {} if quality is None else {"quality": np.int32(quality) if single else np.full(len(items), quality, np.int32)}
+    )
+    return {name or INPUTS[model]: items, **{key: np.asarray(value) for key, value in told.items()}}
+
+
+def request_of(model: str, inputs: Inputs, version: int | None, signature: str = "") -> Any:
+    """A ``PredictRequest``; of the default signature unless another is named."""
+    request = require("tensorflow_serving.apis.predict_pb2").PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = model, signature
+    if version is not None:
+        request.model_spec.version.value = version
+    for name, values in inputs.items():
+        request.inputs[name].CopyFrom(require("tensorflow").make_tensor_proto(values))
+    return request
+
+
+Predict = Callable[[str, Inputs, str], NDArray[Any]]
+"""From a model, its inputs and the signature ("" for the default) to the one output."""
+
+
+class Client:
+    """Compresses and decompresses on a server.
+
+    Args:
+        address: ``http://HOST:8501`` or ``https://...`` for REST, which needs NumPy alone; ``grpc://HOST:8500`` for
+            gRPC (without TLS), which needs ``tfcomp[serving]``.
+        version: of both models. Default: the newest. Name it to decompress what an older version made.
+        timeout_s: for each request, in seconds.
+        any_size: whether the codec's items have any size: then each is a request of its own, else `MAX_BATCH` are one.
+
+    Raises:
+        InputError: on an address of another kind.
+
+    Example:
+        >>> client = Client("http://localhost:8501")
+        >>> # payloads = client.compress(images)
+    """
+
+    def __init__(
+        self, address: str, *, version: int | None = None, timeout_s: float = 30.0, any_size: bool = False
+    ) -> None:
+        parts = urlsplit(address)
+        if parts.scheme not in {"http", "https", "grpc"} or not parts.netloc:
+            raise InputError(f"expected an address like http://HOST:8501 or grpc://HOST:8500, found {address!r}")
+        self._any_size = any_size
+        if parts.scheme == "grpc":
+            self._predict = _grpc(parts.netloc, version, timeout_s)
+        else:
+            self._predict = _rest(parts.scheme, parts.netloc, parts.path.rstrip("/"), version, timeout_s)
+
+    def compress(self, images: Images | Sequence[Images], quality: int | None = None) -> list[bytes]:
+        """Items to payloads.
+
+        Args:
+            images: uint8 [N, H, W, C]; with ``any_size``, a sequence of uint8 [H, W, C].
+            quality: from 1. A codec of several qualities, or of items of any size, asks for one; the server takes a
+                number beyond the ends for the end.
+
+        Raises:
+            ServerError: if the server cannot be reached or refuses.
+        """
+        items: Any = [np.asarray(image) for image in images] if self._any_size else np.asarray(images)
+        bad: Any = None
+        if self._any_size:
+            bad = next((item for item in items if item.dtype != np.uint8 or item.ndim != 3), None)
+        elif items.dtype != np.uint8 or items.ndim < 2:
+            bad = items
+        if bad is not None:
+            expected = "a sequence of uint8 images [H, W, C]" if self._any_size else "uint8 images [N, ...]"
+            raise InputError(f"expected {expected}, found {bad.dtype} {bad.shape}")
+        return [bytes(payload) for batch in self._batches("encoder", items, quality) for payload in batch]
+
+    def compress_files(self, files: Sequence[bytes], quality: int | None = None) -> list[bytes]:
+        """Contents of JPEG, PNG or WebP files to payloads; the server reads them, without EXIF and colour profiles."""
+        contents = np.array([*files, None], object)[:-1]  # NumPy's own bytes drop the zeros at the end
+        found = self._batches("encoder", contents, quality, "file", "file_bytes")
+        return [bytes(payload) for batch in found for payload in batch]
+
+    def decompress(self, payloads: Sequence[bytes], quality: int | None = None) -> Any:
+        """Payloads, N > 0, to items; ``quality`` is what `compress` was given, where payloads do not say it.
+
+        The server tells no damaged payload from a good one: it decodes to some image. A ``.tfz`` file can tell.
+
+        Returns:
+            uint8 [N, H, W, C]; with ``any_size``, a list of uint8 [H, W, C].
+        """
+        if isinstance(payloads, (bytes, bytearray, memoryview)) or not len(payloads):
+            raise InputError("expected a list of one payload or more")
+        contents = np.array([*payloads, None], object)[:-1]
+        told = None if self._any_size else quality
+        batches = [batch.astype(np.uint8) for batch in self._batches("decoder", contents, told)]
+        return [batch[0] for batch in batches] if self._any_size else np.concatenate(batches)
+
+    def _batches(
+        self, model: str, items: Any, quality: int | None, signature: str = "", name: str = ""
+    ) -> Iterable[NDArray[Any]]:
+        size = 1 if self._any_size else MAX_BATCH
+        for i in range(0, len(items), size):
+            batch = np.asarray(items[i], getattr(items, "dtype", None)) if self._any_size else items[i : i + size]
+            inputs = inputs_of(model, batch, quality, single=self._any_size, name=name)
+            result = self._predict(model, inputs, signature)
+            if self._any_size:
+                yield result[None]
+                continue
+            if result.ndim < 1 or len(result) != len(batch):
+                raise ServerError(f"expected {len(batch)} results of the {model}, found an array {result.shape}")
+            yield result
+
+
+def _rest(scheme: str, netloc: str, path: str, version: int | None, timeout_s: float) -> Predict:
+    """Predict over the RESTful API: columns, byte strings in base64 (its documentation, "Encoding binary values")."""
+    connect = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
+
+    def predict(model: str, inputs: Inputs, signature: str) -> NDArray[Any]:
+        body = {"inputs": {name: _as_json(values) for name, values in inputs.items()}}
+        url = f"{path}/v1/models/{model}" + ("" if version is None else f"/versions/{version}") + ":predict"
+        named = {"signature_name": signature} if signature else {}
+        connection = connect(netloc, timeout=timeout_s)
+        try:
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", url, json.dumps({**named, **body}), headers)
+            response = connection.getresponse()
+            found = json.loads(response.read())
+            if response.status != http.HTTPStatus.OK:
+                raise ServerError(f"{netloc}{url}: HTTP {response.status}: {found['error']}")
+            return _from_json(found["outputs"])
+        except ServerError:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerError(f"expected TensorFlow Serving at {scheme}://{netloc}, found {error!r}") from error
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise ServerError(f"{netloc}{url}: expected the JSON of a prediction, found something else") from error
+        finally:
+            connection.close()
+
+    return predict
+
+
+def _as_json(values: NDArray[Any]) -> Any:
+    """Numbers as nested lists, bytes as objects of base64."""
+    if values.dtype != object:
+        return values.tolist()
+    encoded = [{"b64": base64.b64encode(item).decode()} for item in values.ravel()]
+    return encoded if values.ndim else encoded[0]
+
+
+def _from_json(found: Any) -> NDArray[Any]:
+    """The inverse of `_as_json`."""
+    first = found[0] if isinstance(found, list) and found else found
+    if isinstance(first, dict):
+        rows = found if isinstance(found, list) else [found]
+        decoded = np.array([*(base64.b64decode(row["b64"], validate=True) for row in rows), None], object)[:-1]
+        return decoded if isinstance(found, list) else decoded.reshape(())
+    array = np.asarray(found)
+    if array.dtype.kind not in "iu" or array.min(initial=0) < 0 or array.max(initial=0) > 255:
+        raise ValueError("no pixels")
+    return array
+
+
+def _grpc(netloc: str, version: int | None, timeout_s: float) -> Predict:
+    """Predict over gRPC, by the published ``PredictionService``."""
+    grpc, tf = require("grpc"), require("tensorflow")
+    services = require("tensorflow_serving.apis.prediction_service_pb2_grpc")
+    unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    service = services.PredictionServiceStub(grpc.insecure_channel(netloc, options=unlimited))
+
+    def predict(model: str, inputs: Inputs, signature: str) -> NDArray[Any]:
+        try:
+            outputs = service.Predict(request_of(model, inputs, version, signature), timeout=timeout_s).outputs
+        except grpc.RpcError as error:
+            raise ServerError(f"{netloc}, {model}: {error.code().name}: {error.details()}") from error
+        if len(outputs) != 1:
+            raise ServerError(f"{netloc}, {model}: expected one output, found {sorted(outputs)}")
+        (output,) = outputs.values()
+        return np.asarray(tf.make_ndarray(output))
+
+    return predict

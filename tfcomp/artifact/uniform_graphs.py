@@ -1,0 +1,179 @@
+"""The functions of an artifact whose items have one shape; see `manifest` for their inputs and results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfcomp.artifact.conversion import Samples, to_litert
+from tfcomp.artifact.files_in_graph import decoded_file
+from tfcomp.artifact.manifest import DECODER, DECODER_LITERT, ENCODER, ENCODER_LITERT
+from tfcomp.entropy.static import StaticModel
+from tfcomp.graph.messages import GraphCoder
+from tfcomp.graph.tile_coder import exact
+from tfcomp.items import Images
+from tfcomp.parts import Parts
+from tfcomp.runtimes.keras_networks import KerasTransform
+from tfcomp.uniform import LARGEST
+
+
+class UniformGraphs:
+    """TensorFlow functions from images to payloads and back, the range coder inside.
+
+    Args:
+        parts: of a codec that runs on ``transform``.
+        transform: the trained networks.
+    """
+
+    def __init__(self, parts: Parts, transform: KerasTransform) -> None:
+        self.parts, self.transform = parts, transform
+        self.several = len(parts.qualities) > 1
+        models = [quality.entropy for quality in parts.qualities if isinstance(quality.entropy, StaticModel)]
+        of = models[-1]
+        self.latent_shape = of.latent_shape
+        self._numbers = np.array([quality.number for quality in parts.qualities], np.int32)
+        # From rows of qualities to step and offset of each item, float32 [N, *latent_shape].
+        self._step, self._offset = (
+            exact(np.stack([np.broadcast_to(getattr(q, name), of.latent_shape) for q in parts.qualities]))
+            for name in ("step", "offset")
+        )
+        self.coder = GraphCoder(of.tables, np.stack([model.index for model in models]), of.segments, of.sets)
+        shape = parts.item.shape
+        image = tf.TensorSpec([None, *shape], tf.uint8, "image")
+        text = tf.TensorSpec([None], tf.string, "payload_bytes")
+        file = tf.TensorSpec([None], tf.string, "file_bytes")
+        payload, length = tf.TensorSpec([self.capacity], tf.uint8, "payload"), tf.TensorSpec([1], tf.int32, "length")
+        each, one = ([tf.TensorSpec([count], tf.int32, "quality")] if self.several else [] for count in (None, 1))
+
+        def function(python: Any, *signature: tf.TensorSpec) -> Any:
+            return tf.function(python, input_signature=signature, autograph=False)
+
+        # Two signatures have each of these; they are traced once.
+        self._bytes_of = function(self._image_to_bytes, image, *each)
+        self._integers_of = function(self._bytes_to_integers, text, *each)
+        encoder = {
+            "serving_default": self._bytes_of,
+            "latent": transform.analyse_graph,
+            "slope": transform.slope_graph,
+        }
+        if parts.item.channels in (1, 3):
+            encoder["file"] = function(self._file_to_bytes, file, *each)
+        self.saved_models = {
+            ENCODER: encoder,
+            DECODER: {
+                "serving_default": function(self._bytes_to_image, text, *each),
+                "integers": self._integers_of,
+                "latent": transform.synthesise_graph,
+            },
+        }
+        self._to_payload = function(self._image_to_payload, tf.TensorSpec([1, *shape], tf.uint8, "image"), *one)
+        self._to_image = function(self._payload_to_image, payload, length, *one)
+
+    @property
+    def capacity(self) -> int:
+        """``MAX``, the size of a payload buffer."""
+        return int(self.coder.capacity)
+
+    # === Integers ===
+
+    def _row(self, quality: Any) -> Any:
+        """Index of each item's quality, int32 [N]; None where there is one quality alone."""
+        if quality is None:
+            return None
+        return tf.clip_by_value(quality, self._numbers[0], self._numbers[-1]) - self._numbers[0]
+
+    def _encode(self, image: Any, quality: Any) -> tuple[Any, Any]:
+        """Payload buffers, uint8 [N, MAX], and lengths, int32 [N]."""
+        latent, row = self.transform.analyse_graph(image)["latent"], self._row(quality)
+
+        def nearest(latent: Any) -> Any:
+            if row is not None:
+                latent = (latent - self._offset(row)) / self._step(row)
+            # Rounding comes last: an 8-bit network holds 1 as 0.99, which the cast would make 0.
+            return tf.round(tf.clip_by_value(latent, -LARGEST, LARGEST))
+
+        integers = tf.cast(nearest(latent) if row is None else _in_floats(nearest, latent), tf.int32)
+        found: tuple[Any, Any] = self.coder.encode(tf.reshape(integers, [-1, self.coder.symbols]), row)
+        return found
+
+    def _decode(self, buffer: Any, length: Any, quality: Any) -> Any:
+        """Integers, int32 [N, *latent_shape]."""
+        return tf.reshape(self.coder.decode(buffer, length, self._row(quality)), [-1, *self.latent_shape])
+
+    def _restore(self, integers: Any, quality: Any) -> Any:
+        """Images, uint8 [N, H, W, C]."""
+        latent, row = tf.cast(integers, tf.float32), self._row(quality)
+        if row is not None:
+            latent = _in_floats(lambda values: values * self._step(row) + self._offset(row), latent)
+        told = [tf.gather(self._numbers, row)] if self.transform.takes_quality else []
+        return self.transform.synthesise_graph(latent, *told)["image"]
+
+    # === Functions ===
+
+    def _image_to_bytes(self, image: Any, quality: Any = None) -> dict[str, Any]:
+        return {"payload_bytes": self.coder.to_bytes(*self._encode(image, quality))}
+
+    def _file_to_bytes(self, file_bytes: Any, quality: Any = None) -> dict[str, Any]:
+        image = tf.map_fn(
+            lambda content: decoded_file(content, self.parts.item), file_bytes, fn_output_signature=tf.uint8
+        )
+        image = tf.ensure_shape(image, [None, *self.parts.item.shape])
+        return dict(self._bytes_of(image, *_asked(quality)))
+
+    def _bytes_to_integers(self, payload_bytes: Any, quality: Any = None) -> dict[str, Any]:
+        return {"integers": self._decode(*self.coder.from_bytes(payload_bytes), quality)}
+
+    def _bytes_to_image(self, payload_bytes: Any, quality: Any = None) -> dict[str, Any]:
+        integers = self._integers_of(payload_bytes, *_asked(quality))["integers"]
+        return {"image": self._restore(integers, quality)}
+
+    def _image_to_payload(self, image: Any, quality: Any = None) -> dict[str, Any]:
+        buffer, length = self._encode(image, quality)
+        return {"payload": tf.reshape(buffer, [self.capacity]), "length": length}
+
+    def _payload_to_image(self, payload: Any, length: Any, quality: Any = None) -> dict[str, Any]:
+        buffer = tf.reshape(payload, [1, self.capacity])
+        return {"image": self._restore(self._decode(buffer, length, quality), quality)}
+
+    # === LiteRT ===
+
+    def litert(self, quantize: str) -> dict[str, bytes]:
+        """The ``.tflite`` files of payloads, by name."""
+        images: Samples = {}
+        payloads: Samples = {}
+        if quantize == "int8":
+            items = self.calibration
+            # The items take turns at the qualities.
+            quality = self._numbers[np.arange(len(items)) % len(self._numbers)] if self.several else None
+            told = {} if quality is None else {"quality": quality[:, None]}
+            buffer, length = self._encode(tf.constant(items), quality)
+            images = {"image": items[:, None], **told}
+            payloads = {"payload": buffer.numpy(), "length": length.numpy()[:, None], **told}
+        return {
+            ENCODER_LITERT: to_litert(self._to_payload, quantize, images),
+            DECODER_LITERT: to_litert(self._to_image, quantize, payloads),
+        }
+
+    @property
+    def calibration(self) -> Images:
+        """Items to calibrate 8-bit networks with, and to measure on."""
+        found = self.transform.calibration
+        assert found is not None, "a codec that was frozen keeps calibration items"
+        return found
+
+
+def _in_floats(function: Callable[[Any], Any], values: Any) -> Any:
+    """A function of float32 values, in a loop of one turn: no converter quantizes what is inside of a loop.
+
+    Steps of several qualities differ a hundredfold, and the integers in them as much: 8 bits hold neither.
+    """
+    _, found = tf.while_loop(lambda turn, _: turn < 1, lambda turn, x: (turn + 1, function(x)), (0, values))
+    return found
+
+
+def _asked(quality: Any) -> list[Any]:
+    """The quality as an argument of a function that has one only where there are several."""
+    return [] if quality is None else [quality]

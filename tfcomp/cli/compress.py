@@ -1,0 +1,197 @@
+"""``tfcomp compress``: images into one ``.tfz`` file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tfcomp.cli import bulk
+from tfcomp.cli.console import say
+from tfcomp.cli.native_lines import held_native_lines
+from tfcomp.codec import Codec
+from tfcomp.coding import varints
+from tfcomp.data import datasets
+from tfcomp.errors import InputError
+from tfcomp.items import GREY_IN_RGB, Images
+from tfcomp.storage import archives, container, image_files
+
+Shape = tuple[int, ...]
+Coded = tuple[bytes, Shape]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image to compress: its name in the archive, None in an array of many; and a file, or uint8 [H, W, C]."""
+
+    name: str | None
+    image: Path | Images
+
+    def read(self) -> Images:
+        return image_files.read_image(self.image, whole=True) if isinstance(self.image, Path) else self.image
+
+    def __str__(self) -> str:
+        return str(self.image) if isinstance(self.image, Path) else "an image of the array"
+
+
+@dataclass
+class Written:
+    """What has gone into an archive, and what was left out.
+
+    Attributes:
+        names: of the images, in order; empty for those of an array.
+        images, pixels, values: number of them.
+        skipped: what is wrong with each that was left out.
+    """
+
+    names: list[str] = field(default_factory=list)
+    images: int = 0
+    pixels: int = 0
+    values: int = 0
+    skipped: list[InputError] = field(default_factory=list)
+
+    def payloads(
+        self, sources: Sequence[Source], outcomes: Iterator[Coded | InputError], *, skip: bool
+    ) -> Iterator[bytes]:
+        """The payloads, counted; an error is raised, or, where it is to be skipped, noted."""
+        for source, outcome in zip(sources, outcomes, strict=True):
+            if isinstance(outcome, InputError):
+                self.skipped.append(outcome)
+                if not skip or len(self.skipped) == len(sources):
+                    raise outcome
+                continue
+            payload, shape = outcome
+            self.names += [] if source.name is None else [source.name]
+            self.images, self.pixels, self.values = (
+                self.images + 1,
+                self.pixels + shape[0] * shape[1],
+                self.values + int(np.prod(shape)),
+            )
+            yield payload
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command."""
+    if args.quality is not None and args.target_bytes is not None:
+        raise InputError("expected --quality or --target-bytes, found both")
+    skip, written = args.on_error == "skip", Written()
+    with held_native_lines():
+        codec = Codec.load(args.codec)
+        chosen = codec.at(codec.default_quality if args.quality is None else args.quality)
+        sources = _sources(args.inputs, codec)
+        files = [source.image for source in sources if isinstance(source.image, Path)]
+        archives.check_output(args.output, [*args.inputs, *files], force=args.force)
+        if not skip:
+            for file, shape in zip(files, image_files.image_shapes(files), strict=True):
+                image_files.require_channels(file, shape[2], codec.item.channels)
+        outcomes = _any_size(codec, sources, args) if codec.item.any_size else _one_shape(chosen, sources, args)
+        named = sources[0].name is not None
+        size = container.write(
+            args.output,
+            written.payloads(sources, outcomes, skip=skip),
+            fingerprint=bytes.fromhex((codec if codec.item.any_size else chosen).fingerprint),
+            item_shape=tuple(n or 0 for n in codec.item.shape),
+            metadata={"names": written.names} if named else None,
+        )
+    rates = f"{8 * size / written.pixels:.3f} bits per pixel, {written.values / size:.1f}:1"
+    images = f"{written.images} image{'s' if written.images > 1 else ''}"
+    say(f"{args.output}: {images} in {size:,} bytes, {size / written.images:.2f} each, {rates}")
+    if written.skipped:
+        found = "; ".join(map(str, written.skipped))
+        raise InputError(f"skipped {len(written.skipped)} of {len(sources)} images: {found}")
+
+
+# === Reading ===
+
+
+def _sources(inputs: Sequence[str], codec: Codec) -> list[Source]:
+    """The images that the inputs name: files, folders, or one ``.npy`` file of one image or many."""
+    if len(inputs) == 1 and inputs[0].endswith(image_files.ARRAY):
+        return [Source(None, image) for image in _array(inputs[0], codec)]
+    names, files = archives.named_files(inputs)
+    return [Source(name, file) for name, file in zip(names, files, strict=True)]
+
+
+def _array(path: str, codec: Codec) -> Sequence[Images]:
+    images: Sequence[Images] = []
+    if codec.item.any_size:
+        with suppress(InputError):  # it holds many, or the next says what is wrong
+            images = [image_files.read_image(path)]
+    images = images or list(datasets.read_array(path))
+    if not images:
+        raise InputError(f"expected at least one image in {path}, found none")
+    image_files.require_channels(path, images[0].shape[2], codec.item.channels)
+    return images
+
+
+# === Items of one shape ===
+
+
+def _one_shape(codec: Codec, sources: Sequence[Source], args: argparse.Namespace) -> Iterator[Coded | InputError]:
+    """All at once: networks and range coder take many small images together."""
+    if args.target_bytes is not None:
+        raise InputError(f"expected --target-bytes with a codec of images of any size, found one of {codec.item}")
+    read: list[Images | InputError] = []
+    for source in image_files.progress(sources, "read images", len(sources)):
+        try:
+            read.append(_fitted(source, codec))
+        except InputError as error:
+            if args.on_error != "skip":
+                raise
+            read.append(error)
+    images = [image for image in read if not isinstance(image, InputError)]
+    if not images:
+        yield from (image for image in read if isinstance(image, InputError))
+        return
+    payloads, report = codec.compress_with_report(np.stack(images), effort=args.effort)
+    if report.clipped:
+        share = 100 * report.clipped / report.latents
+        say(f"note: {report.clipped} latents ({share:.3g} %) lay outside their tables and were clipped")
+    left = iter(payloads)
+    for image in read:
+        yield image if isinstance(image, InputError) else (next(left), image.shape)
+
+
+def _fitted(source: Source, codec: Codec) -> Images:
+    image = source.read()
+    if image.shape[2] == 1 and codec.item.channels == GREY_IN_RGB:
+        image = np.repeat(image, GREY_IN_RGB, axis=2)
+    if image.shape != codec.item.shape:
+        raise InputError(f"expected images {codec.item}, found {list(image.shape)} in {source}")
+    return image
+
+
+# === Items of any size ===
+
+
+def _any_size(codec: Codec, sources: Sequence[Source], args: argparse.Namespace) -> Iterator[Coded | InputError]:
+    """One after another, by several processes."""
+    target = args.target_bytes
+    if target is not None:
+        target = max(1, target - _overhead([source.name for source in sources], target))
+    jobs = ((source, args.quality, args.effort, target) for source in sources)
+    return bulk.each(_compress, jobs, len(sources), codec, args.codec, "compress")
+
+
+def _compress(codec: Codec, source: Source, quality: int | None, effort: int, target: int | None) -> Coded | InputError:
+    try:
+        image = source.read()
+        (payload,) = codec.compress([image], quality, effort=effort, target_bytes=target)
+        return payload, image.shape
+    except InputError as error:
+        named = str(error) if str(source) in str(error) else f"{source}: {error}"
+        return InputError(named)
+
+
+def _overhead(names: Sequence[str | None], target: int) -> int:
+    """The bytes that an archive needs for each image beyond its payload, at most."""
+    count = len(names)
+    largest = container.size([0] * count, item_shape=(0, 0, 0), metadata={"names": list(names)})
+    # Of an archive with other lengths, the index and the checksums of the blocks are longer.
+    largest += len(varints.pack(np.array([target * count, *[target] * count], np.int64)))
+    largest += 4 * -(-count * target // container.BLOCK)
+    return -(-largest // count)

@@ -1,0 +1,66 @@
+"""What a command says: on a stdout that may be closed, full or unable to encode a name, and one line on stderr."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import unicodedata
+from contextlib import suppress
+from typing import Any
+
+_KEPT = "\n\t"
+
+
+def plain(text: str) -> str:
+    """The text with control characters spelt out, so that a name cannot move the cursor of a terminal."""
+    return "".join(c if c in _KEPT or unicodedata.category(c) not in ("Cc", "Cs") else ascii(c)[1:-1] for c in text)
+
+
+def say(*lines: object) -> None:
+    """Prints lines of a command's result."""
+    for line in lines:
+        print(plain(str(line)))
+
+
+def refuse(error: BaseException | str) -> None:
+    """Prints the one line on stderr that says what is wrong."""
+    line = f"tfcomp: {plain(' '.join(str(error).split()))}"
+    with suppress(OSError):  # nobody listens
+        print(line, file=sys.stderr)
+
+
+class _Stdout(io.FileIO):
+    """Descriptor 1; once its reader has gone, what is written to it is dropped: the work goes on."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(memoryview(data).cast("B"))
+
+
+def forgiving_stdout() -> None:
+    """Puts a stdout in place that drops what nobody reads, and spells out what it cannot encode."""
+    old = sys.stdout
+    if old is None or old is not sys.__stdout__ or not isinstance(old, io.TextIOWrapper):
+        return
+    try:
+        old.flush()
+        raw = _Stdout(os.dup(old.fileno()), "w")
+    except OSError:
+        return
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=old.encoding, errors="backslashreplace", line_buffering=old.line_buffering
+    )
+
+
+def finish_stdout() -> None:
+    """Writes what is still held; raises `OSError` if it cannot be, and then holds nothing that would be tried again."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = None
+        raise

@@ -1,0 +1,57 @@
+"""``tfcomp evaluate``: real bytes and quality of artifacts beside classical codecs, on a data set's test images."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tfcomp.cli.native_lines import held_native_lines
+from tfcomp.cli.runs import test_folder
+from tfcomp.codec import Codec
+from tfcomp.data import datasets
+from tfcomp.errors import InputError
+from tfcomp.items import GREY_IN_RGB, Images, Item
+from tfcomp.measure import comparison
+from tfcomp.storage import image_files
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command."""
+    comparison.chosen(args.against)
+    with held_native_lines():
+        loaded = {name: Codec.load(name) for name in args.artifacts}
+        if Path(args.data).is_dir() and all(codec.item.any_size for codec in loaded.values()):
+            test: Images | Sequence[Images] = _of_any_size(test_folder(args.data), args.images, loaded)
+        else:
+            _, test = datasets.load_arrays(args.data)
+            for codec in loaded.values():
+                _require_shape(codec.item, test.shape[1:], args.data)
+    comparison.run(_each_quality(loaded), test, args.data, args.against, args.out, args.images)
+
+
+def _each_quality(loaded: Mapping[str, Codec]) -> dict[str, Codec]:
+    return {
+        f"{name}, quality {quality}" if found.qualities > 1 else name: codec
+        for name, found in loaded.items()
+        for quality, codec in enumerate(found.codecs, 1)
+    }
+
+
+def _of_any_size(folder: Path, most: int, loaded: Mapping[str, Codec]) -> list[Images]:
+    """At most so many images of a folder, spread evenly."""
+    files = image_files.image_files(folder)
+    files = [files[i] for i in np.linspace(0, len(files) - 1, min(most, len(files))).astype(int)]
+    images = [image_files.read_image(file, whole=True) for file in files]
+    for file, image in zip(files, images, strict=True):
+        for codec in loaded.values():
+            image_files.require_channels(file, image.shape[2], codec.item.channels)
+    return images
+
+
+def _require_shape(item: Item, found: tuple[int, ...], data: str) -> None:
+    grey = item.any_size and item.channels == GREY_IN_RGB and found[2] == 1
+    if not grey and any(n not in (None, m) for n, m in zip(item.shape, found, strict=True)):
+        raise InputError(f"expected images {item} in {data}, found {list(found)}")

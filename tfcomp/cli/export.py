@@ -1,0 +1,53 @@
+"""``tfcomp export``: a run, or a model that comes with the package, as an artifact."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tfcomp.artifact import reading
+from tfcomp.artifact.manifest import QUANTIZATIONS, Manifest
+from tfcomp.cli.console import say
+from tfcomp.cli.native_lines import held_native_lines
+from tfcomp.cli.runs import Run, is_run, training_folder
+from tfcomp.codec import Codec
+from tfcomp.data import datasets
+from tfcomp.errors import InputError
+
+FREEZING = ("data", "step", "target_psnr_db", "target_bytes", "sets")
+"""Options that concern the freezing of a run."""
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command."""
+    if args.quantize not in QUANTIZATIONS:
+        raise InputError(f"expected --quantize to be one of {', '.join(QUANTIZATIONS)}, found {args.quantize}")
+    named = not is_run(args.run) and args.run in dict(reading.bundled())
+    codec = _bundled(args) if named else _frozen(args)
+    manifest = Manifest.from_dict(
+        codec.export(args.artifact, quantize=args.quantize, side=args.side, with_model=args.with_model)
+    )
+    size = sum(file["bytes"] for file in manifest.files.values())
+    say(f"{args.artifact}: codec {codec.fingerprint}, {len(manifest.files)} files, {size:,} bytes")
+    if table := manifest.table():
+        say(table)
+
+
+def _frozen(args: argparse.Namespace) -> Codec:
+    from tfcomp.models.loading import load_model
+
+    found = Run.read(args.run)
+    model: Any = load_model(found.model)
+    data = args.data or found.settings["data"]
+    targets = {name: getattr(args, name) for name in ("step", "target_psnr_db", "target_bytes")}
+    calibration = training_folder(data) if model.item.any_size else datasets.load_arrays(data)[0]
+    return Codec.freeze(model, calibration, sets=args.sets or 1, **targets)
+
+
+def _bundled(args: argparse.Namespace) -> Codec:
+    given = [name for name in FREEZING if getattr(args, name) is not None]
+    if given:
+        option = f"--{given[0].replace('_', '-')}"
+        raise InputError(f"expected a run for {option}, found {args.run}, which is frozen")
+    with held_native_lines():
+        return Codec.load(args.run, runtime="keras")

@@ -1,0 +1,42 @@
+"""NumPy's matrix products in one thread, while a tile is coded.
+
+The threads of BLAS wait for the next product in a loop. While a tile is coded there are many small products, and the
+networks that run at the same time would be a third slower. The limit is the process's, and only the thread that set it
+can take it back (threadpoolctl 3.8). So the first to begin sets it and takes it back at its own end; those that begin
+in between run beside it, at worst without a limit from there on. Nobody waits for anybody.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+
+from threadpoolctl import ThreadpoolController
+
+_LOCK = threading.Lock()  # held while the limit changes, never while anything is coded
+_limited = False
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()  # looks at every library of the process
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keeps NumPy's products in one thread within the block; blocks may nest, and overlap in several threads."""
+    global _limited
+    limit = ExitStack()
+    with _LOCK:
+        if first := not _limited:
+            limit.enter_context(_controller().limit(limits=1, user_api="blas"))
+            _limited = True
+    try:
+        yield
+    finally:
+        if first:
+            with _LOCK:
+                limit.close()
+                _limited = False

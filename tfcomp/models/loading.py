@@ -1,0 +1,54 @@
+"""Models from files: a ``.keras`` file, an artifact that has one, or what comes with the package."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from importlib import resources
+from pathlib import Path
+
+import keras
+
+from tfcomp.errors import InputError
+from tfcomp.models.autoencoder import AutoEncoder
+from tfcomp.models.latent_model import LatentModel
+from tfcomp.models.vae import VAE
+
+MODEL_FILE = "model.keras"
+"""Name of the model's file in an artifact folder."""
+
+
+def load_model(path: str | os.PathLike[str]) -> AutoEncoder | VAE:
+    """Load one of tfcomp's models, with Keras's safe mode on, ready for more training.
+
+    Args:
+        path: a ``.keras`` file, an artifact folder with a ``model.keras`` in it, or the name of what comes with the
+            package, such as ``"photographs"``, unless a file or an artifact has this path.
+
+    Raises:
+        InputError: if there is no such model, or the file is no Keras model or holds another kind of model.
+    """
+    file = _file(Path(path))
+    try:
+        model = keras.saving.load_model(file, safe_mode=True)
+    except (ValueError, TypeError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"expected a saved model of tfcomp at {path}: {reason}") from error
+    if not isinstance(model, LatentModel):
+        raise InputError(f"expected a model of tfcomp in {path}, found {type(model).__name__}")
+    assert isinstance(model, (AutoEncoder, VAE))
+    return model
+
+
+def _file(path: Path) -> Path:
+    bundled = Path(str(resources.files("tfcomp"))) / "bundled" / path.name / MODEL_FILE
+    if path.parent == Path() and bundled.is_file() and not path.is_file() and not (path / MODEL_FILE).is_file():
+        return bundled
+    if path.is_dir():
+        file = path / MODEL_FILE
+        if not file.is_file():
+            raise InputError(
+                f"expected {MODEL_FILE} in the artifact {path}, found none; export with with_model=True stores it"
+            )
+        return file
+    return path

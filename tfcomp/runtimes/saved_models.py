@@ -1,0 +1,72 @@
+"""The networks of an artifact's SavedModels in TensorFlow, in batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfcomp.errors import BitstreamError, InputError, missing_dependency
+from tfcomp.items import Images
+from tfcomp.runtimes.transform import Float32
+
+LATENT, SLOPE = "latent", "slope"
+
+
+class SavedModelTransform:
+    """The signatures ``latent`` of two SavedModels, and ``slope`` of the encoder's where it has one.
+
+    Args:
+        encoder, decoder: the folders of the SavedModels.
+
+    Raises:
+        MissingDependencyError: without TensorFlow.
+        BitstreamError: if a folder holds no such SavedModel.
+    """
+
+    def __init__(self, encoder: Path, decoder: Path) -> None:
+        try:
+            import tensorflow as tf
+        except ModuleNotFoundError as error:
+            raise missing_dependency(error) or error from error
+        self._folders = encoder, decoder
+        try:
+            # The signatures do not keep alive what they use; the loaded models do.
+            self._models = [tf.saved_model.load(str(folder)) for folder in (encoder, decoder)]
+            self._analysis, self._synthesis = (model.signatures[LATENT] for model in self._models)
+        except (OSError, KeyError, ValueError) as error:
+            raise BitstreamError(f"expected SavedModels with a signature {LATENT!r}, found none: {error}") from error
+        self._slope = self._models[0].signatures.get(SLOPE)
+        self._constant, self._fill = tf.constant, tf.fill
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SavedModelTransform, self._folders
+
+    @property
+    def item_shape(self) -> tuple[int | None, ...]:
+        """(height, width, channels) of the items, None where free."""
+        return tuple(self._analysis.structured_input_signature[1]["image"].shape[1:])
+
+    @property
+    def refines(self) -> bool:
+        """Whether there is a slope."""
+        return self._slope is not None
+
+    def _told(self, function: Any, count: int, quality: int) -> dict[str, Any]:
+        named = function.structured_input_signature[1]
+        return {"quality": self._fill([count], quality)} if "quality" in named else {}
+
+    def analyse(self, items: Images) -> Float32:
+        return np.asarray(self._analysis(image=self._constant(items))["latent"])
+
+    def synthesise(self, latents: Float32, quality: int) -> Images:
+        told = self._told(self._synthesis, len(latents), quality)
+        return np.asarray(self._synthesis(latent=self._constant(latents), **told)["image"])
+
+    def slope(self, items: Images, latents: Float32, quality: int) -> tuple[Float32, Float32]:
+        if self._slope is None:
+            raise InputError("expected effort=0 with an artifact whose encoder has no gradient")
+        told = self._told(self._slope, len(items), quality)
+        found = self._slope(image=self._constant(items), latent=self._constant(latents), **told)
+        return np.asarray(found["error"]), np.asarray(found["gradient"])

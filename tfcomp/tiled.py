@@ -1,0 +1,280 @@
+"""Items of any size: one after another, in tiles, a payload that says quality and size; see `entropy.payloads`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tfcomp.coding.tables import COST_UNITS, Int32
+from tfcomp.entropy import payloads as framing
+from tfcomp.entropy import tiles
+from tfcomp.entropy.blas import one_blas_thread
+from tfcomp.entropy.context import ContextModel
+from tfcomp.entropy.payloads import Header
+from tfcomp.errors import InputError
+from tfcomp.geometry import MAX_PIXELS, Area, Plan
+from tfcomp.items import GREY_IN_RGB, Images
+from tfcomp.parts import NEAREST, Float32, Parts, Quality, Tally
+from tfcomp.refinement import refine_tile
+
+_FURTHER = 0.75
+"""Share of the next lower quality's weight of error that a quality's may fall to, to meet a number of bytes."""
+_LEAST_SHARE = 0.35
+"""Smallest share of its own error weight that the lowest quality may fall to."""
+_TRIALS = 5
+
+
+@dataclass(frozen=True)
+class _View:
+    """An item as the networks see it, a window at a time.
+
+    Attributes:
+        parts: the codec's.
+        item: uint8 [H, W, C], or [H, W, 1] for a grey item of a codec of three channels.
+    """
+
+    parts: Parts
+    item: Images
+
+    @cached_property
+    def plan(self) -> Plan:
+        assert self.parts.grid is not None
+        height, width = self.item.shape[:2]
+        if not self.parts.grid.fits(height, width):
+            raise InputError(f"expected at most {MAX_PIXELS} pixels, found {width}x{height}")
+        return self.parts.grid.plan(height, width)
+
+    @cached_property
+    def mirrored(self) -> Images:
+        """uint8 [rows * stride, columns * stride, C]."""
+        pixels = self.parts.item.full(self.item)
+        for axis, source in enumerate(self.plan.sources()):
+            if len(source) != pixels.shape[axis]:
+                pixels = pixels.take(source, axis=axis)
+        return pixels
+
+    @property
+    def grey(self) -> bool:
+        return self.item.shape[2] < self.parts.item.channels
+
+    def window(self, area: Area) -> Images:
+        """uint8 [1, height, width, C]: the pixels of a window."""
+        return self.mirrored[self.plan.pixels(area)][None]
+
+    @cached_property
+    def latents(self) -> list[Float32]:
+        """The latent of each tile, float32 [h, w, K], in units."""
+        return [self.parts.transform.analyse(self.window(window))[0][inner] for _, window, inner in self.plan.windows()]
+
+
+class TiledPipeline:
+    """Runs the parts of a codec whose items have any size.
+
+    Args:
+        parts: the codec's.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    # === Writing ===
+
+    def encode(self, items: Any, quality: Quality, effort: int = 0) -> tuple[list[Int32], int]:
+        """Integers, a list of int32 [rows, columns, K]; none is ever clipped."""
+        return [self._integers(_View(self.parts, item), quality, effort) for item in self.parts.item.sequence(items)], 0
+
+    def compress(
+        self, items: Any, quality: Quality, effort: int, target_bytes: int | None
+    ) -> tuple[list[bytes], Tally]:
+        """Payloads, and what is counted of them."""
+        payloads, integers = [], 0
+        for item in self.parts.item.sequence(items):
+            view = _View(self.parts, item)
+            payloads.append(
+                self._payload(view, quality, effort)
+                if target_bytes is None
+                else self._fitting(view, _checked_target(target_bytes), effort)
+            )
+            integers += int(view.plan.rows * view.plan.columns) * len(quality.step)
+        return payloads, Tally(integers, clipped=0)
+
+    def ideal_bits(self, payloads: Sequence[bytes], _: Quality) -> float:
+        """Ideal code length of payloads under their tables, in bits; they are decoded for that."""
+        total = 0.0
+        for payload in payloads:
+            header, plan, codes = self._parse(payload)
+            own = self.parts.quality(header.quality)
+            whole = self._decoded(header, plan, codes)
+            total += sum(_chosen(own, whole[tile].astype(np.float32), _exact(own))[1] for tile in plan.areas())
+        return total
+
+    def _payload(self, view: _View, quality: Quality, effort: int, share: float = 1.0) -> bytes:
+        if effort:
+            integers = self._integers(view, quality, effort, share)
+            latents = [integers[tile].astype(np.float32) for tile in view.plan.areas()]
+            weight = _exact(quality)
+        else:
+            latents, weight = [quality.to_steps(latent) for latent in view.latents], _weight(quality, share)
+        with one_blas_thread():
+            codes = [tiles.encode(_contextual(quality), latent, weight)[0] for latent in latents]
+        header = Header(quality.number, view.grey, int(view.plan.height), int(view.plan.width))
+        return framing.pack(header, codes)
+
+    def _integers(self, view: _View, quality: Quality, effort: int, share: float = 1.0) -> Int32:
+        """int32 [rows, columns, K]."""
+        whole = np.zeros((int(view.plan.rows), int(view.plan.columns), len(quality.step)), np.int32)
+        weight = _weight(quality, share)
+        for tile, latent in zip(view.plan.areas(), view.latents, strict=True):
+            whole[tile] = _chosen(quality, quality.to_steps(latent), weight)[0]
+        if not effort:
+            return whole
+        transform: Any = self.parts.transform
+        if not getattr(transform, "refines", False) or quality.curvature is None or quality.lagrangian is None:
+            raise InputError(
+                "expected effort=0: this codec's model was trained without a price, or its encoder exported without a "
+                "gradient"
+            )
+        plain = whole.copy()
+        weight, lagrangian = quality.error_weight * np.float32(share), quality.lagrangian * share
+        for (tile, window, inner), latent in zip(view.plan.windows(), view.latents, strict=True):
+            seen, pixels = whole[window].copy(), view.window(window)
+
+            def choose(target: Float32) -> tuple[Int32, float]:
+                return _chosen(quality, target, weight)
+
+            def slope(
+                integers: Int32, seen: Int32 = seen, pixels: Images = pixels, inner: Area = inner
+            ) -> tuple[float, Float32]:
+                seen[inner] = integers
+                error, gradient = transform.slope(pixels, quality.to_units(seen)[None], quality.number)
+                return float(error[0]), (gradient[0] * quality.step)[inner]
+
+            exact = quality.to_steps(latent)
+            whole[tile] = refine_tile(choose, slope, exact, quality.curvature, lagrangian, effort)
+        if whole.shape[0] * whole.shape[1] * view.plan.grid.stride**2 == view.item.shape[0] * view.item.shape[1]:
+            return whole
+        # What the search lowered is of the mirrored item: of the two, the one that is better for the item itself.
+        return min(plain, whole, key=lambda integers: self._cost(view, quality, integers, lagrangian))
+
+    def _cost(self, view: _View, quality: Quality, integers: Int32, lagrangian: float) -> float:
+        """Bits and weighted squared error of an item's own pixels, on [0, 1]."""
+        restored = self._drawn(view.plan, quality, integers, view.item.shape[2]).astype(np.float32)
+        error = float(np.square(restored - view.item, dtype=np.float64).sum()) / 255**2
+        tiles_of = (integers[tile].astype(np.float32) for tile in view.plan.areas())
+        bits = sum(_chosen(quality, tile, _exact(quality))[1] for tile in tiles_of)
+        return bits + lagrangian * error * (self.parts.item.channels / view.item.shape[2])
+
+    def _fitting(self, view: _View, target: int, effort: int) -> bytes:
+        """The highest quality that can be brought to so many bytes, and the largest weight of error that fits."""
+        best = b""
+        for quality in reversed(self.parts.qualities):
+            low, high = self._coarsest(quality), 1.0
+            best = self._payload(view, quality, effort, low)
+            if len(best) <= target:
+                break
+        else:
+            raise InputError(f"expected a target of {len(best)} bytes or more for this image, found {target}")
+        whole = self._payload(view, quality, effort)
+        if len(whole) <= target:
+            return whole
+        for _ in range(_TRIALS):
+            middle = float(np.sqrt(low * high))
+            found = self._payload(view, quality, effort, middle)
+            if len(found) <= target:
+                best, low = found, middle
+            else:
+                high = middle
+        return best
+
+    def _coarsest(self, quality: Quality) -> float:
+        """The least share of a quality's weight of error that is of use: below it the next lower quality is better."""
+        lower = [q.lagrangian for q in self.parts.qualities if q.number < quality.number]
+        if not lower or lower[-1] is None or quality.lagrangian is None:
+            return _LEAST_SHARE
+        return _FURTHER * lower[-1] / quality.lagrangian
+
+    # === Reading ===
+
+    def _parse(self, payload: bytes) -> tuple[Header, Plan, list[bytes]]:
+        assert self.parts.grid is not None
+        numbers = [quality.number for quality in self.parts.qualities]
+        return framing.parse(payload, self.parts.grid, numbers, grey_allowed=self.parts.item.channels == GREY_IN_RGB)
+
+    def decode(self, payloads: Sequence[bytes], _: Quality) -> list[Int32]:
+        """Integers of payloads, a list of int32 [rows, columns, K]; they say their quality themselves."""
+        return [self._decoded(*self._parse(payload)) for payload in payloads]
+
+    def _decoded(self, header: Header, plan: Plan, codes: Sequence[bytes]) -> Int32:
+        quality = self.parts.quality(header.quality)
+        whole = np.zeros((int(plan.rows), int(plan.columns), len(quality.step)), np.int32)
+        for tile, code in zip(plan.areas(), codes, strict=True):
+            part = whole[tile]
+            with one_blas_thread():
+                part[:] = tiles.decode(_contextual(quality), code, *part.shape[:2])
+        return whole
+
+    def decompress(self, payloads: Sequence[bytes], _: Quality) -> list[Images]:
+        """Items of payloads, a list of uint8 [H, W, C]."""
+        return [self._restored(payload) for payload in payloads]
+
+    def _restored(self, payload: bytes) -> Images:
+        header, plan, codes = self._parse(payload)
+        channels = 1 if header.grey else self.parts.item.channels
+        return self._drawn(plan, self.parts.quality(header.quality), self._decoded(header, plan, codes), channels)
+
+    def _drawn(self, plan: Plan, quality: Quality, integers: Int32, channels: int) -> Images:
+        """The item of its integers, uint8 [H, W, channels]."""
+        stride = plan.grid.stride
+        image = np.empty((int(plan.rows) * stride, int(plan.columns) * stride, channels), np.uint8)
+        for tile, window, inner in plan.windows():
+            seen = self.parts.transform.synthesise(quality.to_units(integers[window])[None], quality.number)[0]
+            pixels = seen[plan.pixels(inner)]
+            if channels < self.parts.item.channels:
+                pixels = np.rint(pixels.mean(axis=-1, keepdims=True, dtype=np.float32)).astype(np.uint8)
+            image[plan.pixels(tile)] = pixels
+        return image[plan.top : plan.top + plan.height, plan.left : plan.left + plan.width]
+
+    def describe(self, payload: bytes, _: Quality) -> str:
+        """What a payload says of itself, in a few words."""
+        header, plan, codes = self._parse(payload)
+        channels = {1: "grey", 3: "RGB"}.get(1 if header.grey else self.parts.item.channels, "")
+        channels = channels or f"{self.parts.item.channels} channels"
+        tile = "1 tile" if len(codes) == 1 else f"{len(codes)} tiles"
+        return f"{plan.width}x{plan.height} {channels}, quality {header.quality}, {tile}, {len(payload)} bytes"
+
+    def measured(self, quality: Quality) -> Quality:
+        """The quality: freezing measures curvature and lagrangian of items of any size."""
+        return quality
+
+
+def _contextual(quality: Quality) -> ContextModel:
+    assert isinstance(quality.entropy, ContextModel), "parts of items of any size have context models"
+    return quality.entropy
+
+
+def _weight(quality: Quality, share: float) -> Float32:
+    """The encoder's weight of error; of a share below 1, to meet a number of bytes, that of error alone."""
+    return quality.rounding_weight if share == 1.0 else quality.error_weight * np.float32(share)
+
+
+def _exact(quality: Quality) -> Float32:
+    """A weight at which integers stay what they are."""
+    return np.full(len(quality.step), NEAREST, np.float32)
+
+
+def _chosen(quality: Quality, latent: Float32, weight: Float32) -> tuple[Int32, float]:
+    """Integers of a tile's latent, float32 [h, w, K] in steps, and their ideal bits."""
+    model = _contextual(quality)
+    with one_blas_thread():
+        symbols, integers = tiles.choose(model, latent, weight)
+    return integers, sum(int(model.tables.costs.take(places).sum()) for places in symbols) / COST_UNITS
+
+
+def _checked_target(target: Any) -> int:
+    if isinstance(target, bool) or not isinstance(target, int | np.integer) or target < 1:
+        raise InputError(f"expected a whole number of bytes as the target, found {target!r}")
+    return int(target)
