@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGINT, interrupt)
         status = _run(arguments, process)
     except BaseException as error:
-        _ask_again(False)
+        if process:
+            _ask_again(False)
         # An import that is interrupted may end in another error.
         if not received and not isinstance(error, KeyboardInterrupt):
             raise
