@@ -122,6 +122,16 @@ def off(one: Any, other: Any) -> int:
 # === Payloads by whole graphs ===
 
 
+def interpreter_of(content: bytes) -> Any:
+    """The signature of a ``.tflite`` as a function."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content)
+    runner = interpreter.get_signature_runner()
+    runner.owner = interpreter  # a runner does not keep its interpreter
+    return runner
+
+
 class WholeLiteRT:
     """The example for Python, which needs no tfcomp."""
 

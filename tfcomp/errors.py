@@ -34,7 +34,7 @@ EXTRAS = {
     "grpc": "serving",
     "tensorflow_serving": "serving",
 }
-"""Which extra installs a package that not every installation has."""
+"""Extra that installs each package that not every installation has."""
 
 
 def missing_dependency(error: ModuleNotFoundError) -> MissingDependencyError | None:

@@ -20,7 +20,7 @@ Images = NDArray[np.uint8]
 
 MAX_CHANNELS = 8
 GREY_IN_RGB = 3
-"""A codec of so many channels also takes items of one, which it repeats, and gives them back as one."""
+"""Number of channels of a codec that also takes items of one, which it repeats, and gives them back as one."""
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,10 @@ from tfcomp.errors import InputError
 from tfcomp.items import Images
 
 FIRST_SHARE = 4
-"""The first limit is the number of positions over this."""
+"""Divisor of the number of positions that gives the first limit of steps taken together."""
 BATCH = 256
 LEAST_DISTANCE = 1 / 16
-"""A target nearer than this share of the way ends the search."""
+"""Smallest share of the way to the target; the search ends below it."""
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

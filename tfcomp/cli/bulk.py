@@ -26,7 +26,7 @@ from tfcomp.storage.image_files import progress
 FEW = 3
 """Largest number of items that are done one after another: starting other processes takes as long."""
 MOST_PROCESSES = 8
-"""Each takes up to a gigabyte or two, for the largest photographs."""
+"""Largest number of processes: each takes up to a gigabyte or two, for the largest photographs."""
 AHEAD = 4
 """Number of items that wait for each process."""
 

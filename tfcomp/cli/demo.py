@@ -24,7 +24,7 @@ LATENT_DIM = 64
 BETA = 0.08
 BATCH = 128
 STEPS = 1100
-"""About two minutes of two cores, whatever the size of the data set."""
+"""Number of training steps: about two minutes of two cores, whatever the size of the data set."""
 SHOWN = 12
 
 

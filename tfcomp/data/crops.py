@@ -55,7 +55,7 @@ class Photograph:
     shape: tuple[int, int, int]
 
     def fitting(self, side: int, scales: Sequence[float]) -> tuple[float, ...]:
-        """Those of the scales at which a crop of this side fits."""
+        """The scales at which a crop of this side fits."""
         return tuple(scale for scale in scales if min(_scaled(self.shape, scale)) >= side)
 
 
@@ -160,7 +160,7 @@ def photographs(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def large_enough(found: Sequence[Photograph], side: int, scales: Sequence[float], channels: int) -> list[Photograph]:
-    """Those of the files from which a crop can be cut at one of the scales.
+    """The files from which a crop can be cut at one of the scales.
 
     Raises:
         InputError: if it is none of them, or one has another number of channels.

@@ -53,7 +53,7 @@ class PassTables:
     overflow_table: Int32
 
     def take(self, some: Intp) -> PassTables:
-        """The same of some of the coded coefficients."""
+        """The tables of some of the coded coefficients."""
         of_some = {name: getattr(self, name).take(some) for name in ("coded", "mean", "table", "reach", "sign")}
         return replace(self, **of_some)
 

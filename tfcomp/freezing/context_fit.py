@@ -39,12 +39,12 @@ THRESHOLDS = np.array([
     8672, 10840, 13552, 16944, 21176, 26472, 33088, 41360, 51696,
 ], np.int32)
 # fmt: on
-"""Between the levels, in units: from 1/16 to 50 steps, each about 1.25 times the last."""
+"""Thresholds between the levels, in units: from 1/16 to 50 steps, each about 1.25 times the last."""
 LEVELS = THRESHOLDS.size + 1
 PARTS_LOG2 = 2
 OVERFLOW_TABLES = 4
 ALWAYS_CODED_GROUPS, LEVELS_NOT_CODED = 3, 3
-"""A kind of channels that has none of the first groups is taken as expected at so many of the lowest levels."""
+"""Number of lowest levels at which a kind of channels that has none of the first groups is taken as expected."""
 MAX_REACH = 40
 MAX_BASE = 1 << 20
 """Largest expected magnitude where all neighbours are zero: a thousand steps, far beyond the last threshold."""

@@ -46,7 +46,7 @@ class Rounding:
     offset: Float32
 
     def times(self, multiple: float) -> Rounding:
-        """The same with steps so many times as wide."""
+        """The rounding with steps so many times as wide."""
         return Rounding(self.step * np.float32(multiple), self.offset)
 
     def integers(self, latents: Float32) -> Int32:

@@ -99,7 +99,7 @@ FORMATS = {
     ),
     "png": Format("PNG", "PNG", always={"optimize": True}, lossless={}),
 }
-"""By the name that ``tfcomp evaluate --against`` knows."""
+"""Image formats by the names that ``tfcomp evaluate --against`` knows."""
 
 
 # === Image formats ===

@@ -31,7 +31,7 @@ MS_SSIM_SIDE = 161
 """The smallest side in pixels that MS-SSIM is defined for: halved four times it still holds the window of 11."""
 
 POINTS = 3
-"""What a curve must have at least, after the dominated points are gone, for a Bjontegaard difference."""
+"""Fewest points that a curve must keep, after the dominated ones are gone, for a Bjontegaard difference."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ one bit a coefficient, which makes the weight 6 / ln 2 = 8.7; at low rates, wher
 weight for the same step is lower.
 """
 SMALLEST_SCALE = 0.05
-"""Of a Laplace density, in steps."""
+"""Smallest scale of the Laplace density, in steps."""
 
 
 @keras.saving.register_keras_serializable("tfcomp")

@@ -205,7 +205,7 @@ class TensorFlowTraining(Objective):
         return self.log(targets, terms, penalty)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        """The same objective, without noise where the model can do without."""
+        """Forward pass and metrics of the same objective, without noise where the model can do without."""
         images, targets = self.unpack(data)
         return self.log(targets, self.objective(images, targets, training=False), sum(self.losses))
 

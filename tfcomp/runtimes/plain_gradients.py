@@ -76,4 +76,4 @@ PLAIN_GRADIENTS = {
     "Sub": "TfcompDifference",
     "Mul": "TfcompProduct",
 }
-"""For `tf.Graph.gradient_override_map`."""
+"""Names of the gradients above by operator, for `tf.Graph.gradient_override_map`."""

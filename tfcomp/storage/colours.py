@@ -60,7 +60,7 @@ def _encoded(linear: Float64) -> Float64:
 
 D65 = (0.3127, 0.3290)
 Primaries = tuple[float, ...]
-"""x and y of red, green, blue and white."""
+"""Chromaticities x and y of red, green, blue and white."""
 SRGB: Primaries = (0.640, 0.330, 0.300, 0.600, 0.150, 0.060, *D65)
 ADOBE_RGB: Primaries = (0.640, 0.330, 0.210, 0.710, 0.150, 0.060, *D65)
 PRIMARIES: dict[int, Primaries] = {
@@ -74,7 +74,7 @@ PRIMARIES: dict[int, Primaries] = {
     12: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060, *D65),
     22: (0.630, 0.340, 0.295, 0.605, 0.155, 0.077, *D65),
 }
-"""By the code point of colour primaries (H.273, table 2), of those whose colours a display can show."""
+"""Chromaticities by the code point of colour primaries (H.273, table 2), of those whose colours a display can show."""
 TRANSFERS: dict[int, Curve] = {
     1: bt709,
     4: power(2.2),
@@ -85,7 +85,7 @@ TRANSFERS: dict[int, Curve] = {
     14: bt709,
     15: bt709,
 }
-"""By the code point of transfer characteristics (H.273, table 3)."""
+"""Transfer functions by the code point of transfer characteristics (H.273, table 3)."""
 UNSPECIFIED = 2
 """The code point that declares nothing."""
 HDR = {16: "PQ", 18: "HLG"}

@@ -1,0 +1,116 @@
+"""Networks of 8 and 16 bits in ``.tflite`` files: they cost little, and leave the integers of the coder exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from kinds import Kind, interpreter_of
+from tensorflow.lite.python import schema_py_generated as schema
+
+from tfcomp.artifact import conversion, exporting
+from tfcomp.artifact import manifest as artifacts
+from tfcomp.artifact.uniform_graphs import UniformGraphs
+from tfcomp.codec import Codec
+from tfcomp.data import glyphs
+from tfcomp.measure import evaluate
+from tfcomp.models.vae import VAE
+from tfcomp.parts import Parts
+from tfcomp.runtimes.keras_networks import KerasTransform
+from tfcomp.runtimes.litert import LiteRTTransform
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return glyphs.render(1064, seed=7)
+
+
+def litert_files(parts: Parts, quantize: str, calibration: int = 100) -> dict[str, bytes]:
+    """All ``.tflite`` files of a codec of one shape, calibrated on some of its items."""
+    whole: Any = parts.transform
+    some = KerasTransform(
+        whole.encoder, whole.decoder, whole.unit, whole.zero, whole.qualities,
+        takes_quality=whole.takes_quality, calibration=whole.calibration[:calibration],
+    )  # fmt: skip
+    parts = replace(parts, transform=some)
+    return UniformGraphs(parts, some).litert(quantize) | exporting._networks(parts, some, quantize)
+
+
+@pytest.mark.xdist_group("conv_qualities")
+@pytest.mark.parametrize("quantize", artifacts.QUANTIZATIONS)
+def test_quantized_networks_leave_the_coder_exact(
+    quantize: str, kinds: Callable[[str], Kind], images: np.ndarray
+) -> None:
+    codec, test = kinds("conv_qualities").codec, images[1000:1032]
+    files = litert_files(codec.parts, quantize)
+    networks = LiteRTTransform(files[artifacts.ENCODER_LATENT], files[artifacts.DECODER_LATENT])
+    quantized = Codec(replace(codec.parts, transform=networks))
+    interpreters = [Interpreter(model_content=files[n]) for n in (artifacts.ENCODER_LITERT, artifacts.DECODER_LITERT)]
+    encoder, decoder = (interpreter.get_signature_runner() for interpreter in interpreters)
+    for quality in range(1, codec.qualities + 1):
+        told, entropy_model = np.int32([quality]), codec.parts.quality(quality).entropy
+        made = [encoder(image=image[None], quality=told) for image in test]
+        payloads = [result["payload"][: result["length"][0]].tobytes() for result in made]
+        shown = [decoder(payload=r["payload"], length=r["length"], quality=told)["image"][0] for r in made]
+        integers, restored = quantized.decode(payloads, quality), quantized.decompress(payloads, quality)
+        assert entropy_model.encode(integers) == payloads
+        # LiteRT has two implementations of 8-bit operators, which round otherwise.
+        eight = quantize == "int8"
+        assert np.mean(integers != quantized.encode(test, quality)) <= (0.1 if eight else 0)
+        assert np.abs(np.stack(shown).astype(int) - restored).max() <= (12 if eight else 1)
+        reference = codec.compress(test, quality)
+        assert sum(map(len, payloads)) <= 1.03 * sum(map(len, reference)) + len(test) / 4
+        plain = evaluate.psnr_db(test, codec.decompress(reference, quality))
+        for images_of_graph in (np.stack(shown), restored):
+            assert evaluate.psnr_db(test, images_of_graph) > plain - 0.2
+    # What is rounded stays so until the cast: 8 bits would hold 1 as 0.99, which the cast makes 0.
+    for name in (artifacts.DECODER_LITERT, artifacts.DECODER_LATENT):
+        order = [operator["op_name"] for operator in Interpreter(model_content=files[name])._get_ops_details()]
+        after = order[order.index("ROUND") + 1 :]
+        assert "CAST" in after
+        assert not {"QUANTIZE", "DEQUANTIZE"} & set(after[: after.index("CAST")])
+
+
+def test_8_bit_encoders_resolve_fine_steps_about_an_offset(images: np.ndarray) -> None:
+    keras.utils.set_random_seed(0)
+    model = VAE.dense((28, 28, 1), 16, hidden=(64,), distortion="squared_error", beta=0.1)
+    model.compile(optimizer=keras.optimizers.Adam(3e-3))
+    model.fit(images[:1000], batch_size=50, epochs=4, verbose=0)
+    parts = Codec.freeze(model, images[:200]).parts
+    coarse: Any = parts.transform
+    assert np.any(coarse.zero)
+    unit = (coarse.unit / 200).astype(np.float32)
+    fine = KerasTransform(coarse.encoder, coarse.decoder, unit, coarse.zero, calibration=coarse.calibration[:100])
+    image = {"image": coarse.calibration[:100, None]}
+    runner = interpreter_of(conversion.to_litert(fine.analyse_graph, "int8", image))
+    found = np.concatenate([runner(image=i[None])["latent"] for i in images[1000:]])
+    assert found.dtype == np.float32
+    expected = fine.analyse(images[1000:])
+    assert np.std(found - expected) < 2 * np.ptp(expected) / 255
+
+
+def test_litert_halves_no_float_but_the_networks_weights(kind: Kind) -> None:
+    """A threshold or a step that is not quite itself would choose other tables."""
+    transform: Any = kind.codec.parts.transform
+    shapes = {w.shape for network in (transform.encoder, transform.decoder) for w in network.get_weights()}
+    # Where a layer of the lapped networks has no bias, the converter adds zeros.
+    elements = {math.prod(shape) for shape in shapes} | {shape[-1] for shape in shapes if len(shape) == 4}
+    half_wanted = kind.codec.item.any_size  # whose networks are rounded to 16 bits when they are frozen
+    for name in (artifacts.ENCODER_LITERT, artifacts.DECODER_LITERT):
+        model = schema.Model.GetRootAs((kind.folder / name).read_bytes())
+        parts = map(model.Subgraphs, range(model.SubgraphsLength()))
+        tensors = [part.Tensors(i) for part in parts for i in range(part.TensorsLength())]
+        halved = [
+            math.prod(tensor.ShapeAsNumpy().tolist() if tensor.ShapeLength() else [])
+            for tensor in tensors
+            if tensor.Type() == schema.TensorType.FLOAT16
+        ]
+        assert bool(halved) == half_wanted
+        # The scalars by which pixels become the networks' inputs and outputs are whole or half numbers.
+        assert not [n for n in halved if n not in elements and n != 1]
