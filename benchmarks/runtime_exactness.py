@@ -256,7 +256,8 @@ def runtimes(codec: Codec, artifact: Path, browser: litert_js.Browser | None = N
         "decode": alone["decode"],
         "keep alive": loaded,
     }
-    files = {name: (artifact / name).read_bytes() for name in artifacts.RUNTIMES["litert"]}
+    names = (artifacts.ENCODER_LITERT, artifacts.DECODER_LITERT, *artifacts.RUNTIMES["litert"])
+    files = {name: (artifact / name).read_bytes() for name in names}
     files |= {"encode": to_litert(encode_one), "decode": to_litert(decode_one)}
     found = {
         "NumPy": Reference(codec),

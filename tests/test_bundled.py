@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import tfcomp
-from tfcomp.artifact.reading import bundled, find
+from tfcomp import bundled
+from tfcomp.artifact.reading import find
 from tfcomp.cli.main import main
 from tfcomp.errors import BitstreamError, InputError
 from tfcomp.measure import classical, evaluate
@@ -145,11 +146,11 @@ def test_photographs_need_a_quarter_less_than_jpeg(shared_data: Path, quality: i
 
 
 def test_it_is_found_by_its_name_and_by_its_fingerprint() -> None:
-    assert "photographs" in dict(bundled())
+    assert "photographs" in bundled.folders()
     assert tfcomp.Codec.load("photographs").fingerprint == codec().fingerprint
-    assert find(bytes.fromhex(codec().fingerprint)) == dict(bundled())["photographs"]
+    assert find(bytes.fromhex(codec().fingerprint)) == bundled.folders()["photographs"]
     for one in codec().codecs:  # a `.tfz` of one quality finds it as well
-        assert find(bytes.fromhex(one.fingerprint)) == dict(bundled())["photographs"]
+        assert find(bytes.fromhex(one.fingerprint)) == bundled.folders()["photographs"]
     assert find(bytes(16)) is None
 
 

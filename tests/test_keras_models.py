@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfcomp import bundled
 from tfcomp.errors import InputError
-from tfcomp.models import autoencoder, callbacks, context_prior, lapped, loading, objective, priors, vae
+from tfcomp.models import autoencoder, callbacks, context_prior, lapped, objective, priors, vae
 from tfcomp.models.autoencoder import AutoEncoder
 from tfcomp.models.loading import load_model
 from tfcomp.models.vae import VAE
@@ -122,7 +123,7 @@ def test_models_are_loaded_from_files_artifacts_and_what_comes_with_the_package(
     with pytest.raises(InputError, match=r"expected model.keras in the artifact .* with_model=True"):
         load_model(folder)
     model.save(folder / "model.keras")
-    monkeypatch.setattr(loading.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(bundled, "_ROOT", folder.parent)
     for path in (folder / "model.keras", folder, "glyphs"):
         assert np.array_equal(load_model(path).latents(images(4)), model.latents(images(4)))
     (tmp_path / "wrong.keras").write_bytes(b"no model")

@@ -13,8 +13,9 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -182,23 +183,14 @@ def _json(value: Any) -> Any:
     return {"b64": base64.b64encode(value).decode()}
 
 
-@pytest.fixture(scope="module")
-def rest_address(models: dict[tuple[str, int], Any]) -> Iterator[str]:
+@contextmanager
+def _http(answer: Callable[[str, Any], tuple[int, Any]]) -> Iterator[str]:
+    """The address of a server that gives status and JSON for a path and JSON."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            status, answer = 200, {}
-            try:
-                name, version = re.fullmatch(r"/v1/models/(\w+)(?:/versions/(\d+))?:predict", self.path).groups()
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                dtypes = {"image": tf.uint8, "payload_bytes": tf.string, "file_bytes": tf.string, "quality": tf.int32}
-                inputs = {key: tf.constant(_plain(value), dtypes[key]) for key, value in request["inputs"].items()}
-                asked = request.get("signature_name", "")
-                outputs = _predict(models, name, version and int(version), inputs, asked)
-                ((key, output),) = outputs.items()
-                answer["outputs"] = _json(output.numpy()) if key.endswith("_bytes") else output.numpy().tolist()
-            except KeyError as error:
-                status, answer = 404, {"error": str(error)}
-            body = json.dumps(answer).encode()
+            status, found = answer(self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            body = json.dumps(found).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -214,6 +206,24 @@ def rest_address(models: dict[tuple[str, int], Any]) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def rest_address(models: dict[tuple[str, int], Any]) -> Iterator[str]:
+    def answer(path: str, request: Any) -> tuple[int, Any]:
+        try:
+            name, version = re.fullmatch(r"/v1/models/(\w+)(?:/versions/(\d+))?:predict", path).groups()
+            dtypes = {"image": tf.uint8, "payload_bytes": tf.string, "file_bytes": tf.string, "quality": tf.int32}
+            inputs = {key: tf.constant(_plain(value), dtypes[key]) for key, value in request["inputs"].items()}
+            asked = request.get("signature_name", "")
+            outputs = _predict(models, name, version and int(version), inputs, asked)
+            ((key, output),) = outputs.items()
+            return 200, {"outputs": _json(output.numpy()) if key.endswith("_bytes") else output.numpy().tolist()}
+        except KeyError as error:
+            return 404, {"error": str(error)}
+
+    with _http(answer) as address:
+        yield address
 
 
 @pytest.fixture(params=["grpc", "rest"])
@@ -304,6 +314,17 @@ def test_client_refuses_an_address(address: str) -> None:
 def test_client_says_that_no_server_answers(address: str) -> None:
     with pytest.raises(ServerError, match=r"127\.0\.0\.1:9"):
         serving.Client(address, timeout_s=5).compress(np.zeros((1, 28, 28, 1), np.uint8))
+
+
+def test_client_refuses_answers_of_another_kind() -> None:
+    with _http(lambda path, _: (200, {"outputs": [{"b64": ""}] if "decoder" in path else [3]})) as address:
+        for client in (serving.Client(address), serving.Client(address, any_size=True)):
+            with pytest.raises(ServerError, match="expected payloads of the encoder, found"):
+                client.compress(np.zeros((1, 28, 28, 1), np.uint8))
+            with pytest.raises(ServerError, match="expected payloads of the encoder, found"):
+                client.compress_files([b"\x89PNG"])
+            with pytest.raises(ServerError, match="expected images of the decoder, found"):
+                client.decompress([b"1"])
 
 
 def test_names_the_extra_that_is_missing(exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,16 @@ class Grid:
         rows, columns = (
             (n + 2 * before + self.stride - 1) // self.stride for n, before in ((height, top), (width, left))
         )
+        return self._tiled(height, width, top, left, rows, columns, arithmetic)
+
+    def of_latent(self, rows: int, columns: int) -> Plan:
+        """The plan of a latent whose item is taken as mirrored already."""
+        return self._tiled(rows * self.stride, columns * self.stride, 0, 0, rows, columns, NUMPY)
+
+    def _tiled(
+        self, height: Any, width: Any, top: Any, left: Any, rows: Any, columns: Any, arithmetic: Arithmetic
+    ) -> Plan:
+        few, most = arithmetic.minimum, arithmetic.maximum
         down = few(rows, most(self.tile, self.tile**2 // columns))
         right = few(columns, self.tile**2 // down)
         across = (columns + right - 1) // right

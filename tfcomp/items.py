@@ -64,7 +64,7 @@ class Item:
     @property
     def accepted(self) -> frozenset[int]:
         """Numbers of channels that an item of any size may have."""
-        return frozenset([self.channels, 1] if self.channels == GREY_IN_RGB else [self.channels])
+        return accepted_channels(self.channels)
 
     def __str__(self) -> str:
         names = [name if n is None else str(n) for name, n in zip("HWC", self.shape, strict=True)]
@@ -132,6 +132,11 @@ class Item:
     def full(self, item: Images) -> Images:
         """An item as `one` gave it, with all the channels that the networks take."""
         return np.repeat(item, self.channels, axis=2) if item.shape[2] < self.channels else item
+
+
+def accepted_channels(channels: int) -> frozenset[int]:
+    """Numbers of channels that an item may have where so many are expected: a grey one is also one in RGB."""
+    return frozenset([channels, 1] if channels == GREY_IN_RGB else [channels])
 
 
 # === Values ===

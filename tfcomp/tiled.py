@@ -132,8 +132,8 @@ class TiledPipeline:
             whole[tile] = _chosen(quality, quality.to_steps(latent), weight)[0]
         if not effort:
             return whole
-        transform: Any = self.parts.transform
-        if not getattr(transform, "refines", False) or quality.curvature is None or quality.lagrangian is None:
+        transform = self.parts.transform
+        if not transform.refines or quality.curvature is None or quality.lagrangian is None:
             raise InputError(
                 "expected effort=0: this codec's model was trained without a price, or its encoder exported without a "
                 "gradient"

@@ -104,8 +104,8 @@ class UniformPipeline:
         return np.rint(np.clip(latents, -LARGEST, LARGEST)).astype(np.int32)
 
     def _slope(self, quality: Quality) -> Slope:
-        transform: Any = self.parts.transform
-        if not getattr(transform, "refines", False):
+        transform = self.parts.transform
+        if not transform.refines:
             raise InputError("expected effort=0 with an artifact whose encoder was exported without a gradient")
 
         def slope(images: Images, latents: Int32) -> tuple[Any, Any]:

@@ -35,6 +35,7 @@ from tfcomp.pipelines import pipeline_of
 from tfcomp.runtimes.keras_networks import KerasTransform
 from tfcomp.runtimes.litert import LiteRTTransform
 from tfcomp.storage.writing import replacing_folder
+from tfcomp.uniform import UniformPipeline
 from tfcomp.version import __version__
 
 
@@ -124,7 +125,7 @@ def _networks(parts: Parts, transform: KerasTransform, quantize: str) -> dict[st
         items = transform.calibration
         assert items is not None
         turns = [parts.qualities[i % len(parts.qualities)] for i in range(len(items))]
-        pipeline = pipeline_of(parts)
+        pipeline = UniformPipeline(parts)
         values = [q.to_units(pipeline.encode(items[i : i + 1], q)[0]) for i, q in enumerate(turns)]
         told = {"quality": np.array([[q.number] for q in turns], np.int32)} if transform.takes_quality else {}
         images, latents = {"image": items[:, None]}, {"latent": np.stack(values), **told}

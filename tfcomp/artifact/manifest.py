@@ -75,11 +75,11 @@ ENCODER_LITERT, DECODER_LITERT = "encoder.tflite", "decoder.tflite"
 ENCODER_LATENT, DECODER_LATENT = "encoder_latent.tflite", "decoder_latent.tflite"
 ENCODER_SLOPE = "encoder_slope.tflite"
 RUNTIMES = {
-    "litert": [ENCODER_LITERT, DECODER_LITERT, ENCODER_LATENT, DECODER_LATENT],
-    "tensorflow": [ENCODER, DECODER],
+    "litert": [ENCODER_LATENT, DECODER_LATENT],
+    "tensorflow": [f"{ENCODER}/saved_model.pb", f"{DECODER}/saved_model.pb"],
     "keras": [MODEL],
 }
-"""What each runtime reads; an artifact need not have the files of all of them."""
+"""What each runtime cannot do without; an artifact need not have the files of all of them."""
 OWN = (
     TABLES,
     MODEL,
@@ -207,13 +207,8 @@ class Manifest:
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        """The runtimes that find all their files here, networks alone included."""
-        needed = {
-            "litert": [ENCODER_LATENT, DECODER_LATENT],
-            "tensorflow": [f"{ENCODER}/saved_model.pb", f"{DECODER}/saved_model.pb"],
-            "keras": [MODEL],
-        }
-        return tuple(name for name, files in needed.items() if all(file in self.files for file in files))
+        """The runtimes that find their files here."""
+        return tuple(name for name, files in RUNTIMES.items() if all(file in self.files for file in files))
 
     def table(self) -> str:
         """What was measured at export, as a Markdown table."""

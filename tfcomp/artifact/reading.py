@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tfcomp import bundled
 from tfcomp.artifact import arrays
 from tfcomp.artifact.manifest import (
     DECODER,
@@ -31,36 +29,14 @@ from tfcomp.parts import Parts
 from tfcomp.runtimes.litert import LiteRTTransform
 from tfcomp.runtimes.saved_models import SavedModelTransform
 
-BUNDLED = "tfcomp.bundled"
-DEFAULT = "photographs"
-
-
-def bundled() -> Iterator[tuple[str, Path]]:
-    """Name and folder of each artifact that comes with the package."""
-    root = Path(str(resources.files(BUNDLED)))
-    for folder in sorted(root.iterdir()):
-        if (folder / MANIFEST).is_file():
-            yield folder.name, folder
-
 
 def find(fingerprint: bytes) -> Path | None:
     """The bundled artifact whose codec, or that of one of its qualities, has this 16-byte fingerprint."""
-    for _, folder in bundled():
+    for folder in bundled.folders().values():
         manifest = Manifest.read(folder)
         if fingerprint.hex() in (manifest.fingerprint, *manifest.fingerprints):
             return folder
     return None
-
-
-def resolve(folder: str | Path | None) -> Path:
-    """The folder of an artifact: as given, or of the bundled artifact of this name; None is `DEFAULT`."""
-    named = dict(bundled())
-    if folder is None:
-        return named[DEFAULT]
-    if not isinstance(folder, str | os.PathLike):
-        raise InputError(f"expected a folder or the name of a bundled artifact, found {folder!r}")
-    path = Path(folder)
-    return named[str(folder)] if not (path / MANIFEST).is_file() and str(folder) in named else path
 
 
 def load(folder: str | Path | None = None, *, runtime: str = "litert", threads: int | None = None) -> Parts:
@@ -71,7 +47,7 @@ def load(folder: str | Path | None = None, *, runtime: str = "litert", threads: 
         raise InputError(f"expected a number of threads of 1 or more, found {threads!r}")
     if threads is not None and runtime != "litert":
         raise InputError(f"expected threads with runtime='litert' alone, found them with {runtime!r}")
-    path = resolve(folder)
+    path = bundled.resolve(bundled.DEFAULT if folder is None else folder, MANIFEST)
     manifest = Manifest.read(path)
     files = manifest.files
     numbers = arrays.read(read_checked(path, TABLES, files), str(path / TABLES))

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfcomp.artifact.manifest import DECODER, ENCODER, Manifest, read_checked, verify_saved_model
-from tfcomp.artifact.reading import resolve
+from tfcomp import bundled
+from tfcomp.artifact.manifest import DECODER, ENCODER, MANIFEST, Manifest, read_checked, verify_saved_model
 from tfcomp.artifact.serving_client import MAX_BATCH, Client, Inputs, inputs_of, request_of, require
 from tfcomp.errors import InputError
 from tfcomp.items import Images, Item
@@ -70,7 +70,7 @@ def export(
         BitstreamError: if the artifact is damaged.
         MissingDependencyError: without ``tfcomp[serving]``.
     """
-    artifact, folder = resolve(artifact), Path(folder)
+    artifact, folder = bundled.resolve(artifact, MANIFEST), Path(folder)
     manifest = Manifest.read(artifact)
     batches = _warm_up(manifest.item, warm_up)
     if not base_path.startswith("/"):

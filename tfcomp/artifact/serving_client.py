@@ -113,13 +113,12 @@ class Client:
         if bad is not None:
             expected = "a sequence of uint8 images [H, W, C]" if self._any_size else "uint8 images [N, ...]"
             raise InputError(f"expected {expected}, found {bad.dtype} {bad.shape}")
-        return [bytes(payload) for batch in self._batches("encoder", items, quality) for payload in batch]
+        return _payloads(self._batches("encoder", items, quality))
 
     def compress_files(self, files: Sequence[bytes], quality: int | None = None) -> list[bytes]:
         """Contents of JPEG, PNG or WebP files to payloads; the server reads them, without EXIF and colour profiles."""
         contents = np.array([*files, None], object)[:-1]  # NumPy's own bytes drop the zeros at the end
-        found = self._batches("encoder", contents, quality, "file", "file_bytes")
-        return [bytes(payload) for batch in found for payload in batch]
+        return _payloads(self._batches("encoder", contents, quality, "file", "file_bytes"))
 
     def decompress(self, payloads: Sequence[bytes], quality: int | None = None) -> Any:
         """Payloads, N > 0, to items; ``quality`` is what `compress` was given, where payloads do not say it.
@@ -133,7 +132,11 @@ class Client:
             raise InputError("expected a list of one payload or more")
         contents = np.array([*payloads, None], object)[:-1]
         told = None if self._any_size else quality
-        batches = [batch.astype(np.uint8) for batch in self._batches("decoder", contents, told)]
+        batches = list(self._batches("decoder", contents, told))
+        other = next((batch for batch in batches if batch.dtype.kind not in "iu" or batch.ndim != 4), None)
+        if other is not None:
+            raise ServerError(f"expected images of the decoder, found {other.dtype} {list(other.shape)}")
+        batches = [batch.astype(np.uint8) for batch in batches]
         return [batch[0] for batch in batches] if self._any_size else np.concatenate(batches)
 
     def _batches(
@@ -150,6 +153,14 @@ class Client:
             if result.ndim < 1 or len(result) != len(batch):
                 raise ServerError(f"expected {len(batch)} results of the {model}, found an array {result.shape}")
             yield result
+
+
+def _payloads(batches: Iterable[NDArray[Any]]) -> list[bytes]:
+    found = [payload for batch in batches for payload in np.ravel(batch)]
+    other = next((payload for payload in found if not isinstance(payload, bytes)), None)
+    if other is not None:
+        raise ServerError(f"expected payloads of the encoder, found {type(other).__name__}")
+    return found
 
 
 def _rest(scheme: str, netloc: str, path: str, version: int | None, timeout_s: float) -> Predict:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from tfcomp.artifact.manifest import MODEL
 from tfcomp.cli import fitting, runs
 from tfcomp.cli.console import say
 from tfcomp.cli.native_lines import held_native_lines
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"expected a folder of photographs to cut crops from, found {args.data}")
     if args.start is not None and Path(args.start).exists() and Path(args.out).resolve() == Path(args.start).resolve():
         raise InputError(f"expected --out to be another folder than --start, found {args.out} for both")
-    with replacing_folder(args.out, runs.RUN, own=[runs.MODEL]) as folder, datasets.reading_errors():
+    with replacing_folder(args.out, runs.RUN, own=[MODEL]) as folder, datasets.reading_errors():
         with held_native_lines():
             model = _model(args, settings["side"])
             learnt, watched = _streams(args, settings["side"], model.item.channels)
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
             callbacks=[plan, best],
         ).history
         model.optimizer.learning_rate = settings["learning_rate"]  # for who trains on
-        model.save(folder / runs.MODEL)
+        model.save(folder / MODEL)
         runs.Run.write(folder, {**settings, "steps": plan.done}, history)
     fitting.report(args.out, f"{WATCHED} held-out crops", history, int(np.argmin(history["val_loss"])))
 

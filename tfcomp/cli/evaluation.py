@@ -13,7 +13,7 @@ from tfcomp.cli.runs import test_folder
 from tfcomp.codec import Codec
 from tfcomp.data import datasets
 from tfcomp.errors import InputError
-from tfcomp.items import GREY_IN_RGB, Images, Item
+from tfcomp.items import Images, Item
 from tfcomp.measure import comparison
 from tfcomp.storage import image_files
 
@@ -52,6 +52,6 @@ def _of_any_size(folder: Path, most: int, loaded: Mapping[str, Codec]) -> list[I
 
 
 def _require_shape(item: Item, found: tuple[int, ...], data: str) -> None:
-    grey = item.any_size and item.channels == GREY_IN_RGB and found[2] == 1
+    grey = item.any_size and found[2] in item.accepted
     if not grey and any(n not in (None, m) for n, m in zip(item.shape, found, strict=True)):
         raise InputError(f"expected images {item} in {data}, found {list(found)}")

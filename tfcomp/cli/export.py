@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from tfcomp.artifact import reading
+from tfcomp import bundled
 from tfcomp.artifact.manifest import QUANTIZATIONS, Manifest
 from tfcomp.cli.console import say
 from tfcomp.cli.native_lines import held_native_lines
@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
     """The command."""
     if args.quantize not in QUANTIZATIONS:
         raise InputError(f"expected --quantize to be one of {', '.join(QUANTIZATIONS)}, found {args.quantize}")
-    named = not is_run(args.run) and args.run in dict(reading.bundled())
+    named = not is_run(args.run) and args.run in bundled.folders()
     codec = _bundled(args) if named else _frozen(args)
     manifest = Manifest.from_dict(
         codec.export(args.artifact, quantize=args.quantize, side=args.side, with_model=args.with_model)

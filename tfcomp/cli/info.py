@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tfcomp import bundled
 from tfcomp.artifact import reading
 from tfcomp.artifact.manifest import MANIFEST, Manifest, verify
 from tfcomp.cli.console import say
@@ -19,7 +20,7 @@ from tfcomp.storage.container import MAGIC, Archive
 def run(args: argparse.Namespace) -> None:
     """The command."""
     path = Path(args.file)
-    folder = reading.resolve(args.file)
+    folder = bundled.resolve(args.file, MANIFEST)
     if (folder / MANIFEST).is_file():
         _artifact(folder)
     elif is_run(path):

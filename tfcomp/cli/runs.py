@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfcomp.artifact.manifest import MODEL
 from tfcomp.errors import InputError
 from tfcomp.version import __version__
 
 RUN = "run.json"
-MODEL = "model.keras"
 
 
 @dataclass(frozen=True)

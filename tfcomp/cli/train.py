@@ -6,9 +6,10 @@ import argparse
 
 import keras
 
+from tfcomp.artifact.manifest import MODEL
 from tfcomp.cli import crop_training, fitting
 from tfcomp.cli.native_lines import held_native_lines
-from tfcomp.cli.runs import MODEL, RUN, Run
+from tfcomp.cli.runs import RUN, Run
 from tfcomp.data import datasets
 from tfcomp.storage.writing import replacing_folder
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,24 +30,6 @@ FORMATS = {
     CONTEXT: "latents of any size, in tiles: `context.ContextModel`; a payload begins with its quality and size",
 }
 """Every format that this version reads. An id is never given to another format; a change makes a new one."""
-
-
-class EntropyModel(Protocol):
-    """Integer latents to bytes and back."""
-
-    @property
-    def format_id(self) -> str:
-        """Key of `FORMATS`."""
-        ...
-
-    @property
-    def fingerprint(self) -> bytes:
-        """16 bytes that name everything that decides the meaning of the bytes."""
-        ...
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All that the model is, as named arrays."""
-        ...
 
 
 def fingerprint(format_id: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:

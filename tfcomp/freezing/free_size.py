@@ -12,7 +12,7 @@ and weigh bits against error only for ``effort`` or to meet a number of bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -145,9 +145,9 @@ class FreeSize:
         exact, sizes = np.full(model.layout.channels, NEAREST, np.float32), []
         with one_blas_thread():
             for whole in self._integers(point, model):
-                codes = [tiles.encode(model, t.astype(np.float32), exact)[0] for t in _tiles(whole, self.grid.tile)]
-                height, width = (n * self.grid.stride for n in whole.shape[:2])
-                sizes.append(len(payloads.pack(payloads.Header(1, False, height, width), codes)))
+                plan = self.grid.of_latent(*whole.shape[:2])
+                codes = [tiles.encode(model, whole[tile].astype(np.float32), exact)[0] for tile in plan.areas()]
+                sizes.append(len(payloads.pack(payloads.Header(1, False, plan.height, plan.width), codes)))
         return sum(sizes) / len(sizes)
 
     def _integers(self, point: _Point, model: ContextModel) -> list[Int32]:
@@ -254,9 +254,3 @@ class FreeSize:
             qualities.append(Quality(number, step, offset, entropy, price.curvature, price.lagrangian))
         transform, default = self._transform(unit, zero, len(points)), (len(points) + 2) // 2
         return Parts(transform, self.model.item, tuple(qualities), unit, zero, self.grid, default)
-
-
-def _tiles(whole: Int32, side: int) -> Iterator[Int32]:
-    for y in range(0, whole.shape[0], side):
-        for x in range(0, whole.shape[1], side):
-            yield whole[y : y + side, x : x + side]

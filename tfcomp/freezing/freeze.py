@@ -53,33 +53,7 @@ def freeze(
     latents: str = "mean",
     seed: int = 0,
 ) -> Parts:
-    """Turn a trained model into the parts of a codec; `tfcomp.Codec.freeze` makes a codec of them.
-
-    Args:
-        model: an `AutoEncoder` or a `VAE`.
-        calibration: images like those to be compressed, to which steps and tables are fitted; use training images.
-            uint8 [N, H, W, C] in an array or a data set; also a folder of image files, or a list of them; for items of
-            any size also a list of arrays [H, W, C]. See `calibration`.
-        step: multiple of each latent's unit (see `steps`). Default: 1 for a model trained with ``beta > 0`` as an
-            `AutoEncoder`; otherwise what costs 0.5 dB against no quantization. Several, from the largest to the
-            smallest, make a codec of as many qualities. A model trained for several prices has its own.
-        target_psnr_db: instead, choose the step so that the calibration images have this PSNR.
-        target_bytes: instead, choose the step so that their mean payload has this many bytes.
-        precision: bits of the tables' frequencies, 1 to 14.
-        sets: number of sets of tables that compete for each message, for items of one shape. On MNIST, 64 save 5 to 8 %
-            of the bytes (``benchmarks/mnist_rate_distortion.py``); they ask for thousands of calibration images, and
-            their size is in every artifact.
-        latents: ``"mean"``, or ``"sample"`` for a sample of the posterior, of a VAE with ``scale="shared"`` or an
-            `AutoEncoder` with ``beta > 0``, for items of one shape; the posterior then fixes the steps.
-        seed: of the sample's shared randomness, 0 to 2**32 - 1. A codec holds one draw of it, the same for all images.
-
-    Returns:
-        The parts, whose transform runs copies of the model's networks.
-
-    Raises:
-        InputError: on options that exclude one another, a target out of reach, too few or wrong images, latents that
-            are not finite, or a model without a posterior that can be sampled.
-    """
+    """The parts of a codec of a trained model; arguments and errors are those of `tfcomp.Codec.freeze`."""
     if keras.backend.backend() != "tensorflow":
         raise InputError(
             f"expected Keras on TensorFlow to freeze and export, found {keras.backend.backend()}; load the trained "

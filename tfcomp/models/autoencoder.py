@@ -51,7 +51,8 @@ class AutoEncoder(LatentModel):
 
     Several prices, falling, make a model of as many qualities: 1 has the fewest bytes, the last the best picture. The
     latent wants the size that suits the last. Logged numbers are means over all qualities, and ``loss`` is weighted as
-    the module's docstring says. A batch smaller than the number of qualities trains some of them, others the next time.
+    the module's docstring says. A batch smaller than the number of qualities trains some of them, others the next time;
+    in evaluation it counts for some alone.
 
     Args:
         encoder, decoder: built Keras models; see `networks` for what goes in and out. With several prices the decoder

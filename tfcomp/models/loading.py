@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import zipfile
-from importlib import resources
 from pathlib import Path
 
 import keras
 
+from tfcomp import bundled
 from tfcomp.errors import InputError
 from tfcomp.models.autoencoder import AutoEncoder
 from tfcomp.models.latent_model import LatentModel
 from tfcomp.models.vae import VAE
 
-MODEL_FILE = "model.keras"
-"""Name of the model's file in an artifact folder."""
+MODEL = "model.keras"
+"""Name of the model's file in a folder, be it an artifact or a run."""
 
 
 def load_model(path: str | os.PathLike[str]) -> AutoEncoder | VAE:
@@ -28,7 +28,7 @@ def load_model(path: str | os.PathLike[str]) -> AutoEncoder | VAE:
     Raises:
         InputError: if there is no such model, or the file is no Keras model or holds another kind of model.
     """
-    file = _file(Path(path))
+    file = _file(path)
     try:
         model = keras.saving.load_model(file, safe_mode=True)
     except (ValueError, TypeError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -40,15 +40,10 @@ def load_model(path: str | os.PathLike[str]) -> AutoEncoder | VAE:
     return model
 
 
-def _file(path: Path) -> Path:
-    bundled = Path(str(resources.files("tfcomp"))) / "bundled" / path.name / MODEL_FILE
-    if path.parent == Path() and bundled.is_file() and not path.is_file() and not (path / MODEL_FILE).is_file():
-        return bundled
-    if path.is_dir():
-        file = path / MODEL_FILE
-        if not file.is_file():
-            raise InputError(
-                f"expected {MODEL_FILE} in the artifact {path}, found none; export with with_model=True stores it"
-            )
-        return file
-    return path
+def _file(path: str | os.PathLike[str]) -> Path:
+    if Path(path).is_file():
+        return Path(path)
+    found = bundled.resolve(path, MODEL)
+    if found.is_dir() and not (found / MODEL).is_file():
+        raise InputError(f"expected {MODEL} in the artifact {path}, found none; export with with_model=True stores it")
+    return found / MODEL if found.is_dir() else found

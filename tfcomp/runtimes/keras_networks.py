@@ -39,7 +39,7 @@ class KerasTransform:
         synthesise_graph: tf.function, latent [, quality int32 [N], from 1] -> {"image"}.
         slope_graph: tf.function, image, latent [, quality] -> {"error", "gradient"}.
         plain_slope_graph: the same from operators that LiteRT has, where the networks' gradients have any.
-        refines: True; see `transform.Differentiable`.
+        refines: True; see `transform.Transform`.
     """
 
     refines = True

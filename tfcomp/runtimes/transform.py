@@ -13,7 +13,7 @@ Float32 = NDArray[np.float32]
 
 
 class Transform(Protocol):
-    """Analysis and synthesis, both deterministic.
+    """Analysis and synthesis, both deterministic; and where ``refines``, how the error follows the latent.
 
     The latent is in units, which the artifact records as ``unit`` and ``zero``: what the encoder network gives, less
     ``zero``, over ``unit``. Items of one shape come in batches; of any size, a window at a time, with sides that are
@@ -28,15 +28,15 @@ class Transform(Protocol):
         """float32 [N, *latent_shape], in units, quantized at a quality, from 1 -> uint8 [N, H, W, C]."""
         ...
 
-
-class Differentiable(Transform, Protocol):
-    """A transform that also says how the error of a picture follows the latent; ``effort`` needs it."""
-
     @property
     def refines(self) -> bool:
-        """Whether it does: an artifact's networks may have been exported without."""
+        """Whether there is a `slope`, which ``effort`` needs: networks may have been exported without."""
         ...
 
     def slope(self, items: Images, latents: Float32, quality: int) -> tuple[Float32, Float32]:
-        """Squared error of each item, of pixels on [0, 1], and its gradient: float32 [N] and [N, *latent_shape]."""
+        """Squared error of each item, of pixels on [0, 1], and its gradient: float32 [N] and [N, *latent_shape].
+
+        Raises:
+            InputError: where there is none.
+        """
         ...

@@ -20,7 +20,7 @@ from PIL import Image, ImageFile
 from tqdm import tqdm
 
 from tfcomp.errors import InputError, MissingDependencyError, missing_dependency
-from tfcomp.items import GREY_IN_RGB, MAX_CHANNELS, Images, whole_numbers
+from tfcomp.items import MAX_CHANNELS, Images, accepted_channels, whole_numbers
 from tfcomp.storage import colours, declarations, exif
 from tfcomp.storage.declarations import Declared
 from tfcomp.storage.writing import replacing_file
@@ -93,8 +93,8 @@ def image_shapes(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[int, int
 
 
 def require_channels(path: str | os.PathLike[str], found: int, expected: int) -> None:
-    """Raises `InputError` unless a file has so many channels, or one where three are expected; see `items.Item.one`."""
-    if found != expected and (found, expected) != (1, GREY_IN_RGB):
+    """Raises `InputError` unless a file has so many channels, or grey where three are expected."""
+    if found not in accepted_channels(expected):
         raise InputError(f"expected images of {expected} channels, found {found} in {path}")
 
 
