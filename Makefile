@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 # benchmarks/litert_js.py is a part of runtime_exactness.py.
 BENCHMARKS ?= $(filter-out benchmarks/litert_js.py,$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: demo test lint format slow golden notebooks test-notebooks benchmark web clean
+.PHONY: demo test lint format slow golden notebooks test-notebooks docs benchmark web wheel release clean
 
 demo: .venv/installed
 	$(BIN)/tfcomp demo --out demo
@@ -39,12 +39,31 @@ notebooks: .venv/installed-notebooks
 test-notebooks: .venv/installed-notebooks
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/test_notebooks.py
 
+# The documentation's site, into build/site; then every example in it is run.
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/test_documents.py
+
 benchmark: .venv/installed-benchmark
 	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
 
 # LiteRT.js and the driver of the browser's test, from npm; needs Node 20.
 web:
 	npm --prefix export/web ci --no-fund --no-audit
+
+# Wheel and source archive, each installed alone in an empty environment and run there.
+wheel: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	for file in dist/*; do \
+	  rm -rf build/empty && $(PYTHON) -m venv build/empty && build/empty/bin/pip install -q "$$file" && \
+	  (cd build/empty && bin/python -c "import numpy, tfcomp; c = tfcomp.Codec.load(); \
+	    i = numpy.full((9, 9, 3), 99, 'uint8'); print(tfcomp.__version__, c.decompress(c.compress([i]))[0].mean())"); \
+	done
+
+# What a release asks for; CONTRIBUTING.md says what is done by hand.
+release: lint test test-notebooks docs slow wheel
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build demo dist
@@ -59,6 +78,10 @@ $(BIN)/python:
 
 .venv/installed-notebooks: .venv/installed
 	$(PIP) install --editable '.[notebooks]'
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(PIP) install --editable '.[docs]'
 	@touch $@
 
 .venv/installed-benchmark: .venv/installed

@@ -61,13 +61,16 @@ def test_the_run_says_what_it_was(made: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_run_goes_on_from_another(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ["--start", str(made / "run"), "--side", "32", "--steps", "2", "--batch-size", "2"]
+    more = ["--start", str(made / "run"), "--network", "spatial", "--side", "32", "--steps", "2", "--batch-size", "2"]
     validation = ["--validation", str(made / "data" / "test")]
     line = failure(capsys, "train", made / "data", "--out", tmp_path / "more", *more, *validation)
     assert "32x32 pixels or more" in line  # the photographs to watch are too small
     assert main(["train", str(made / "data"), "--out", str(tmp_path / "more"), *more]) == 0
     assert "found options that change them" in failure(
         capsys, "train", made / "data", "--out", tmp_path / "x", *more, "--beta", "1"
+    )
+    assert "expected --network spatial, as" in failure(
+        capsys, "train", made / "data", "--out", tmp_path / "x", *more, "--network", "lapped"
     )
     assert not (tmp_path / "x").exists()
 

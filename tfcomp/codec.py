@@ -46,7 +46,7 @@ class Codec:
     Args:
         parts: networks, items and qualities.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> codec = Codec.load()  # the one that comes with the package, for photographs of any size
         >>> photograph = np.full((40, 60, 3), 128, np.uint8)
@@ -103,7 +103,7 @@ class Codec:
             InputError: on options that exclude one another, a target out of reach, wrong or too few calibration items,
                 latents that are not finite, or a model without a posterior that can be sampled.
 
-        Example:
+        Examples:
             >>> import tfcomp
             >>> images = tfcomp.datasets.load_arrays("glyphs")[0][:64]
             >>> model = tfcomp.AutoEncoder.dense((28, 28, 1), latent_dim=8, hidden=(32,))
@@ -277,7 +277,7 @@ class Codec:
         Args:
             payloads: what `compress` made.
             quality: that which `compress` was given. Payloads of items of one shape do not say it; those of any size
-            do.
+                do.
 
         Returns:
             uint8 [N, H, W, C] for items of one shape; a list of uint8 [H, W, C] for items of any size.

@@ -63,7 +63,7 @@ class Grid:
     Raises:
         InputError: if a number is out of range.
 
-    Example:
+    Examples:
         >>> plan = Grid(stride=8, margin=6, tile=128).plan(33, 20)
         >>> int(plan.rows), int(plan.columns), int(plan.top), int(plan.left)
         (5, 5, 0, 8)

@@ -33,7 +33,7 @@ class Item:
     Raises:
         InputError: if the shape is none.
 
-    Example:
+    Examples:
         >>> Item((None, None, 3)).any_size, Item((28, 28, 1)).any_size
         (True, False)
         >>> print(Item((None, None, 3)))

@@ -95,7 +95,7 @@ class Layout:
     Raises:
         BitstreamError: if the numbers are no layout.
 
-    Example:
+    Examples:
         >>> layout = Layout(groups=(3, 5))
         >>> [(p.group, p.phase, p.channels) for p in layout.passes][-2:]
         [(1, 0, slice(3, 8, None)), (1, 1, slice(3, 8, None))]

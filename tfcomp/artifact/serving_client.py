@@ -76,7 +76,7 @@ class Client:
     Raises:
         InputError: on an address of another kind.
 
-    Example:
+    Examples:
         >>> client = Client("http://localhost:8501")
         >>> # payloads = client.compress(images)
     """

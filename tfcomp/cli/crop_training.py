@@ -20,6 +20,7 @@ from tfcomp.cli.native_lines import held_native_lines
 from tfcomp.data import crops as streams
 from tfcomp.data import datasets
 from tfcomp.errors import InputError
+from tfcomp.models.context_prior import ContextPrior
 from tfcomp.models.lapped import unit_of
 from tfcomp.models.loading import load_model
 from tfcomp.storage.image_files import image_files, image_shapes
@@ -123,11 +124,14 @@ def _model(args: argparse.Namespace, side: int) -> Any:
         channels = max(shape[2] for shape in _shapes(args.data))
         model: Any = fitting.new_model(args, (None, None, channels), LATENT_DIM)
     else:
-        if args.network or args.beta or args.distortion or args.latent_dim:
+        if args.beta or args.distortion or args.latent_dim:
             raise InputError(
                 f"expected the prices and networks of {args.start} to stay, found options that change them"
             )
         model = load_model(runs.Run.read(args.start).model if runs.is_run(args.start) else args.start)
+        network = "lapped" if isinstance(model.prior, ContextPrior) else "spatial"
+        if args.network not in (None, network):
+            raise InputError(f"expected --network {network}, as {args.start} has, found --network {args.network}")
     if not model.item.any_size:
         raise InputError(f"expected a model of images of any size, found one of {model.item} in {args.start}")
     if side % model.stride:

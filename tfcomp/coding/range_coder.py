@@ -79,7 +79,7 @@ Cost
     A selector counts as a symbol. The costs of the sets are rounded to 1/256 bit, so the set chosen costs at most
     ``1/256`` bit more for each symbol than the best one.
 
-Example:
+Examples:
     ``P = 5``; the values -1, 0, 1 have the frequencies 3, 28, 1. Zero is coded last, so their starts are 0, 4, 3. The
     latents -1, 0, 1, 1, 1 take the coder through
 

@@ -96,7 +96,7 @@ def crops(
             further on ends the iteration, see `reading_errors`.
         MissingDependencyError: if TensorFlow is not installed.
 
-    Example:
+    Examples:
         >>> train = crops("photos/", validation_split=0.1, subset="training")  # doctest: +SKIP
         >>> model.fit(train.batch(8), steps_per_epoch=250)  # doctest: +SKIP
     """

@@ -35,7 +35,7 @@ FORMATS = {
 def fingerprint(format_id: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """16 bytes that name a format and arrays; the module's docstring is the recipe.
 
-    Example:
+    Examples:
         >>> fingerprint("static-1", {"a": np.zeros(2, np.int32)}).hex()[:8]
         'a382f924'
     """

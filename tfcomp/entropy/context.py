@@ -99,7 +99,7 @@ class ContextModel:
     Raises:
         BitstreamError: if the arrays do not fit one another, or a sum could reach ``2**24``.
 
-    Example:
+    Examples:
         >>> model = ContextModel.static([np.float64([1, 2, 9, 2, 1]), np.float64([1, 3, 1])])
         >>> model.layout.channels, model.reaches.tolist()
         (2, [2, 1])

@@ -39,7 +39,7 @@ class StaticModel:
     Raises:
         BitstreamError: if the arrays do not fit one another.
 
-    Example:
+    Examples:
         >>> tables = FrequencyTables.from_probabilities([np.float64([1, 6, 1])], [-1])
         >>> model = StaticModel(tables, np.zeros(6, np.int32), latent_shape=(2, 3))
         >>> payloads = model.encode(np.int32([[[0, 0, 1], [0, -1, 0]]]))

@@ -23,6 +23,8 @@ from tfcomp.errors import InputError, MissingDependencyError, missing_dependency
 from tfcomp.items import Images
 from tfcomp.measure.evaluate import Point, ms_ssim, psnr_db
 
+__all__ = ["Format", "FORMATS", "measure", "round_trip", "curve", "lowest_quality", "lossless", "general_compressors"]
+
 
 @dataclass(frozen=True)
 class Format:
@@ -38,7 +40,7 @@ class Format:
         lossless: options that lose nothing; None if it cannot.
         unit: what a quality is, in labels.
 
-    Example:
+    Examples:
         >>> FORMATS["webp"].title, FORMATS["png"].lossless is not None
         ('WebP', True)
     """

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
     from tfcomp.codec import Codec
 
+__all__ = [
+    "Point", "measure", "psnr_db", "ms_ssim", "archive_bytes", "bd_rate", "frontier", "bytes_at", "measure_pillow",
+    "lowest_quality", "table", "machine", "provenance",
+]  # fmt: skip
+
 MS_SSIM_SIDE = 161
 """The smallest side in pixels that MS-SSIM is defined for: halved four times it still holds the window of 11."""
 
@@ -45,7 +50,7 @@ class Point:
         ms_ssim: mean over the images, on [0, 1]; None if it was not asked for or the images are too small for it.
         archive_bytes_per_image: a whole ``.tfz`` file of all images, divided by their number; None without one.
 
-    Example:
+    Examples:
         >>> Point("WebP q20", bytes_per_image=1200.0, psnr_db=31.5).as_dict()["psnr_db"]
         31.5
     """

@@ -39,7 +39,7 @@ Prices = float | Sequence[float]
 class AutoEncoder(LatentModel):
     """Encoder and decoder trained end to end by gradient descent; with ``beta > 0``, for rate as well.
 
-    Example:
+    Examples:
         >>> model = AutoEncoder.dense((28, 28, 1), latent_dim=32, beta=0.06)
         >>> model.compile(optimizer="adam")
         >>> history = model.fit(np.zeros((64, 28, 28, 1), np.uint8), epochs=1, verbose=0)
@@ -55,16 +55,18 @@ class AutoEncoder(LatentModel):
     in evaluation it counts for some alone.
 
     Args:
-        encoder, decoder: built Keras models; see `networks` for what goes in and out. With several prices the decoder
-            may have a second input, the quality: float32 [N, qualities], a one and zeros.
+        encoder: a built Keras model; see `networks` for what goes in and out.
+        decoder: a built Keras model. With several prices it may have a second input, the quality: float32
+            [N, qualities], a one and zeros.
         beta: price of one nat of rate in units of distortion; 0 trains for reconstruction alone. A sequence is from
             the largest to the smallest, above 0.
         distortion: ``"squared_error"``, ``"binary_cross_entropy"``, or a function of (target, pixels), float32
             [N, ...] on [0, 1], that returns float32 [N] (registered with Keras if the model is to be saved).
         components: logistics per channel of the factorized prior that the model makes for itself.
         prior: another one, a `FactorizedPrior` or a `ContextPrior` of as many qualities.
-        stride, reach: of networks for items of any size: pixels a side that become one position of the latent, and
-            positions that the networks see beyond their own. They are measured where they are not given.
+        stride: of networks for items of any size: pixels a side that become one position of the latent. Measured
+            where it is not given.
+        reach: positions that such networks see beyond their own. Measured where it is not given.
         name: the model's.
 
     Attributes:
@@ -157,7 +159,10 @@ class AutoEncoder(LatentModel):
             input_shape: (height, width, channels).
             latent_dim: numbers of the latent.
             hidden: widths of the hidden layers, from the image inwards.
-            beta, distortion, components, name: see `AutoEncoder`.
+            beta: price of a nat, or several; see `AutoEncoder`.
+            distortion: see `AutoEncoder`.
+            components: logistics of the prior for each channel; see `AutoEncoder`.
+            name: the model's.
         """
         encoder = networks.dense_encoder(input_shape, latent_dim, hidden=hidden)
         decoder = networks.dense_decoder(input_shape, latent_dim, hidden=hidden)
@@ -183,7 +188,10 @@ class AutoEncoder(LatentModel):
             latent_dim: numbers of the latent.
             filters: widths of the convolutions, from the image inwards; each halves height and width.
             hidden: width of the dense layer.
-            beta, distortion, components, name: see `AutoEncoder`.
+            beta: price of a nat, or several; see `AutoEncoder`.
+            distortion: see `AutoEncoder`.
+            components: logistics of the prior for each channel; see `AutoEncoder`.
+            name: the model's.
         """
         encoder = networks.conv_encoder(input_shape, latent_dim, filters=filters, hidden=hidden)
         decoder = networks.conv_decoder(input_shape, latent_dim, filters=filters, hidden=hidden)
@@ -208,7 +216,9 @@ class AutoEncoder(LatentModel):
             latent_dim: numbers of the latent for each cell of ``2**len(filters)`` pixels a side.
             filters: widths of the convolutions, from the image inwards; each halves height and width.
             distortion: not binary cross-entropy: the pixels have no bounds.
-            beta, components, name: see `AutoEncoder`.
+            beta: price of a nat, or several; see `AutoEncoder`.
+            components: logistics of the prior for each channel; see `AutoEncoder`.
+            name: the model's.
         """
         networks.check_unbounded(distortion)
         encoder = networks.spatial_encoder(input_shape, latent_dim, filters=filters)

@@ -13,7 +13,7 @@ from tfcomp.errors import InputError
 class BetaSchedule(keras.callbacks.Callback):
     """Raises beta from 0 in a line, once (warm-up) or again and again (cyclic), and logs it as ``beta``.
 
-    Example:
+    Examples:
         >>> schedule = BetaSchedule(beta=2.0, ramp=10)
         >>> [schedule.at(step) for step in (0, 5, 10, 1000)]
         [0.0, 1.0, 2.0, 2.0]

@@ -44,7 +44,7 @@ SMALLEST_SCALE = 0.05
 class ContextPrior(keras.layers.Layer):
     """Mean and scale of each element of a latent [N, h, w, C] from what was coded before it.
 
-    Example:
+    Examples:
         >>> prior = ContextPrior(Layout(groups=(3, 5)), qualities=2)
         >>> mean, scale = prior(np.ones((1, 4, 6, 8)), np.ones((1, 1, 1, 8)), np.eye(2)[:1])
         >>> mean.shape, scale.shape

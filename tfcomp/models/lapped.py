@@ -59,7 +59,7 @@ def unit_of(beta: float) -> float:
 class Frequencies:
     """The channels of a latent as coefficients of a cosine transform of blocks, in groups of diagonals.
 
-    Example:
+    Examples:
         >>> frequencies = Frequencies(stride=8, colours=3, coefficients=(64, 16))
         >>> frequencies.groups
         (3, 6, 9, 12, 15, 8, 15, 13, 15)
@@ -150,7 +150,7 @@ class _Blocks(keras.layers.Layer):
 class SpaceToDepth(_Blocks):
     """Blocks of pixels as channels: [N, H, W, C] -> [N, H / side, W / side, side * side * C], row by row.
 
-    Example:
+    Examples:
         >>> SpaceToDepth(8)(keras.ops.zeros((1, 16, 24, 3))).shape
         TensorShape([1, 2, 3, 192])
     """
@@ -175,7 +175,7 @@ class SpaceToDepth(_Blocks):
 class DepthToSpace(_Blocks):
     """The inverse of `SpaceToDepth`.
 
-    Example:
+    Examples:
         >>> DepthToSpace(8)(keras.ops.zeros((1, 2, 3, 192))).shape
         TensorShape([1, 16, 24, 3])
     """

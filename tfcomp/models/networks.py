@@ -25,6 +25,8 @@ import numpy as np
 
 from tfcomp.errors import InputError
 
+__all__ = ["dense_encoder", "dense_decoder", "conv_encoder", "conv_decoder", "spatial_encoder", "spatial_decoder"]
+
 Shape = tuple[Any, ...]
 InputShape = Sequence[int | None]
 """(height, width, channels), or (None, None, channels) where the networks take any size."""

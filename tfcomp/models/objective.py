@@ -23,7 +23,7 @@ def squared_error(target: Any, pixels: Any) -> Any:
     ``distortion + beta * rate`` is, up to a constant, ``2 v`` times the negative evidence lower bound that belongs to
     ``v = beta / 2``.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> float(squared_error(np.ones((1, 2, 2, 1)), np.zeros((1, 2, 2, 1)))[0])
         4.0
@@ -35,7 +35,7 @@ def squared_error(target: Any, pixels: Any) -> Any:
 def binary_cross_entropy(target: Any, pixels: Any) -> Any:
     """Negative Bernoulli log-likelihood in nats per example; grey values count as probabilities.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> half = np.full((1, 2, 2, 1), 0.5, np.float32)
         >>> f"{float(binary_cross_entropy(half, half)[0]):.3f}"
@@ -58,7 +58,7 @@ def sum_per_example(values: Any) -> Any:
 class Terms(NamedTuple):
     """What one pass of a model gives, example by example.
 
-    Example:
+    Examples:
         >>> terms = Terms(distortion=[4.0], rate=[1.5], pixels=[[0.5, 0.5]])
         >>> terms.rate, terms.quality
         ([1.5], None)
@@ -80,7 +80,7 @@ class Terms(NamedTuple):
 class PeakSignalToNoise(keras.metrics.Metric):
     """PSNR in dB from the mean squared error pooled over every pixel seen, of pixels on [0, 1].
 
-    Example:
+    Examples:
         >>> metric = PeakSignalToNoise()
         >>> metric.update_state([0.0, 1.0], [0.1, 0.9])
         >>> f"{float(metric.result()):.2f}"

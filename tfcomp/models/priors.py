@@ -44,7 +44,7 @@ class Prior(Protocol):
 class FactorizedPrior(keras.layers.Layer):
     """A mixture of ``components`` logistic densities for each channel of the latent, independent of one another.
 
-    Example:
+    Examples:
         >>> prior = FactorizedPrior(components=3)
         >>> prior.build((None, 8))
         >>> prior(keras.ops.zeros((2, 8))).shape       # the rate of each element, in nats

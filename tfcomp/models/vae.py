@@ -32,7 +32,7 @@ def gaussian_divergence(mean: Any, log_variance: Any) -> Any:
 class VAE(LatentModel):
     """Variational autoencoder: ``q(z|x) = N(mean, diag(exp(log_variance)))`` against the prior ``N(0, I)``.
 
-    Example:
+    Examples:
         >>> model = VAE.dense((28, 28, 1), latent_dim=16, beta=1.0)
         >>> model.compile(optimizer="adam")
         >>> history = model.fit(np.zeros((64, 28, 28, 1), np.uint8), epochs=1, verbose=0)
@@ -44,8 +44,12 @@ class VAE(LatentModel):
 
     Args:
         encoder: see `LatentModel`; outputs ``[mean, log_variance]``, or ``mean`` alone with ``scale="shared"``.
-        decoder, beta, distortion, stride, reach, name: see `LatentModel`. `callbacks.BetaSchedule` changes beta in
-            training.
+        decoder: a built Keras model; see `networks`.
+        beta: price of a nat of divergence in units of distortion. `callbacks.BetaSchedule` changes it in training.
+        distortion: ``"binary_cross_entropy"``, ``"squared_error"`` or a function; see `AutoEncoder`.
+        stride: see `AutoEncoder`.
+        reach: see `AutoEncoder`.
+        name: the model's.
         scale: ``"input"``: the encoder gives each input its own variances. ``"shared"``: one variance for each channel
             of the latent, a trainable weight. Only then can ``Codec.freeze(..., latents="sample")`` code samples at
             the price of the rate: the decoder must know the scale before it decodes, and sending it would cost bits
@@ -108,7 +112,11 @@ class VAE(LatentModel):
             input_shape: (height, width, channels).
             latent_dim: numbers of the latent.
             hidden: widths of the hidden layers, from the image inwards.
-            beta, distortion, scale, free_bits, name: see `VAE`.
+            beta: price of a nat of divergence; see `VAE`.
+            distortion: see `VAE`.
+            scale: ``"input"`` or ``"shared"``; see `VAE`.
+            free_bits: see `VAE`.
+            name: the model's.
         """
         encoder = networks.dense_encoder(input_shape, latent_dim, hidden=hidden, heads=_heads(scale))
         decoder = networks.dense_decoder(input_shape, latent_dim, hidden=hidden)
@@ -135,7 +143,11 @@ class VAE(LatentModel):
             latent_dim: numbers of the latent.
             filters: widths of the convolutions, from the image inwards; each halves height and width.
             hidden: width of the dense layer.
-            beta, distortion, scale, free_bits, name: see `VAE`.
+            beta: price of a nat of divergence; see `VAE`.
+            distortion: see `VAE`.
+            scale: ``"input"`` or ``"shared"``; see `VAE`.
+            free_bits: see `VAE`.
+            name: the model's.
         """
         encoder = networks.conv_encoder(input_shape, latent_dim, filters=filters, hidden=hidden, heads=_heads(scale))
         decoder = networks.conv_decoder(input_shape, latent_dim, filters=filters, hidden=hidden)
@@ -161,7 +173,10 @@ class VAE(LatentModel):
             latent_dim: numbers of the latent for each cell of ``2**len(filters)`` pixels a side.
             filters: widths of the convolutions, from the image inwards; each halves height and width.
             distortion: not binary cross-entropy: the pixels have no bounds.
-            beta, scale, free_bits, name: see `VAE`.
+            beta: price of a nat of divergence; see `VAE`.
+            scale: ``"input"`` or ``"shared"``; see `VAE`.
+            free_bits: see `VAE`.
+            name: the model's.
         """
         networks.check_unbounded(distortion)
         encoder = networks.spatial_encoder(input_shape, latent_dim, filters=filters, heads=_heads(scale))

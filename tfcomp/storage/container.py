@@ -196,7 +196,7 @@ class Archive:
         metadata: the stored JSON object, ``{}`` if there is none.
         file_bytes: the file's size.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     two = f"{folder}/two.tfz"

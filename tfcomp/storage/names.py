@@ -52,7 +52,7 @@ def checked(name: str, source: str) -> PurePosixPath:
 def portable(name: str) -> str:
     """The name of a file of one's own in a form that `checked` takes: what cannot stay becomes an underscore.
 
-    Example:
+    Examples:
         >>> portable("12:30.jpg"), portable("sub/nul.png")
         ('12_30.jpg', 'sub/_nul.png')
     """
