@@ -81,6 +81,7 @@ def folder(tmp_path: Path, kinds: Callable[[str], Kind], monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.xdist_group("dense")
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page != SERVING and {"python", "sh"} & {*dict(blocks(page))}]
