@@ -41,8 +41,7 @@ export class ContextModel {
     }
     this.contextual = this.passes.length > 1;
     const kernels = this.contextual ? 1 + (groups.length > 1 ? this.otherPhases.count : 0) : 0;
-    this.scales = Array.from({ length: kernels }, (_, i) => arrays[`scales_${i}`]);
-    this.means = Array.from({ length: kernels }, (_, i) => arrays[`means_${i}`]);
+    this.kernels = Array.from({ length: kernels }, (_, i) => interleaved(arrays[`scales_${i}`], arrays[`means_${i}`]));
 
     // === What the passes look up ===
     const levels = thresholds.length + 1;
@@ -70,8 +69,8 @@ export class ContextModel {
   walk(height, width, code) {
     const { channels, least, levelTable, kindTable, parts, partShift } = this;
     const integers = new Int32Array(height * width * channels);
-    const sums = { scale: new Int32Array(integers.length), mean: new Int32Array(integers.length) };
-    for (let i = 0; i < integers.length; i += channels) sums.scale.set(this.base, i);
+    const sums = new Int32Array(2 * integers.length); // of each coefficient that of magnitudes, then that of means
+    for (let i = 0; i < integers.length; i++) sums[2 * i] = this.base[i % channels];
     const most = height * width * Math.max(...this.passes.map((pass) => pass.count));
     const [at, mean, table, sign] = Array.from({ length: 4 }, () => new Int32Array(most));
     for (const pass of this.passes) {
@@ -83,8 +82,8 @@ export class ContextModel {
           const place = (y * width + x) * channels;
           for (let channel = pass.start; channel < pass.start + pass.count; channel++) {
             const i = place + channel;
-            const scale = first ? this.highest : sums.scale[i];
-            const total = sums.mean[i];
+            const scale = first ? this.highest : sums[2 * i];
+            const total = sums[2 * i + 1];
             const expected = (total + (1 << (UNIT_LOG2 - 1))) >> UNIT_LOG2;
             integers[i] = expected;
             if (scale < least[channel]) continue;
@@ -106,56 +105,55 @@ export class ContextModel {
 
   /** Adds what a pass says of later ones to their sums. */
   #spread(pass, height, width, integers, sums) {
-    const { channels, otherPhases } = this;
-    const [start, end] = [pass.start, pass.start + pass.count];
+    const { channels, otherPhases, kernels } = this;
+    const end = pass.start + pass.count;
     const later = pass.last && end < channels;
     if (pass.last && !later) return;
-    const reach = pass.group ? 1 : this.reach;
+    // Once a group is complete, all its positions speak to later groups; until then those of this phase to its own.
+    const reach = later || pass.group ? 1 : this.reach;
+    const [first, count] = later ? [end, channels - end] : [pass.start, pass.count];
+    const taps = [];
     for (let y = 0; y < height; y++) {
       for (let x = 0; x < width; x++) {
-        const own = pass.pattern.at(y, x);
-        // Once a group is complete, all its positions speak to later groups; until then, those of this phase to its own.
-        if (!later && own !== pass.phase) continue;
-        const place = (y * width + x) * channels;
-        for (let input = start; input < end; input++) {
-          const value = Math.min(Math.max(integers[place + input], -LARGEST), LARGEST);
-          if (value === 0) continue;
-          const far = later ? 1 : reach;
-          for (let dy = -far; dy <= far; dy++) {
-            const row = y - dy;
-            if (row < 0 || row >= height) continue;
-            for (let dx = -far; dx <= far; dx++) {
-              const column = x - dx;
-              if (column < 0 || column >= width) continue;
-              const target = (row * width + column) * channels;
-              const tap = (dy + far) * (2 * far + 1) + dx + far;
-              if (later) {
-                const kernel = 1 + otherPhases.at(row, column);
-                this.#add(sums, target, end, channels - end, kernel, (tap * channels + input) * channels + end, value);
-                continue;
-              }
-              const phase = pass.pattern.at(row, column);
-              if (phase <= pass.phase) continue;
-              if (pass.group) {
-                const from = (tap * channels + input) * channels + start;
-                this.#add(sums, target, start, pass.count, 1 + phase, from, value);
-              } else {
-                const from = (tap * pass.count + input) * pass.count * pass.pattern.count + pass.count * phase;
-                this.#add(sums, target, start, pass.count, 0, from, value);
-              }
+        if (!later && pass.pattern.at(y, x) !== pass.phase) continue;
+        taps.length = 0; // of the neighbours that look at this position: kernel, first sum, first weight, step of weights
+        for (let dy = -reach; dy <= reach; dy++) {
+          for (let dx = -reach; dx <= reach; dx++) {
+            const [row, column] = [y - dy, x - dx];
+            if (row < 0 || row >= height || column < 0 || column >= width) continue;
+            const tap = (dy + reach) * (2 * reach + 1) + dx + reach;
+            const phase = (later ? otherPhases : pass.pattern).at(row, column);
+            if (!later && phase <= pass.phase) continue;
+            const to = 2 * ((row * width + column) * channels + first);
+            if (later || pass.group) taps.push(kernels[1 + phase], to, 2 * (tap * channels * channels + first), 2 * channels);
+            else {
+              const outputs = count * pass.pattern.count;
+              taps.push(kernels[0], to, 2 * (tap * count * outputs + count * phase), 2 * outputs);
             }
           }
+        }
+        const place = (y * width + x) * channels;
+        for (let input = pass.start; input < end; input++) {
+          const value = Math.min(Math.max(integers[place + input], -LARGEST), LARGEST);
+          if (value === 0) continue;
+          for (let i = 0; i < taps.length; i += 4) add(sums, taps[i + 1], taps[i], taps[i + 2] + input * taps[i + 3], count, value);
         }
       }
     }
   }
+}
 
-  #add(sums, target, channel, count, kernel, from, value) {
-    const [scales, means, magnitude] = [this.scales[kernel], this.means[kernel], Math.abs(value)];
-    const { scale, mean } = sums;
-    for (let k = 0, to = target + channel; k < count; k++, to++, from++) {
-      scale[to] += magnitude * scales[from];
-      mean[to] += value * means[from];
-    }
+function add(sums, to, kernel, from, count, value) {
+  const magnitude = Math.abs(value);
+  for (const end = to + 2 * count; to < end; to += 2, from += 2) {
+    sums[to] = (sums[to] + Math.imul(magnitude, kernel[from])) | 0;
+    sums[to + 1] = (sums[to + 1] + Math.imul(value, kernel[from + 1])) | 0;
   }
+}
+
+/** Weights of both sums side by side; of 16 bits where they fit, since more of them stay in a processor's cache. */
+function interleaved(scales, means) {
+  const both = new Int32Array(2 * scales.length);
+  scales.forEach((weight, i) => both.set([weight, means[i]], 2 * i));
+  return both.every((weight) => weight === (weight << 16) >> 16) ? Int16Array.from(both) : both;
 }
