@@ -50,6 +50,12 @@ const said = async (page, words) => {
   await page.locator("#status", { hasText: words }).waitFor();
   return page.textContent("#status");
 };
+/** What the page says after an action, and nothing that it said before. */
+const after = async (page, action, words) => {
+  await page.evaluate(() => (document.getElementById("status").textContent = ""));
+  await action();
+  return said(page, words);
+};
 const shot = (page, name) => job.pictures && page.screenshot({ path: `${job.pictures}/${name}.png` });
 const edge = (page) => page.locator("#pictures").evaluate((box) => parseFloat(box.style.getPropertyValue("--edge")));
 const compared = (page) => page.locator("#row-webp td:nth-child(4):not(:empty)").waitFor();
@@ -81,8 +87,7 @@ const SCENARIOS = {
     await said(page, "Ready");
     await shot(page, "page_empty");
     report.names = await page.locator("main").ariaSnapshot();
-    await drop(page, { name: job.name, type: "image/png", path: job.image_file });
-    report.said = await said(page, "Compressed to");
+    report.said = await after(page, () => drop(page, { name: job.name, type: "image/png", path: job.image_file }), "Compressed to");
     report.first = await downloaded(page, "#download");
     report.png = await downloaded(page, "#png");
     await compared(page);
@@ -118,34 +123,30 @@ const SCENARIOS = {
 
     // The quality, by key; then the same back again.
     await page.focus("#quality");
-    await page.keyboard.press("Home");
-    await said(page, "Compressed to");
+    await after(page, () => page.keyboard.press("Home"), "Compressed to");
     report.lowest = await downloaded(page, "#download");
     await page.focus("#quality");
-    for (let i = 1; i < job.quality; i++) await page.keyboard.press("ArrowRight"); // each stops the one before it
-    await said(page, "Compressed to");
+    await after(page, async () => {
+      for (let i = 1; i < job.quality; i++) await page.keyboard.press("ArrowRight"); // each stops the one before it
+    }, "Compressed to");
     report.again = await downloaded(page, "#download");
 
     // Files: its own, Python's, and what is none.
-    await page.setInputFiles("#another", file("own.tfz", report.first.content));
-    await said(page, "own.tfz: decoded");
+    await after(page, () => page.setInputFiles("#another", file("own.tfz", report.first.content)), "own.tfz: decoded");
     report.reopened = await downloaded(page, "#png");
-    await page.setInputFiles("#another", file("python.tfz", job.archive));
-    await said(page, "python.tfz: decoded");
+    await after(page, () => page.setInputFiles("#another", file("python.tfz", job.archive)), "python.tfz: decoded");
     report.items = await page.locator("#item option").allTextContents();
     report.pictures = [(await downloaded(page, "#png")).content];
     for (let i = 1; i < report.items.length; i++) {
-      await page.selectOption("#item", { index: i });
-      await said(page, "python.tfz: decoded");
+      await after(page, () => page.selectOption("#item", { index: i }), "python.tfz: decoded");
       report.pictures.push((await downloaded(page, "#png")).content);
     }
     report.refused = {};
     for (const [name, content] of Object.entries(job.refused)) {
-      await page.setInputFiles("#another", file(name, content));
-      report.refused[name] = await said(page, name);
+      report.refused[name] = await after(page, () => page.setInputFiles("#another", file(name, content)), name);
     }
-    await page.setInputFiles("#another", job.image_file);
-    report.alive = await said(page, "Compressed to");
+    report.kept = await downloaded(page, "#png");
+    report.alive = await after(page, () => page.setInputFiles("#another", job.image_file), "Compressed to");
     report.freezes = await page.evaluate(() => globalThis.freezes);
     await page.context().close();
 
@@ -170,8 +171,7 @@ const SCENARIOS = {
     };
     await stage("start");
     const began = performance.now();
-    await page.setInputFiles("#file", job.image_file);
-    await said(page, "Compressed to");
+    await after(page, () => page.setInputFiles("#file", job.image_file), "Compressed to");
     report.seconds = (performance.now() - began) / 1000;
     await stage("compress");
     await compared(page);
@@ -184,8 +184,7 @@ const SCENARIOS = {
     report.note = await page.textContent("#note");
     report.first = await downloaded(page, "#download");
     await stage("download");
-    await page.setInputFiles("#another", report.first.path); // a path, since a buffer would come in by the page's thread
-    await said(page, "decoded");
+    await after(page, () => page.setInputFiles("#another", report.first.path), "decoded");
     await stage("open");
     report.png = await downloaded(page, "#png");
     await page.context().close();
@@ -196,8 +195,7 @@ const SCENARIOS = {
     const page = await open(`${job.page}?artifact=${job.artifact}`);
     await said(page, "Ready");
     report.computed = await page.evaluate(compute, job);
-    await page.setInputFiles("#file", job.image_file);
-    report.said = await said(page, "Compressed to");
+    report.said = await after(page, () => page.setInputFiles("#file", job.image_file), "Compressed to");
     report.first = await downloaded(page, "#download");
     report.png = await downloaded(page, "#png");
     await compared(page);
@@ -208,19 +206,17 @@ const SCENARIOS = {
     await page.mouse.down();
     await page.mouse.move(box.x + box.width * 0.7, box.y + box.height * 0.8, { steps: 5 });
     await page.mouse.up();
-    await page.click("#use");
-    report.drawn = await said(page, "Compressed to");
+    await after(page, () => page.click("#use"), "Compressed to");
+    report.drawn = (await downloaded(page, "#download")).content;
     await page.click("#draw-again");
     await page.click("#example");
-    await page.click("#use");
-    report.example = await said(page, "Compressed to");
+    await after(page, () => page.click("#use"), "Compressed to");
+    report.example = (await downloaded(page, "#download")).content;
     await compared(page);
     await shot(page, "page_small");
-    await page.setInputFiles("#another", file("python.tfz", job.archive));
-    await said(page, "python.tfz: decoded");
+    await after(page, () => page.setInputFiles("#another", file("python.tfz", job.archive)), "python.tfz: decoded");
     report.items = await page.locator("#item option").allTextContents();
-    await page.selectOption("#item", { index: job.item });
-    await said(page, "python.tfz: decoded");
+    await after(page, () => page.selectOption("#item", { index: job.item }), "python.tfz: decoded");
     report.picture = (await downloaded(page, "#png")).content;
     await page.context().close();
   },

@@ -92,13 +92,14 @@ class Page {
     if ($("stage").closest("main").inert) return; // the codec is not there yet
     const first = new Uint8Array(await file.slice(0, 4).arrayBuffer());
     const name = file.name || "picture.png";
-    this.#unsettle();
+    say("Reading the file.", "waiting");
     if (isTfz(first)) this.#ask("archive", { file, name });
     else this.#ask("image", { file, name, quality: Number($("quality").value) });
   }
 
   #changed(request, about) {
     this.#unsettle();
+    say("Working.", "waiting");
     this.#ask(request, about);
   }
 
@@ -111,7 +112,6 @@ class Page {
     $("download").removeAttribute("href");
     $("download").ariaDisabled = "true";
     $("png").disabled = true;
-    say("Reading the file.", "waiting");
   }
 
   // === What the worker answers ===
@@ -128,7 +128,7 @@ class Page {
     if (result) this.#show(result);
     if (png) this.#save(png);
     if (problem || result || ready) $("progress").hidden = true;
-    if (problem) this.#refused(problem);
+    if (problem) say(problem, "problem"); // what was shown stays, and its file
   }
 
   #begin({ manifest, checked, relaxed, qualities }) {
@@ -157,6 +157,7 @@ class Page {
 
   /** A picture is about to come: its size, and where it came from an image, what the codec was given. */
   #pictured({ width, height, found, given, name }) {
+    this.#unsettle();
     [this.width, this.height, this.given] = [width, height, given ?? null];
     $("panel").hidden = false;
     $("item-row").hidden = Boolean(given);
@@ -213,11 +214,6 @@ class Page {
     const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: `${this.#stem}.png` });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  }
-
-  /** A request was refused; what was shown before may be half painted over, but a file stays a file. */
-  #refused(problem) {
-    say(problem, "problem");
   }
 
   // === JPEG and WebP ===
