@@ -1,4 +1,4 @@
-"""The integer half of the page's codec (export/web/codec), run in Node: what it writes and reads is Python's, byte for byte.
+"""The integer half of the page's codec (export/web/codec), run in Node: it writes and reads what Python does.
 
 Networks and browser are `test_web_page`'s. Each test asks one process for all its cases.
 """
@@ -80,8 +80,8 @@ def made_of(folder: Path, models: list[Model], shape: tuple[int, ...], weight: A
 def test_golden_payloads_have_golden_integers(name: str) -> None:
     jobs, expected = [], []
     for quality, (payloads, integers, _) in cases(name).items():
-        for payload in payloads:
-            jobs.append({"ask": "integers", "folder": str(GOLDEN / name), "payload": text(payload), "quality": quality})
+        job = {"ask": "integers", "folder": str(GOLDEN / name), "quality": quality}
+        jobs += [{**job, "payload": text(payload)} for payload in payloads]
         expected += integers
     assert [int32(answer) for answer in ask(jobs)] == expected
 
@@ -110,7 +110,7 @@ def test_equal_latents_make_equal_payloads(name: str) -> None:
 def test_tiles_of_any_model(tmp_path: Path) -> None:
     rng = np.random.default_rng(11)
     jobs, expected = [], []
-    for case in range(40):
+    for case in range(24):
         if case < 2:
             model = (trained_like(), static())[case]
         else:
@@ -130,7 +130,7 @@ def test_tiles_of_any_model(tmp_path: Path) -> None:
         code, integers = tiles.encode(model, latent, weight)
         expected.append({"code": text(code), "integers": text(integers)})
     assert ask(jobs) == expected
-    assert len({len(case["code"]) for case in expected}) > 10
+    assert len({len(case["code"]) for case in expected}) > 8
 
 
 def test_messages_of_segments_and_table_sets(tmp_path: Path) -> None:
