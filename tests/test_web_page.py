@@ -260,9 +260,10 @@ def small(request: pytest.FixtureRequest, drive: Callable[..., Report], site: Pa
         codec, artifact, images = request.getfixturevalue("exported")
         if not (site / "dense").exists():
             (site / "dense").symlink_to(artifact)
-        folder, quality = "../dense/", 1
+        folder, quality, picture = "../dense/", 1, "page_small"
     else:
-        codec, images, folder, quality = tfcomp.Codec.load(GOLDEN / "qualities"), items("qualities"), "../qualities/", 2
+        codec, images = tfcomp.Codec.load(GOLDEN / "qualities"), items("qualities")
+        folder, quality, picture = "../qualities/", 2, ""
         assert codec.decode(cases("qualities")[2][0], 2).shape[0] == len(images)
     payloads, chosen, rng = codec.compress(images, quality), codec.at(quality), np.random.default_rng(5)
     corrupt = [rng.bytes(int(n)) for n in rng.integers(0, 2 + max(map(len, payloads)), CORRUPT)]
@@ -270,7 +271,7 @@ def small(request: pytest.FixtureRequest, drive: Callable[..., Report], site: Pa
     Image.fromarray(images[1, :, :, 0]).save(site / "small.png")
     names = [f"{i}.png" for i in range(len(images))]
     report = drive(
-        "small", artifact=folder, quality=quality, image_file=str(site / "small.png"), item=3,
+        "small", artifact=folder, quality=quality, image_file=str(site / "small.png"), item=3, picture=picture,
         images=[_text(image.tobytes()) for image in images], payloads=[_text(payload) for payload in payloads],
         corrupt=[_text(payload) for payload in corrupt], archive=_write(site, chosen, payloads, names),
     )  # fmt: skip

@@ -56,7 +56,11 @@ const after = async (page, action, words) => {
   await action();
   return said(page, words);
 };
-const shot = (page, name) => job.pictures && page.screenshot({ path: `${job.pictures}/${name}.png` });
+const shot = async (page, name, about = { fullPage: true }) => {
+  if (!job.pictures) return;
+  await page.evaluate(() => document.activeElement.blur());
+  await page.screenshot({ path: `${job.pictures}/${name}.png`, ...about });
+};
 const edge = (page) => page.locator("#pictures").evaluate((box) => parseFloat(box.style.getPropertyValue("--edge")));
 const compared = (page) => page.locator("#row-webp td:nth-child(4):not(:empty)").waitFor();
 const rows = (page) => page.locator("tbody tr").evaluateAll((all) => all.map((row) => [...row.cells].map((cell) => cell.textContent)));
@@ -156,7 +160,7 @@ const SCENARIOS = {
     await said(phone, "Compressed to");
     await compared(phone);
     report.phone_width = await phone.evaluate(() => document.documentElement.scrollWidth);
-    if (job.pictures) await phone.screenshot({ path: `${job.pictures}/page_phone.png`, fullPage: true });
+    await shot(phone, "page_phone");
     await phone.context().close();
   },
 
@@ -213,7 +217,7 @@ const SCENARIOS = {
     await after(page, () => page.click("#use"), "Compressed to");
     report.example = (await downloaded(page, "#download")).content;
     await compared(page);
-    await shot(page, "page_small");
+    if (job.picture) await shot(page, job.picture);
     await after(page, () => page.setInputFiles("#another", file("python.tfz", job.archive)), "python.tfz: decoded");
     report.items = await page.locator("#item option").allTextContents();
     await after(page, () => page.selectOption("#item", { index: job.item }), "python.tfz: decoded");
@@ -227,7 +231,7 @@ const SCENARIOS = {
     const verdict = async (page, picture) => {
       const [state, text] = [await settled(page).getAttribute("data-state"), await settled(page).textContent()];
       const footer = await page.textContent("#codec");
-      if (picture) await shot(page, picture);
+      if (picture) await shot(page, picture, {});
       await page.context().close();
       return { state, text: text + footer };
     };

@@ -191,8 +191,8 @@ class Page {
       Object.assign($("download"), { href: this.#download, download: `${this.#stem}.tfz`, ariaDisabled: "false" });
       $("note").textContent =
         `Quality ${quality}. The payload has ${count(payload)} bytes; the rest names codec and file, and checks both. ` +
-        `Written in ${took(seconds[0])}, read in ${took(seconds[1])}. JPEG and WebP are this browser's own, the best ` +
-        "of as many bytes or, if even their least is more, that.";
+        `Written in ${took(seconds[0])}, read in ${took(seconds[1])}. JPEG and WebP are this browser's, each at its ` +
+        "best within as many bytes; where even its lowest quality needs more, that one.";
       say(`Compressed to ${count(bytes)} bytes.`);
       this.#compare(bytes);
     } else {

@@ -21,11 +21,15 @@ export async function runtime() {
     } catch (error) {
       throw new Problem(
         "LiteRT.js did not start. It needs the files in litert/, which npm ci in this page's folder puts there, and a " +
-        `browser with WebAssembly SIMD. (${error.message ?? "A file is missing"}.)`);
+        `browser with WebAssembly SIMD. (${reason(error)}.)`);
     }
   })();
   return litert;
 }
+
+/** What the browser said, without Emscripten's wrapping. */
+const reason = ({ message = "A file is missing" }) =>
+  message.replace(/^Aborted\((.*)\)\. Build with.*$/s, "$1").replace(/\.$/, "");
 
 /** A compiled file. Tensors are told apart by type, so no name matters. */
 export class Model {
