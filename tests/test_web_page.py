@@ -184,7 +184,10 @@ def test_its_qualities_are_python_s(photograph: Report, codec: tfcomp.Codec, tmp
     [payload] = _archive(tmp_path, photograph["lowest"]["content"])[2]
     assert ", quality 1, " in codec.describe(payload)
     assert len(photograph["lowest"]["content"]) < len(photograph["first"]["content"])
-    assert photograph["again"]["content"] == photograph["first"]["content"]
+    again = _archive(tmp_path, photograph["again"]["content"])[2]
+    assert again == _archive(tmp_path, photograph["first"]["content"])[2]
+    [hasty] = _archive(tmp_path, photograph["hasty"]["content"])[2]
+    assert f", quality {codec.qualities}, " in codec.describe(hasty)
 
 
 def test_it_opens_files_of_its_own_and_of_python(photograph: Report, codec: tfcomp.Codec) -> None:

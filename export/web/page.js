@@ -12,19 +12,20 @@ const count = (number) => number.toLocaleString("en");
 const decibels = (psnr) => (psnr === Infinity ? "exact" : `${psnr.toFixed(1)} dB`);
 
 function say(text, state = "ready") {
-  $("status").textContent = text;
+  if ($("status").textContent !== text) $("status").textContent = text; // a screen reader says it once
   $("status").dataset.state = state;
 }
 
 class Page {
-  #requests = 0;
+  #requests = 0; // number of the newest request
+  #opened = 0; // of the newest that opened something, whose size is waited for even if another quality was asked for since
   #comparison = null;
   #download = null;
 
   constructor() {
     this.worker = new Worker(new URL("worker.js", import.meta.url));
     this.worker.onmessage = ({ data }) => {
-      if (data.id === this.#requests) this.#answered(data);
+      if (data.id >= (data.image || data.archive ? this.#opened : this.#requests)) this.#answered(data);
     };
     this.worker.onerror = (event) => say(`The codec's thread could not start: ${event.message}`, "problem");
     this.viewer = new Viewer();
@@ -47,6 +48,7 @@ class Page {
   /** A request to the worker, which stops what it did before. */
   #ask(request, about = {}, transfer = []) {
     this.worker.postMessage({ request, id: ++this.#requests, ...about }, transfer);
+    if (request !== "quality") this.#opened = this.#requests;
   }
 
   #listen() {
@@ -163,7 +165,7 @@ class Page {
     $("item-row").hidden = Boolean(given);
     $("quality-row").hidden = this.oneQuality || !given;
     $("view").hidden = width < 300 && height < 300;
-    $("against").hidden = !given;
+    $("against").hidden = $("download").hidden = !given;
     $("row-jpeg").hidden = $("row-webp").hidden = !given;
     this.files = { original: given };
     this.viewer.size(width, height);
@@ -181,8 +183,7 @@ class Page {
     this.names = names;
   }
 
-  #show({ file, bytes, payload, quality, pixels, psnr, seconds }) {
-    this.shown = { bytes, pixels };
+  #show({ file, bytes, payload, quality, psnr, seconds }) {
     this.#row("row-tfcomp", bytes, psnr);
     $("png").disabled = false;
     const took = (time) => `${time < 1 ? time.toFixed(2) : time.toFixed(1)} s`;

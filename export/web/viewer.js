@@ -64,12 +64,8 @@ export class Viewer {
     this.stage.toggleAttribute("data-single", !file);
     $("left-label").textContent = label;
     $("original").alt = label;
-    if (file) {
-      $("original").src = this.#url;
-      this.divider.setAttribute("aria-valuetext", `${label} to the left`);
-    } else {
-      $("original").removeAttribute("src");
-    }
+    if (file) $("original").src = this.#url;
+    else $("original").removeAttribute("src");
     this.#place();
   }
 

@@ -11,22 +11,23 @@ const SHARES = { analysis: [0, 0.3], writing: [0.3, 0.5], reading: [0.5, 1] }; /
 class Stopped extends Error {}
 
 let latest = 0; // number of the newest request
+let opened = 0; // of the newest that opens something: another quality does not stop the networks on the same picture
 let queue = Promise.resolve();
 let codec, canvas, image, archive;
 
 const answer = (id, about) => postMessage({ id, ...about });
 
 /** Lets messages in and the canvas out; stops the work if a newer request came in. */
-async function breathe(id) {
+async function breathe(id, newest = () => latest) {
   await new Promise((resolve) => setTimeout(resolve));
-  if (id < latest) throw new Stopped();
+  if (id < newest()) throw new Stopped();
 }
 
 /** A `step` that reports a stage's progress. */
-const reporting = (id, stage, words) => async (done, all) => {
+const reporting = (id, stage, words, newest) => async (done, all) => {
   const [from, to] = SHARES[stage];
-  answer(id, { progress: from + ((to - from) * done) / all, words });
-  await breathe(id);
+  answer(latest, { progress: from + ((to - from) * done) / all, words });
+  await breathe(id, newest);
 };
 
 const REQUESTS = {
@@ -67,13 +68,14 @@ const REQUESTS = {
     context.imageSmoothingQuality = "high";
     context.drawImage(bitmap, (width - w) / 2, (height - h) / 2, w, h);
     bitmap.close();
-    await breathe(id);
+    await breathe(id, () => opened);
     const data = context.getImageData(0, 0, width, height);
     // Of an image that was scaled, the page shows and compares what the codec was given.
     const given = scale === 1 ? file : await surface.convertToBlob({ type: "image/png" });
     answer(id, { image: { width, height, found, given, name } });
-    const analysed = await codec.analyse(data, reporting(id, "analysis", "Looking at the picture"));
+    const analysed = await codec.analyse(data, reporting(id, "analysis", "Looking at the picture", () => opened));
     image = { name, data, analysed };
+    await breathe(id);
     await code(id, quality);
   },
 
@@ -126,7 +128,6 @@ async function code(id, quality) {
       bytes: file.length,
       payload: payload.length,
       quality,
-      pixels,
       psnr: psnr(error, pixels),
       seconds: [(wrote - began) / 1000, (performance.now() - wrote) / 1000],
     },
@@ -145,7 +146,6 @@ async function show(id, index) {
       bytes: file.size,
       payload: payloads[index].length,
       quality: header.quality,
-      pixels,
       seconds: [0, (performance.now() - began) / 1000],
     },
   });
@@ -167,8 +167,9 @@ async function paint(id, payload, quality, each = () => {}) {
 
 onmessage = ({ data: { request, ...about } }) => {
   latest = about.id;
+  if (request !== "quality") opened = about.id;
   queue = queue.then(async () => {
-    if (about.id < latest) return;
+    if (about.id < (request === "image" ? opened : latest)) return;
     try {
       await REQUESTS[request](about);
     } catch (error) {
