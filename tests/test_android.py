@@ -1,7 +1,8 @@
 """The Kotlin examples of export/android compile, and run on a JVM. No phone or emulator runs them.
 
 `stubs/` stands for LiteRT's library and Android: it has the names and types of LiteRT's published Kotlin source, and
-asks this test for what a model computes, which the same ``.tflite`` file does in LiteRT for Python. With LITERT_JAR (LiteRT's classes and Android's, joined by colons) the examples are compiled against the library itself.
+asks this test for what a model computes, which the same ``.tflite`` file does in LiteRT for Python. With LITERT_JAR
+(LiteRT's classes and Android's, joined by colons) the examples are compiled against the library itself.
 """
 
 from __future__ import annotations
