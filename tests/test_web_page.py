@@ -30,7 +30,7 @@ from tfcomp import bundled
 from tfcomp.entropy import tiles
 from tfcomp.storage import container
 
-pytestmark = pytest.mark.xdist_group("web_page")
+pytestmark = pytest.mark.xdist_group("dense")  # that of the codec of 28x28 pixels
 
 WEB = ROOT / "export" / "web"
 CORRUPT = 120
@@ -128,6 +128,7 @@ def photograph(drive: Callable[..., Report], site: Path, codec: tfcomp.Codec) ->
             "not an image.png": _text(b"no image"),
             "damaged.tfz": _text(_bytes(whole)[:-1] + b"\x5a"),
             "cut.tfz": _text(_bytes(whole)[:50]),
+            "wide.tfz": _write(site, codec, codec.compress([scene(8, 16400)], 1), ["wide.png"]),
             "other.tfz": _write(site, other, other.compress(items("contexts")[:1]), ["x.png"]),
         },
     )  # fmt: skip
@@ -201,6 +202,7 @@ def test_it_refuses_in_a_line_and_goes_on(photograph: Report, codec: tfcomp.Code
     assert photograph["refused"] == {
         "not an image.png": "not an image.png is not an image that this browser reads.",
         "damaged.tfz": "Expected unchanged payloads in damaged.tfz, found another checksum.",
+        "wide.tfz": "Expected at most 89000000 pixels and 16384 a side, found 16400 by 8 in wide.tfz.",
         "cut.tfz": photograph["refused"]["cut.tfz"],
         "other.tfz": photograph["refused"]["other.tfz"],
     }

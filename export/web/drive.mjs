@@ -138,6 +138,12 @@ const SCENARIOS = {
     await page.focus("#quality");
     await after(page, () => page.keyboard.press("Home"), "Compressed to");
     report.lowest = await downloaded(page, "#download");
+    if (job.pictures) {
+      await compared(page);
+      await page.locator("#against label", { hasText: "JPEG" }).click();
+      await page.locator("#original").evaluate((image) => image.decode());
+      await shot(page, "page_jpeg");
+    }
     await page.focus("#quality");
     await after(page, async () => {
       for (let i = 1; i < job.quality; i++) await page.keyboard.press("ArrowRight"); // each stops the one before it

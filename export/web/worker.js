@@ -6,6 +6,7 @@ const imports = Promise.all(
 ).then((modules) => Object.assign({}, ...modules));
 
 const MAX_PIXELS = 89_000_000; // as tfcomp's reader of image files
+const MAX_SIDE = 16_384; // of a canvas, in some browsers
 const SHARES = { analysis: [0, 0.3], writing: [0.3, 0.5], reading: [0.5, 1] }; // of the progress bar
 
 class Stopped extends Error {}
@@ -53,9 +54,7 @@ const REQUESTS = {
     } catch {
       throw new Problem(`${name} is not an image that this browser reads.`);
     }
-    if (bitmap.width * bitmap.height > MAX_PIXELS) {
-      throw new Problem(`Expected at most ${MAX_PIXELS} pixels, found ${bitmap.width} by ${bitmap.height} in ${name}.`);
-    }
+    await checkSize(bitmap, name);
     image = archive = null;
     const found = [bitmap.width, bitmap.height];
     const [width, height] = codec.anySize ? found : [codec.width, codec.height];
@@ -92,6 +91,7 @@ const REQUESTS = {
         `Expected a file of this page's codec, ${codec.manifest.fingerprint}, found one of ${found.fingerprint} in ${name}.`);
     }
     if (!found.payloads.length) throw new Problem(`Expected an image in ${name}, found none.`);
+    await checkSize(codec.parse(found.payloads[0], quality).header, name); // before what is shown gives way
     image = null;
     archive = { ...found, quality, file, name };
     const names = found.payloads.map((_, i) => found.names?.[i] ?? `image ${i + 1}`);
@@ -134,11 +134,18 @@ async function code(id, quality) {
   });
 }
 
+async function checkSize({ width, height }, name) {
+  if (width * height <= MAX_PIXELS && Math.max(width, height) <= MAX_SIDE) return;
+  const { Problem } = await imports;
+  throw new Problem(`Expected at most ${MAX_PIXELS} pixels and ${MAX_SIDE} a side, found ${width} by ${height} in ${name}.`);
+}
+
 /** Shows an image of the opened file. */
 async function show(id, index) {
-  const { payloads, quality, file } = archive;
+  const { payloads, quality, file, name } = archive;
   const began = performance.now();
   const { header } = codec.parse(payloads[index], quality);
+  await checkSize(header, name);
   answer(id, { image: { width: header.width, height: header.height } });
   const pixels = await paint(id, payloads[index], quality);
   answer(id, {
