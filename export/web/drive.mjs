@@ -139,10 +139,14 @@ const SCENARIOS = {
     await after(page, () => page.keyboard.press("Home"), "Compressed to");
     report.lowest = await downloaded(page, "#download");
     if (job.pictures) {
+      await after(page, () => page.locator("#quality").fill("3"), "Compressed to");
       await compared(page);
       await page.locator("#against label", { hasText: "JPEG" }).click();
       await page.locator("#original").evaluate((image) => image.decode());
+      await page.locator("#view label", { hasText: "100" }).click();
       await shot(page, "page_jpeg");
+      await page.locator("#view label", { hasText: "Whole" }).click();
+      await after(page, () => page.locator("#quality").fill("1"), "Compressed to");
     }
     await page.focus("#quality");
     await after(page, async () => {
