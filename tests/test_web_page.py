@@ -23,7 +23,7 @@ from conftest import ROOT
 from kinds import scene
 from numpy.typing import NDArray
 from PIL import Image
-from test_golden_artifacts import GOLDEN, cases, items
+from test_golden_artifacts import GOLDEN, KEPT, cases, items
 
 import tfcomp
 from tfcomp import bundled
@@ -55,6 +55,19 @@ def _off(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
     return int(np.abs(one.astype(int) - other).max())
 
 
+def _rgba(image: NDArray[np.uint8]) -> dict[str, Any]:
+    """An item as the page reads it from a canvas."""
+    height, width, channels = image.shape
+    rgb = np.repeat(image, 3, axis=2) if channels == 1 else image
+    opaque = np.full((height, width, 1), 255, np.uint8)
+    return {"width": width, "height": height, "rgba": _text(np.concatenate([rgb, opaque], axis=2).tobytes())}
+
+
+def _pixels(text: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """What the page would paint, with as many channels as the item has."""
+    return np.frombuffer(_bytes(text), np.uint8).reshape(*shape[:2], 4)[..., : shape[2]]
+
+
 def _archive(folder: Path, content: str) -> tuple[container.Header, dict[str, Any], list[bytes]]:
     (folder / "read.tfz").write_bytes(_bytes(content))
     with container.Archive.open(folder / "read.tfz") as archive:
@@ -78,7 +91,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     (folder / "web").symlink_to(WEB)
     (folder / "photographs").symlink_to(bundled.folders()["photographs"])
-    (folder / "qualities").symlink_to(GOLDEN / "qualities")
+    for name in KEPT:
+        (folder / name).symlink_to(GOLDEN / name)
     return folder
 
 
@@ -277,7 +291,7 @@ def small(request: pytest.FixtureRequest, drive: Callable[..., Report], site: Pa
     names = [f"{i}.png" for i in range(len(images))]
     report = drive(
         "small", artifact=folder, quality=quality, image_file=str(site / "small.png"), item=3, picture=picture,
-        images=[_text(image.tobytes()) for image in images], payloads=[_text(payload) for payload in payloads],
+        images=[_rgba(image) for image in images], payloads=[_text(payload) for payload in payloads],
         corrupt=[_text(payload) for payload in corrupt], archive=_write(site, chosen, payloads, names),
     )  # fmt: skip
     assert report["items"] == names
@@ -287,8 +301,8 @@ def small(request: pytest.FixtureRequest, drive: Callable[..., Report], site: Pa
 def test_small_pictures_are_python_s(small: Report) -> None:
     codec, images = small["chosen"], small["images"]
     expected = codec.decompress(small["sent"])
-    found = np.stack([np.frombuffer(_bytes(text), np.uint8) for text in small["computed"]["decompressed"]])
-    assert _off(found.reshape(expected.shape), expected) <= 1
+    for text, pixels in zip(small["computed"]["decompressed"], expected, strict=True):
+        assert _off(_pixels(text, pixels.shape), pixels) <= 1
     payloads = [_bytes(text) for text in small["computed"]["compressed"]]
     latents = codec.decode(payloads)
     # Whatever latents the browser's network found, it coded them as Python does.
@@ -298,6 +312,27 @@ def test_small_pictures_are_python_s(small: Report) -> None:
     assert difference.max() <= 1
     assert np.mean(difference != 0) < 0.01
     assert np.mean([mine == yours for mine, yours in zip(payloads, small["sent"], strict=True)]) >= 0.9
+
+
+def test_golden_artifacts_of_all_kinds(drive: Callable[..., Report]) -> None:
+    jobs, codecs = [], []
+    for name in KEPT:
+        for quality, (payloads, _, images) in cases(name).items():
+            codecs.append((name, quality, images, tfcomp.Codec.load(GOLDEN / name)))
+            sent = [_rgba(item) for item in items(name)]
+            jobs.append({"artifact": f"../{name}/", "quality": quality, "images": sent, "corrupt": []})
+            jobs[-1]["payloads"] = [_text(payload) for payload in payloads]
+    report = drive("computed", cases=jobs)
+    for (name, quality, images, codec), found in zip(codecs, report["computed"], strict=True):
+        for text, image in zip(found["decompressed"], images, strict=True):
+            assert _off(_pixels(text, image.shape), image) <= 1, name
+        payloads = [_bytes(text) for text in found["compressed"]]
+        written = codec.decode(payloads, quality)
+        expected = codec.encode(items(name), quality)
+        assert [one.shape for one in written] == [other.shape for other in expected]
+        wrong = [np.mean(one != other) for one, other in zip(written, expected, strict=True)]
+        assert np.mean(wrong) <= 0.01, name
+        assert [image.shape for image in codec.decompress(payloads, quality)] == [item.shape for item in items(name)]
 
 
 def test_corrupt_small_payloads_decode_or_are_refused_as_in_python(small: Report) -> None:

@@ -213,6 +213,15 @@ const SCENARIOS = {
     await page.context().close();
   },
 
+  // === Codecs of all kinds, without the page around them ===
+  async computed() {
+    const page = await open(`${job.page}?artifact=${job.cases[0].artifact}`);
+    await said(page, "Ready");
+    report.computed = [];
+    for (const each of job.cases) report.computed.push(await page.evaluate(compute, each));
+    await page.context().close();
+  },
+
   // === A codec of small pictures ===
   async small() {
     const page = await open(`${job.page}?artifact=${job.artifact}`);
@@ -269,29 +278,33 @@ const SCENARIOS = {
   },
 };
 
-/** In the page: images to payloads, payloads to pixels, and what becomes of bytes that are none. */
+/** In the page: images to payloads, payloads to pixels (all as RGBA), and what becomes of bytes that are none. */
 async function compute({ artifact, images, payloads, corrupt, quality }) {
   const { fetchArtifact } = await import("./codec/artifact.js");
   const { Codec } = await import("./codec/codec.js");
   const { Problem } = await import("./codec/problem.js");
   const { manifest, files } = await fetchArtifact(new URL(artifact, location.href).href);
   const codec = await Codec.read(manifest, files);
-  const { width, height } = codec;
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const text = (array) => btoa(String.fromCharCode(...array));
+  const text = (array) => btoa(Array.from(array, (byte) => String.fromCharCode(byte)).join(""));
+  const decompress = async (payload) => {
+    const { header } = codec.parse(payload, quality);
+    const whole = new Uint8Array(4 * header.width * header.height);
+    await codec.decompress(payload, quality, (rgba, { x, y, width, height }) => {
+      for (let row = 0; row < height; row++) {
+        whole.set(rgba.subarray(4 * row * width, 4 * (row + 1) * width), 4 * ((y + row) * header.width + x));
+      }
+    });
+    return whole;
+  };
   const found = { compressed: [], decompressed: [], corrupt_found: [] };
-  for (const image of images.map(bytes)) {
-    const data = new Uint8ClampedArray([...image].flatMap((value) => [value, value, value, 255]));
+  for (const { width, height, rgba } of images) {
+    const data = new Uint8ClampedArray(bytes(rgba));
     found.compressed.push(text(await codec.compress(await codec.analyse({ width, height, data }), quality)));
   }
-  const decompress = async (payload) => {
-    let pixels;
-    await codec.decompress(payload, quality, (rgba) => (pixels = rgba.filter((_, i) => i % 4 === 0)));
-    return pixels;
-  };
   for (const payload of payloads.map(bytes)) found.decompressed.push(text(await decompress(payload)));
   for (const payload of corrupt.map(bytes)) {
-    found.corrupt_found.push(await decompress(payload).then((pixels) => pixels.length, (error) => {
+    found.corrupt_found.push(await decompress(payload).then((pixels) => pixels.length / 4, (error) => {
       return error instanceof Problem ? "Problem" : String(error);
     }));
   }
