@@ -378,6 +378,7 @@ def missing(drive: Callable[..., Report], site: Path) -> Report:
         ("litert", "problem", "LiteRT.js did not start"),
         ("wasm", "problem", "LiteRT.js did not start"),
         ("canvas", "problem", "This browser is too old"),
+        ("codec", "problem", "This did not work: Failed to fetch dynamically imported module"),
         ("artifact", "problem", "?artifact=FOLDER/"),
         ("manifest", "problem", "decoder_latent.tflite is not what manifest.json describes"),
         ("format", "problem", "Expected a codec of format context-1 or static-1, found static-2"),

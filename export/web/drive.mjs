@@ -268,6 +268,7 @@ const SCENARIOS = {
       litert: await verdict(await open(address, { without: "**/litert/**" })),
       wasm: await verdict(await open(address, { without: "**/*.wasm", ...small }), "page_missing"),
       canvas: await verdict(await open(address, { prepare: () => delete HTMLCanvasElement.prototype.transferControlToOffscreen })),
+      codec: await verdict(await open(address, { without: "**/codec/codec.js" })),
       artifact: await verdict(await open(`${job.page}?artifact=nowhere`)),
       manifest: await verdict(await open(`${job.page}?artifact=${job.tampered}`)),
       format: await verdict(await open(`${job.page}?artifact=${job.strange}`)),

@@ -29,8 +29,6 @@ class Page {
     };
     this.worker.onerror = (event) => say(`The codec's thread could not start: ${event.message}`, "problem");
     this.viewer = new Viewer();
-    /** Resolves when the codec is ready; stays open where something is missing. */
-    this.started = new Promise((resolve) => (this.ready = resolve));
   }
 
   start() {
@@ -154,7 +152,6 @@ class Page {
       `${relaxed ? "Relaxed SIMD" : "The slower build for browsers without relaxed SIMD"}.`;
     document.querySelector("main").inert = false;
     say("Ready.");
-    this.ready();
   }
 
   /** A picture is about to come: its size, and where it came from an image, what the codec was given. */
@@ -261,5 +258,4 @@ class Page {
   }
 }
 
-export const page = new Page();
-page.start();
+new Page().start();

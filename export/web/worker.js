@@ -180,9 +180,10 @@ onmessage = ({ data: { request, ...about } }) => {
     try {
       await REQUESTS[request](about);
     } catch (error) {
-      const { Problem } = await imports;
       if (error instanceof Stopped) return;
-      answer(about.id, { problem: error instanceof Problem ? error.message : `This did not work: ${error.message}` });
+      const { Problem } = await imports.catch(() => ({})); // a file of the page may be missing
+      const foreseen = Problem && error instanceof Problem;
+      answer(about.id, { problem: foreseen ? error.message : `This did not work: ${error.message}` });
     }
   });
 };
