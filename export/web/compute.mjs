@@ -12,7 +12,7 @@ async function compute({ model, rows }) {
   if (!models.has(model)) models.set(model, await Model.load(new Uint8Array(await (await fetch(model)).arrayBuffer())));
   const types = { uint8: Uint8Array, int32: Int32Array };
   const decode = ([type, text]) => [type, new types[type](Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer)];
-  const encode = ([type, { buffer }]) => [type, btoa(String.fromCharCode(...new Uint8Array(buffer)))];
+  const encode = ([type, { buffer }]) => [type, btoa(Array.from(new Uint8Array(buffer), (byte) => String.fromCharCode(byte)).join(""))];
   const mapped = (object, f) => Object.fromEntries(Object.entries(object).map(f));
   const results = [];
   for (const row of rows) results.push(mapped(await models.get(model).run(mapped(row, decode)), encode));
