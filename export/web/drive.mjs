@@ -174,8 +174,7 @@ const SCENARIOS = {
     await page.context().close();
 
     const phone = await open(`${job.page}?artifact=${job.artifact}`, { width: 360, height: 740, scheme: "dark" });
-    await said(phone, "Ready");
-    await phone.setInputFiles("#file", job.image_file);
+    await phone.setInputFiles("#file", job.image_file); // before the codec is there
     await said(phone, "Compressed to");
     await compared(phone);
     report.phone_width = await phone.evaluate(() => document.documentElement.scrollWidth);

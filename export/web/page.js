@@ -89,7 +89,10 @@ class Page {
   // === What the user does ===
 
   async open(file) {
-    if ($("stage").closest("main").inert) return; // the codec is not there yet
+    if (document.querySelector("main").inert) {
+      this.early = file; // until the codec is there
+      return;
+    }
     const first = new Uint8Array(await file.slice(0, 4).arrayBuffer());
     const name = file.name || "picture.png";
     say("Reading the file.", "waiting");
@@ -152,6 +155,7 @@ class Page {
       `${relaxed ? "Relaxed SIMD" : "The slower build for browsers without relaxed SIMD"}.`;
     document.querySelector("main").inert = false;
     say("Ready.");
+    if (this.early) this.open(this.early);
   }
 
   /** A picture is about to come: its size, and where it came from an image, what the codec was given. */
