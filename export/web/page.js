@@ -234,6 +234,9 @@ class Page {
     this.#row("row-tfcomp", bytes, this.psnr);
     this.#comparison = new Worker(new URL("comparison.js", import.meta.url), { type: "module" });
     for (const row of Object.values(ROWS)) $(row).cells[1].textContent = "…";
+    this.#comparison.onerror = () => {
+      for (const row of Object.values(ROWS)) if ($(row).cells[1].textContent === "…") $(row).cells[1].textContent = "did not work";
+    };
     this.#comparison.onmessage = ({ data: { type, blob, quality, psnr, problem } }) => {
       if (problem) {
         $(ROWS[type]).cells[1].textContent = problem;
