@@ -119,7 +119,7 @@ class Page {
 
   // === What the worker answers ===
 
-  #answered({ ready, progress, words, image, archive, bytes, result, png, problem }) {
+  #answered({ ready, progress, words, image, archive, bytes, painted, result, png, problem }) {
     if (ready) this.#begin(ready);
     if (progress !== undefined) {
       Object.assign($("progress"), { hidden: false, value: progress });
@@ -128,6 +128,7 @@ class Page {
     if (image) this.#pictured(image);
     if (archive) this.#listed(archive);
     if (bytes) this.#row("row-tfcomp", bytes);
+    if (painted) this.viewer.waiting = false;
     if (result) this.#show(result);
     if (png) this.#save(png);
     if (problem || result || ready) $("progress").hidden = true;
@@ -170,6 +171,7 @@ class Page {
     $("row-jpeg").hidden = $("row-webp").hidden = !given;
     this.files = { original: given };
     this.viewer.size(width, height);
+    this.viewer.waiting = Boolean(given);
     this.#reset();
     if (!given) return;
     const scaled = found[0] !== width || found[1] !== height;

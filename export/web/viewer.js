@@ -57,6 +57,11 @@ export class Viewer {
     this.#place();
   }
 
+  /** Whether there is nothing to compare yet: then the left picture is shown whole. */
+  set waiting(yes) {
+    this.stage.toggleAttribute("data-waiting", yes);
+  }
+
   /** Shows a file on the left, under a name; null for none. */
   left(file, label = "") {
     if (this.#url) URL.revokeObjectURL(this.#url);

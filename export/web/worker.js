@@ -167,6 +167,7 @@ async function paint(id, payload, quality, each = () => {}) {
   const context = canvas.getContext("2d");
   await codec.decompress(payload, quality, (rgba, part) => {
     context.putImageData(new ImageData(rgba, part.width, part.height), part.x, part.y);
+    answer(id, { painted: true });
     each(rgba, part);
   }, reporting(id, "reading", "Reading the bytes back"));
   return header.width * header.height;
