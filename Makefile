@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 # benchmarks/litert_js.py is a part of runtime_exactness.py.
 BENCHMARKS ?= $(filter-out benchmarks/litert_js.py,$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: demo test lint format slow golden notebooks test-notebooks docs benchmark web wheel release clean
+.PHONY: demo test lint format slow golden notebooks test-notebooks docs benchmark web web-demo android wheel release clean
 
 demo: .venv/installed
 	$(BIN)/tfcomp demo --out demo
@@ -50,6 +50,19 @@ benchmark: .venv/installed-benchmark
 # LiteRT.js and the driver of the browser's test, from npm; needs Node 20.
 web:
 	npm --prefix export/web ci --no-fund --no-audit
+
+# The page with the codec that comes with the package, at http://localhost:8000/; PORT=8001 names another.
+PORT ?= 8000
+web-demo: web
+	rm -rf export/web/artifact
+	cp -r tfcomp/bundled/photographs export/web/artifact
+	rm -f export/web/artifact/model.keras export/web/artifact/encoder_slope.tflite
+	@echo "open http://localhost:$(PORT)/"
+	$(PYTHON) -m http.server --bind 127.0.0.1 --directory export/web $(PORT)
+
+# A Kotlin compiler for tests/test_android.py, from npm; it needs Java.
+android:
+	npm --prefix export/android ci --no-fund --no-audit
 
 # Wheel and source archive, each installed alone in an empty environment and run there.
 wheel: .venv/installed

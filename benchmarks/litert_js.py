@@ -1,7 +1,7 @@
 """LiteRT.js in a headless Chromium as a runtime beside the others: needs Node, ``make web``, and a Chromium.
 
 `absent` says what is missing of these, `Browser` is the browser, `serve` the local server that both it and the test of
-the page use. Models run by the page's own class `Model` (``export/web/app.js``).
+the page use. Models run by the page's own class `Model` (``export/web/codec/networks.js``).
 """
 
 from __future__ import annotations

@@ -56,14 +56,3 @@ def test_python_example_refuses(exported: Any, monkeypatch: pytest.MonkeyPatch) 
         example.decompress(bytes(example.capacity + 1))
     with pytest.raises(ValueError, match=r"expected uint8 \[28, 28, 1\], found float32"):
         example.compress(np.zeros((28, 28, 1), np.float32))
-
-
-def test_android_example_names_what_the_artifact_has(exported: Any) -> None:
-    """The Kotlin file is not compiled here; its names of tensors and files are at least the artifact's."""
-    source = (ROOT / "export" / "android" / "TfcompCodec.kt").read_text()
-    from ai_edge_litert.interpreter import Interpreter
-
-    for name in ("encoder.tflite", "decoder.tflite"):
-        assert f'"{name}"' in source
-        (signature,) = Interpreter(str(exported[1] / name)).get_signature_list().values()
-        assert all(f'"{tensor}"' in source for tensors in signature.values() for tensor in tensors)
