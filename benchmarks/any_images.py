@@ -11,8 +11,8 @@ Every file below the folders whose ending `tfcomp compress` looks for is read as
 
 Then ``tfcomp compress FOLDER --on-error skip`` and ``tfcomp decompress`` take each folder whole. A file is
 
-    done      if the pixels are those of each reader, within a mean difference of `MEAN` levels, and what decompresses is
-              the same size and within `PSNR_DB` of them
+    done      if the pixels are those of each reader, within a mean difference of `MEAN` levels, and what decompresses
+              is of the same size and within `PSNR_DB` of them
     refused   if the command leaves it out, in one line; of those that another reader reads the line says why
     wrong     otherwise
 

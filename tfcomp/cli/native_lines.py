@@ -34,7 +34,7 @@ def held_native_lines() -> Iterator[None]:
         yield
         return
     own, python = os.dup(2), sys.stderr
-    with said, os.fdopen(own, "w", buffering=1) as passing:
+    with said, os.fdopen(own, "w", buffering=1, errors="backslashreplace") as passing:
         os.dup2(said.fileno(), 2)
         if python is sys.__stderr__:
             sys.stderr = passing

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -19,7 +18,7 @@ MODULES = ("tfcomp.models.autoencoder", "tfcomp.models.vae")
 """Modules whose import registers all classes that a saved model may name."""
 
 
-class _AfterKeras(MetaPathFinder):
+class _AfterKeras:  # no MetaPathFinder: to import that class takes longer than all else here
     """Finds Keras as others do, and has `MODULES` imported when that import is over."""
 
     _searching = False

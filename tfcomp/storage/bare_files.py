@@ -13,7 +13,24 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = frozenset([b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"])
 """Ancillary chunks that matter to a picture, and that a reader does not look into before it is asked."""
 _TIFF_KEPT = frozenset(
-    [*range(254, 260), 262, 266, 273, 274, *range(277, 280), 284, 292, 293, 317, *range(320, 326), 330, 332, 338, 339, 347]
+    [
+        *range(256, 260),
+        262,
+        266,
+        273,
+        274,
+        *range(277, 280),
+        284,
+        292,
+        293,
+        317,
+        *range(320, 326),
+        330,
+        332,
+        338,
+        339,
+        347,
+    ]
     + [*range(512, 522), *range(529, 533), 34675]
 )
 """Tags that say where pixels are, how they are coded and what they mean."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from tqdm import tqdm
 
-from tfcomp.errors import InputError, MissingDependencyError, missing_dependency
+from tfcomp.errors import InputError, MissingDependencyError, TfcompError, missing_dependency
 from tfcomp.items import MAX_CHANNELS, Images, accepted_channels, whole_numbers
 from tfcomp.storage import colours, declarations, exif, jpeg_xl
 from tfcomp.storage.bare_files import without_metadata
@@ -54,6 +54,8 @@ MAX_JPEG_XL_BITS = 12
 """Largest number of bits a channel that a JPEG XL file may have; its decoder gives 8 of them."""
 
 Found = TypeVar("Found")
+Skipped = dict[Path, TfcompError]
+"""What is wrong with each file that was left out."""
 
 
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -92,10 +94,37 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     return _read(path, _shape, whole=True)
 
 
-def image_shapes(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[int, int, int]]:
-    """`image_shape` of each file."""
+def image_shapes(
+    paths: Sequence[str | os.PathLike[str]], *, to_the_end: bool = False, skipped: Skipped | None = None
+) -> dict[Path, tuple[int, int, int]]:
+    """`image_shape` of each file.
+
+    Args:
+        paths: the files.
+        to_the_end: read all of each, so that one that is damaged is found before anything long begins.
+        skipped: takes what is wrong with files that cannot be read; they are left out then.
+
+    Raises:
+        InputError: as `read_image`, with ``whole``.
+    """
+
+    def shape(path: str | os.PathLike[str]) -> tuple[int, int, int] | TfcompError:
+        try:
+            return image_shape(path) if not to_the_end else read_image(path, whole=True).shape  # type: ignore[return-value]
+        except TfcompError as error:
+            if skipped is None:
+                raise
+            return error
+
+    found = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(progress(pool.map(image_shape, paths), "read headers", len(paths)))
+        said = progress(pool.map(shape, paths), "check images" if to_the_end else "read headers", len(paths))
+        for path, value in zip(map(Path, paths), said, strict=True):
+            if not isinstance(value, TfcompError):
+                found[path] = value
+            elif skipped is not None:
+                skipped[path] = value
+    return found
 
 
 def require_channels(path: str | os.PathLike[str], found: int, expected: int) -> None:
@@ -287,15 +316,25 @@ def _jpeg2000_bits(data: bytes) -> int:
     return 1 + (depth[0] & 127) if depth else 0
 
 
-def read_images(paths: Sequence[str | os.PathLike[str]]) -> Images:
+def read_images(paths: Sequence[str | os.PathLike[str]], *, skipped: Skipped | None = None) -> Images:
     """Image files of one size as uint8 [N, H, W, C]; if any has colours, the grey ones become RGB too.
+
+    Args:
+        paths: the files.
+        skipped: takes what is wrong with files that cannot be read; they are left out then.
 
     Raises:
         InputError: if a file cannot be read, or two differ in size; the message names both.
     """
     images: list[Images] = []
     for path in progress(paths, "read images", total=len(paths)):
-        image = read_image(path)
+        try:
+            image = read_image(path)
+        except TfcompError as error:
+            if skipped is None or len(skipped) + 1 == len(paths):
+                raise
+            skipped[Path(path)] = error
+            continue
         if images and image.shape[:2] != images[0].shape[:2]:
             size, first = ("x".join(map(str, reversed(i.shape[:2]))) for i in (image, images[0]))
             raise InputError(
