@@ -39,11 +39,11 @@ def run(args: argparse.Namespace) -> None:
         sound = _sound(archive, codec, skipped)
         archives.make_folders([folder / "any", *targets])
         write = _any_size if codec.item.any_size else _one_shape
-        for i, error in zip(sound, write(codec, archive, sound, targets, artifact), strict=True):
-            if error is not None:
+        for i, damage in zip(sound, write(codec, archive, sound, targets, artifact), strict=True):
+            if damage is not None:
                 if skipped is None:
-                    raise error
-                skipped[i] = error
+                    raise damage
+                skipped[i] = damage
         for parent in {target.parent for target in targets}:
             flush_folder(parent)
     written = len(targets) - len(skipped or {})
@@ -67,8 +67,10 @@ def bundled_that_made(archive: Archive) -> str:
 
 
 def _sound(archive: Archive, codec: Codec, skipped: dict[int, TfcompError] | None) -> list[int]:
-    """The items whose bytes are as they were written and begin as a payload does; others end the command, before any
-    file is made, or are skipped."""
+    """The items whose bytes are as they were written and begin as a payload does.
+
+    Others end the command, before any file is made, or are skipped.
+    """
     found = []
     for i in range(len(archive)):
         try:

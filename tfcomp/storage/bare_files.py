@@ -1,7 +1,7 @@
 """An image file without the metadata that its reader may stumble over, though they change no pixel.
 
-Pillow reads some metadata when it opens a file, and takes a file for damaged if one tag or chunk of them is odd. What says
-how pixels are to be shown stays: transparency, animation, orientation, colours.
+Pillow reads some metadata when it opens a file, and takes a file for damaged if one tag or chunk of them is odd. What
+says how pixels are to be shown stays: transparency, animation, orientation, colours.
 """
 
 from __future__ import annotations
@@ -13,26 +13,11 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = frozenset([b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"])
 """Ancillary chunks that matter to a picture, and that a reader does not look into before it is asked."""
 _TIFF_KEPT = frozenset(
-    [
-        *range(256, 260),
-        262,
-        266,
-        273,
-        274,
-        *range(277, 280),
-        284,
-        292,
-        293,
-        317,
-        *range(320, 326),
-        330,
-        332,
-        338,
-        339,
-        347,
-    ]
-    + [*range(512, 522), *range(529, 533), 34675]
-)
+    n
+    for first, last in ((256, 259), (262, 262), (266, 266), (273, 274), (277, 279), (284, 284), (292, 293), (317, 317),
+                        (320, 325), (330, 332), (338, 339), (347, 347), (512, 521), (529, 532), (34675, 34675))
+    for n in range(first, last + 1)
+)  # fmt: skip
 """Tags that say where pixels are, how they are coded and what they mean."""
 _EXIF_ITEM = re.compile(rb"(infe[\x02\x03].{3}(?:..|....)..)Exif", re.DOTALL)
 """The box of a HEIF file that makes an item EXIF data; the way up is a property of the picture there."""

@@ -211,7 +211,7 @@ def _of_bmp(data: bytes, source: str) -> Declared | None:
         return data[14 + at : 14 + at + size] or None
     if kind != _CALIBRATED or not ends.any():
         return None
-    if np.ptp(gammas) > 0.02 or not (gammas == 0).all() and not (0.05 <= gammas[0] <= 20):
+    if np.ptp(gammas) > 0.02 or (gammas.any() and not 0.05 <= gammas[0] <= 20):
         raise InputError(f"expected one gamma of all channels in {source}, found {gammas.tolist()}")
     points = np.append(ends, ends.sum(axis=0, keepdims=True), axis=0)
     points = points[:, :2] / np.where(points.sum(axis=1) == 0, 1, points.sum(axis=1))[:, None]

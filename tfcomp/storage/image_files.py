@@ -110,7 +110,7 @@ def image_shapes(
 
     def shape(path: str | os.PathLike[str]) -> tuple[int, int, int] | TfcompError:
         try:
-            return image_shape(path) if not to_the_end else read_image(path, whole=True).shape  # type: ignore[return-value]
+            return image_shape(path) if not to_the_end else read_image(path, whole=True).shape
         except TfcompError as error:
             if skipped is None:
                 raise
@@ -264,7 +264,7 @@ def _register_jpeg_xl() -> None:
 
 
 def _read_jpeg_xl_header(image: ImageFile.ImageFile, path: str | os.PathLike[str], whole: bool) -> None:
-    """Refuses what the plugin does not tell, and forgets the EXIF orientation where the decoder has turned the picture."""
+    """Refuses what the plugin does not tell, and forgets the EXIF data of a picture that its decoder has turned."""
     header = jpeg_xl.header(Path(path).read_bytes())
     if whole and header.animated:
         raise InputError(f"expected one picture in {path}, found an animation or series")

@@ -1,4 +1,4 @@
-"""The header of a JPEG XL file: what its Pillow plugin does not tell (ISO/IEC 18181-1, annex D; 18181-2 for the boxes)."""
+"""The header of a JPEG XL file: what its Pillow plugin does not tell (ISO/IEC 18181-1, annex D; 18181-2: boxes)."""
 
 from __future__ import annotations
 
