@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     if args.quality is not None and args.target_bytes is not None:
         raise InputError("expected --quality or --target-bytes, found both")
     skip, written = args.on_error == "skip", Written()
-    with held_native_lines():
+    with held_native_lines(dropped=skip):
         codec = Codec.load(args.codec)
         chosen = codec.at(codec.default_quality if args.quality is None else args.quality)
         sources = _sources(args.inputs, codec)

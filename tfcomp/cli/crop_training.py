@@ -47,7 +47,7 @@ def suits(args: argparse.Namespace) -> bool:
         return True
     if args.network != "spatial" or not Path(args.data).is_dir():
         return False
-    with held_native_lines():
+    with held_native_lines(dropped=args.on_error == "skip"):
         return len({shape[:2] for shape in _shapes(args.data, {} if args.on_error == "skip" else None).values()}) > 1
 
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"expected --out to be another folder than --start, found {args.out} for both")
     skipped: Skipped | None = {} if args.on_error == "skip" else None
     with replacing_folder(args.out, runs.RUN, own=[MODEL]) as folder, datasets.reading_errors():
-        with held_native_lines():
+        with held_native_lines(dropped=args.on_error == "skip"):
             shapes = _shapes(args.data, skipped, to_the_end=skipped is None)
             model = _model(args, settings["side"], max(shape[2] for shape in shapes.values()))
             learnt, watched = _streams(args, settings["side"], model.item.channels, skipped)

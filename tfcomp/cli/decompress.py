@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(local(args.output))
     skipped: dict[int, TfcompError] | None = {} if args.on_error == "skip" else None
     eager = {} if skipped is None else {"eager_bytes": 0}  # to check each block when it is read
-    with Archive.open(args.input, **eager) as archive, held_native_lines():
+    with Archive.open(args.input, **eager) as archive, held_native_lines(dropped=args.on_error == "skip"):
         artifact = args.codec or bundled_that_made(archive)
         codec = Codec.load(artifact)
         try:

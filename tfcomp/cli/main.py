@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False  # see `tfcomp`
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, NoReturn
 
 AGAIN_SECONDS = 15
 """Time after which an interrupt that nothing came of is raised again."""
@@ -80,10 +82,11 @@ def _ask_again(seconds: float) -> None:
 
 def _end() -> NoReturn:
     """Ends the process with the status of an interrupt, which Python would die of if it passed through `exec`."""
-    with suppress(OSError):
+    try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    os._exit(INTERRUPTED)
+    finally:
+        os._exit(INTERRUPTED)
 
 
 def _run(arguments: Sequence[str] | None, process: bool) -> int:

@@ -23,11 +23,11 @@ def _memory() -> BinaryIO | None:
 
 
 @contextmanager
-def held_native_lines() -> Iterator[None]:
+def held_native_lines(*, dropped: bool = False) -> Iterator[None]:
     """Holds back what C and C++ libraries write to the process's stderr: LiteRT's announcements, libtiff's complaints.
 
     Python's own lines and progress bars pass. Of the others, information is dropped, and everything is where an error
-    says in one line what is wrong, or an interrupt does.
+    says in one line what is wrong, or an interrupt does, or where it is to be ``dropped``.
     """
     said = None if sys.stderr is None else _memory()
     if said is None:  # stderr was closed by the caller: its number may be another file's by now
@@ -38,7 +38,7 @@ def held_native_lines() -> Iterator[None]:
         os.dup2(said.fileno(), 2)
         if python is sys.__stderr__:
             sys.stderr = passing
-        refused = False
+        refused = dropped
         try:
             yield
         except (TfcompError, KeyboardInterrupt):

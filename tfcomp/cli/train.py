@@ -31,7 +31,7 @@ def _one_shape(args: argparse.Namespace) -> None:
     """Trains on arrays in memory."""
     skipped: Skipped | None = {} if args.on_error == "skip" else None
     settings = fitting.settled(args, fitting.ONE_SHAPE, fitting.CROPS, DEFAULTS)
-    with held_native_lines():
+    with held_native_lines(dropped=args.on_error == "skip"):
         images, held_out = datasets.load_arrays(args.data, skipped=skipped)
     model = fitting.new_model(args, images.shape[1:], DEFAULTS["latent_dim"])  # type: ignore[arg-type]
     steps = settings["epochs"] * -(-len(images) // settings["batch_size"])
