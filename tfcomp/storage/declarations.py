@@ -2,7 +2,7 @@
 
     PNG                    cICP, iCCP, sRGB, gAMA and cHRM, then EXIF (PNG specification, third edition, 4.3)
     AVIF, HEIF, JPEG 2000  an ICC profile, code points or an enumerated colour space in a colr box, then EXIF
-    BMP                    an ICC profile, or primaries and a gamma, in a header of version 4 or 5
+    BMP                    an ICC profile, or primaries and gammas, in a header of version 4 or 5
     others                 an ICC profile, then EXIF: the interoperability index or the colour space
 
 The profile of a JPEG, PNG, BMP or GIF file is read here and not by Pillow, which passes in silence over one that is
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ImageFile
 
 from tfcomp.errors import InputError
@@ -209,13 +210,17 @@ def _of_bmp(data: bytes, source: str) -> Declared | None:
     if kind == _EMBEDDED and len(data) >= 138:
         at, size = struct.unpack_from("<2I", data, 126)
         return data[14 + at : 14 + at + size] or None
-    if kind != _CALIBRATED or not ends.any():
-        return None
-    if np.ptp(gammas) > 0.02 or (gammas.any() and not 0.05 <= gammas[0] <= 20):
-        raise InputError(f"expected one gamma of all channels in {source}, found {gammas.tolist()}")
-    points = np.append(ends, ends.sum(axis=0, keepdims=True), axis=0)
-    points = points[:, :2] / np.where(points.sum(axis=1) == 0, 1, points.sum(axis=1))[:, None]
-    return Rgb(_or_srgb(tuple(points.ravel().tolist())), _power_or_srgb(float(gammas[0])) if gammas[0] else srgb)
+    if kind == _CALIBRATED and ends.any() and not _is_like_srgb(ends, gammas):
+        found = f"red, green and blue at {ends.round(3).tolist()} and gammas {gammas.round(3).tolist()}"
+        raise InputError(f"expected sRGB or a colour profile (ICC) in {source}, found {found}")
+    return None
+
+
+def _is_like_srgb(ends: NDArray[np.float64], gammas: NDArray[np.float64]) -> bool:
+    """Whether these are sRGB's primaries, at whatever brightness, and its gamma, or the inverse as some write it."""
+    points = ends[:, :2] / np.maximum(np.abs(ends.sum(axis=1)), 1e-9)[:, None]
+    near = [abs(gammas - gamma).max() < 0.02 for gamma in (0, 2.2, 1 / 2.2)]
+    return any(near) and abs(points - np.reshape(SRGB[:6], (3, 2))).max() < 0.002
 
 
 def _of_gif(data: bytes) -> bytes | None:

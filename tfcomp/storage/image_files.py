@@ -48,6 +48,8 @@ _TURNS = {
 """What makes an image upright, by its EXIF orientation; from 5 on, height and width change places."""
 
 _GREY = ("1", "L", "LA")
+_SIGNED = 2
+"""A kind of samples in a TIFF file."""
 _TURNED = (5, 6, 7, 8)
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=[\"']|>)([1-8])")
 MAX_JPEG_XL_BITS = 12
@@ -278,6 +280,8 @@ def _refuse_what_would_be_lost(image: ImageFile.ImageFile, path: str | os.PathLi
     pictures = getattr(image, "n_frames", 1)
     if pictures > 1 and image.format != "MPO":  # a photograph with a preview, or of two lenses
         raise InputError(f"expected one picture in {path}, found an animation or series of {pictures}")
+    if image.format == "TIFF" and _SIGNED in (image.tag_v2.get(339) or ()):  # type: ignore[attr-defined]
+        raise InputError(f"expected values from 0 in {path}, found signed ones")
     if image.mode in ("CMYK", "YCCK", "LAB", "HSV"):
         raise InputError(f"expected an image in grey or RGB, found {image.mode} in {path}; convert it first")
 
