@@ -29,7 +29,7 @@ def without_metadata(data: bytes) -> bytes | None:
         bare = _png(data)
     elif data.startswith(b"\xff\xd8"):
         bare = _jpeg(data)
-    elif data[:4] in (b"II*\0", b"MM\0*"):
+    elif data[:4] in (b"II*\0", b"MM\0*") and len(data) >= 8:
         bare = _tiff(data)
     elif data[4:8] == b"ftyp":
         bare = _EXIF_ITEM.sub(rb"\1free", data)
