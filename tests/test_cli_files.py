@@ -17,7 +17,7 @@ from PIL import Image
 
 from tfcomp.cli.main import main
 from tfcomp.data import glyphs
-from tfcomp.storage import container
+from tfcomp.storage import container, container_format
 
 
 def tfcomp(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -168,6 +168,85 @@ def test_what_cannot_be_read_stops_or_is_skipped(
     assert not packed.exists()
 
 
+def test_damaged_parts_of_an_archive_stop_or_are_skipped(
+    artifact: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (container, container_format):
+        monkeypatch.setattr(module, "BLOCK", 8)
+    packed, out = tmp_path / "a.tfz", tmp_path / "out"
+    assert main(["compress", str(images), "-o", str(packed), "--codec", str(artifact)]) == 0
+    data = bytearray(packed.read_bytes())
+    data[-1] ^= 1
+    packed.write_bytes(data)
+    command = ["decompress", packed, "-o", out, "--codec", artifact]
+    assert "expected checksum" in failure(capsys, *command)
+    assert not out.exists()
+    line = failure(capsys, *command, "--on-error", "skip")
+    assert "skipped 1 of 4 images: sub/3.png: expected checksum" in line
+    assert sorted(path.name for path in out.rglob("*.png")) == ["0.png", "1.png", "2.png"]
+
+
+def test_a_payload_that_does_not_decode_is_skipped_alone(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tfcomp.codec import Codec
+
+    codec, packed, out = Codec.load(artifact), tmp_path / "a.tfz", tmp_path / "out"
+    first, second = codec.compress(glyphs.render(2, seed=0))
+    container.write(
+        packed,
+        [first, second + bytes(99), second],
+        fingerprint=bytes.fromhex(codec.fingerprint),
+        item_shape=(28, 28, 1),
+        metadata={"names": ["a", "b", "c"]},
+    )
+    command = ["decompress", packed, "-o", out, "--codec", artifact, "--force"]
+    assert "tfcomp:" in failure(capsys, *command)
+    assert "skipped 1 of 3 images: b.png: " in failure(capsys, *command, "--on-error", "skip")
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "c.png"]
+
+
+def test_other_commands_stop_or_skip_too(
+    artifact: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "broken.png").write_bytes((images / "0.png").read_bytes()[:-40])
+    for command in (
+        ["evaluate", artifact, images, "--against", "png", "--out", tmp_path / "report"],
+        ["train", images, "--out", tmp_path / "run", "--network", "dense", "--epochs", "1"],
+    ):
+        assert "broken.png" in failure(capsys, *command)
+        assert not (tmp_path / "report").exists()
+        assert not (tmp_path / "run").exists()
+        assert "skipped 1 of 5 images: cannot read" in failure(capsys, *command, "--on-error", "skip")
+    assert (tmp_path / "report").is_dir()
+    assert (tmp_path / "run" / "model.keras").is_file()
+
+
+def test_every_output_reaches_the_disk_before_it_has_its_name(
+    artifact: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: dict[int, int] = {}
+
+    def fsync(descriptor: int) -> None:
+        flushed[os.fstat(descriptor).st_ino] = os.fstat(descriptor).st_size
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    packed, out, report = tmp_path / "new" / "a.tfz", tmp_path / "out", tmp_path / "report"
+    for command in (
+        ["compress", images, "-o", packed, "--codec", artifact],
+        ["decompress", packed, "-o", out, "--codec", artifact],
+        ["evaluate", artifact, images, "--against", "png", "--out", report],
+    ):
+        assert main([str(a) for a in command]) == 0
+    made = [packed, *out.rglob("*"), *report.rglob("*")]
+    assert len(made) > 7
+    assert [path for path in made if path.is_file() and flushed.get(path.stat().st_ino) != path.stat().st_size] == []
+    assert [path for path in made if path.is_dir() and path.stat().st_ino not in flushed] == []
+    assert {packed.parent.stat().st_ino, out.stat().st_ino, report.stat().st_ino, tmp_path.stat().st_ino} <= set(
+        flushed
+    )
+
+
 # === Processes ===
 
 
@@ -189,11 +268,41 @@ def test_a_closed_pipe_and_a_full_one(artifact: Path, images: Path, tmp_path: Pa
 
 def test_names_that_stdout_cannot_encode(artifact: Path, images: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    for name in ("é.tfz", os.fsdecode(b"\xff.tfz")):
+    # Under the plain C locale, Python cannot encode the file's own name as text either.
+    for name in ("é.tfz", os.fsdecode(b"\xff.tfz"), "日.tfz"):
+        environment |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"} if name == "日.tfz" else {}
         done = tfcomp("compress", images, "-o", tmp_path / name, "--codec", artifact, env=environment)
         assert (done.returncode, done.stderr) == (0, "")
         assert "4 images" in done.stdout
         assert (tmp_path / name).is_file()
+
+
+def test_before_interrupts_are_handled_little_is_imported() -> None:
+    script = "import sys; before = set(sys.modules); import tfcomp.cli.main; print(*set(sys.modules) - before)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-S", "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert "tfcomp.cli.main" in done.stdout
+    assert {"typing", "re", "contextlib", "importlib.util", "pathlib", "numpy"}.isdisjoint(done.stdout.split())
+
+
+def test_an_interrupt_that_a_finalizer_swallows_is_raised_again() -> None:
+    script = """
+import os, signal, sys, time
+from tfcomp.cli import main as module
+class Slow:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+def run(*_):
+    del slow[0]
+    time.sleep(1000)
+slow = [Slow()]
+module.AGAIN_SECONDS, module._run = 1000, run
+sys.exit(module.main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "tfcomp: interrupted; no file was left half-written\n")
 
 
 def test_control_characters_are_spelt_out(tmp_path: Path) -> None:

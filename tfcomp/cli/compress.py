@@ -85,8 +85,9 @@ def run(args: argparse.Namespace) -> None:
         sources = _sources(args.inputs, codec)
         files = [source.image for source in sources if isinstance(source.image, Path)]
         archives.check_output(args.output, [*args.inputs, *files], force=args.force)
-        if not skip and len(files) > 1:  # one is read soon enough, and those of one shape are all read first
-            for file, shape in image_files.image_shapes(files, to_the_end=codec.item.any_size).items():
+        if not skip:
+            again = codec.item.any_size and len(files) > 1  # one file, or all of one shape, are read soon enough
+            for file, shape in image_files.image_shapes(files, to_the_end=again).items():
                 image_files.require_channels(file, shape[2], codec.item.channels)
         outcomes = _any_size(codec, sources, args) if codec.item.any_size else _one_shape(chosen, sources, args)
         named = sources[0].name is not None

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
         model.save(folder / MODEL)
         runs.Run.write(folder, {**settings, "steps": plan.done}, history)
     fitting.report(args.out, f"{WATCHED} held-out crops", history, int(np.argmin(history["val_loss"])))
-    report_skipped((skipped or {}).values(), len(shapes))
+    report_skipped((skipped or {}).values(), len({*shapes, *(skipped or {})}))
 
 
 def clip_norm(betas: tuple[float, ...], side: int) -> float | None:

@@ -25,14 +25,15 @@ def run(args: argparse.Namespace) -> None:
     skipped: image_files.Skipped | None = {} if args.on_error == "skip" else None
     with held_native_lines(dropped=args.on_error == "skip"):
         loaded = {name: Codec.load(name) for name in args.artifacts}
+        others: Sequence[Images] = []
         if Path(args.data).is_dir() and all(codec.item.any_size for codec in loaded.values()):
             test: Images | Sequence[Images] = _of_any_size(test_folder(args.data), args.images, loaded, skipped)
         else:
-            _, test = datasets.load_arrays(args.data, skipped=skipped)
+            others, test = datasets.load_arrays(args.data, skipped=skipped)
             for codec in loaded.values():
                 _require_shape(codec.item, test.shape[1:], args.data)
     comparison.run(_each_quality(loaded), test, args.data, args.against, args.out, args.images)
-    report_skipped((skipped or {}).values(), len(test) + len(skipped or {}))
+    report_skipped((skipped or {}).values(), len(others) + len(test) + len(skipped or {}))
 
 
 def _each_quality(loaded: Mapping[str, Codec]) -> dict[str, Codec]:
