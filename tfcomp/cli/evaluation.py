@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     skipped: image_files.Skipped | None = {} if args.on_error == "skip" else None
     with held_native_lines(dropped=args.on_error == "skip"):
         loaded = {name: Codec.load(name) for name in args.artifacts}
-        others: Sequence[Images] = []
+        others: Images | Sequence[Images] = []
         if Path(args.data).is_dir() and all(codec.item.any_size for codec in loaded.values()):
             test: Images | Sequence[Images] = _of_any_size(test_folder(args.data), args.images, loaded, skipped)
         else:
