@@ -251,7 +251,12 @@ def test_every_output_reaches_the_disk_before_it_has_its_name(
 
 
 def test_a_closed_pipe_and_a_full_one(artifact: Path, images: Path, tmp_path: Path) -> None:
-    for arguments in (["info", artifact], ["compress", images, "-o", tmp_path / "a.tfz", "--codec", artifact]):
+    for arguments in (
+        ["--help"],
+        ["info", artifact],
+        ["compress", images, "-o", tmp_path / "a.tfz", "--codec", artifact],
+        ["evaluate", artifact, images, "--against", "png"],  # which loads TensorFlow, and that announces itself
+    ):
         reader, writer = os.pipe()
         os.close(reader)
         done = tfcomp(*arguments, capture_output=False, stdout=writer, stderr=subprocess.PIPE)

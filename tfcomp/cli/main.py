@@ -91,10 +91,12 @@ def _end() -> NoReturn:
 
 def _run(arguments: Sequence[str] | None, process: bool) -> int:
     import logging
+    from contextlib import nullcontext
     from importlib import import_module
 
     from tfcomp.cli import console
     from tfcomp.cli.arguments import parser
+    from tfcomp.cli.native_lines import held_native_lines
     from tfcomp.errors import TfcompError, missing_dependency
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -103,7 +105,8 @@ def _run(arguments: Sequence[str] | None, process: bool) -> int:
         console.forgiving_stdout()
     try:
         args = parser().parse_args(arguments)
-        import_module(f"tfcomp.cli.{args.module}").run(args)
+        with held_native_lines() if process else nullcontext():
+            import_module(f"tfcomp.cli.{args.module}").run(args)
         if process:
             console.finish_stdout()
     except (TfcompError, OSError) as error:

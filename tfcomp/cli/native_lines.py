@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,11 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from tfcomp.errors import TfcompError
+
+_INFORMATION = re.compile(
+    rb"INFO: |I\d{4} [\d:.]+ |WARNING: All log messages before absl::InitializeLog|To enable the following instructions"
+)
+"""How lines of LiteRT and TensorFlow begin that no user can do anything about."""
 
 
 def _memory() -> BinaryIO | None:
@@ -26,8 +32,9 @@ def _memory() -> BinaryIO | None:
 def held_native_lines(*, dropped: bool = False) -> Iterator[None]:
     """Holds back what C and C++ libraries write to the process's stderr: LiteRT's announcements, libtiff's complaints.
 
-    Python's own lines and progress bars pass. Of the others, information is dropped, and everything is where an error
-    says in one line what is wrong, or an interrupt does, or where it is to be ``dropped``.
+    One may lie in another, which then gets what it would have let pass. Python's own lines and progress bars pass. Of
+    the others, information is dropped, and everything is where an error says in one line what is wrong, or an interrupt
+    does, or where it is to be ``dropped``.
     """
     said = None if sys.stderr is None else _memory()
     if said is None:  # stderr was closed by the caller: its number may be another file's by now
@@ -49,5 +56,5 @@ def held_native_lines(*, dropped: bool = False) -> Iterator[None]:
             os.dup2(own, 2)
             said.seek(0)
             for line in said:
-                if not refused and not line.startswith(b"INFO: "):
+                if not refused and not _INFORMATION.match(line):
                     os.write(2, line)
