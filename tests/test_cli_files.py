@@ -54,6 +54,8 @@ def test_an_output_is_never_an_input(
             line = failure(capsys, "compress", *inputs, "-o", output, "--codec", artifact, "--force")
             assert "none of the inputs" in line
     assert (images / "0.png").read_bytes() == before
+    tables = artifact / "tables.npz"
+    assert "none of the inputs" in failure(capsys, "compress", images, "-o", tables, "--codec", artifact, "--force")
     packed = tmp_path / "0.png"
     assert main(["compress", str(images), "-o", str(packed), "--codec", str(artifact)]) == 0
     whole = packed.read_bytes()

@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> None:
         chosen = codec.at(codec.default_quality if args.quality is None else args.quality)
         sources = _sources(args.inputs, codec)
         files = [source.image for source in sources if isinstance(source.image, Path)]
-        archives.check_output(args.output, [*args.inputs, *files], force=args.force)
+        own = Path(args.codec).rglob("*") if args.codec else ()
+        archives.check_output(args.output, [*args.inputs, *files, *own], force=args.force)
         if not skip:
             again = codec.item.any_size and len(files) > 1  # one file, or all of one shape, are read soon enough
             for file, shape in image_files.image_shapes(files, to_the_end=again).items():

@@ -377,6 +377,7 @@ def write_image(path: str | os.PathLike[str], image: Images) -> None:
 def reason(error: Exception) -> str:
     """One line of why a file cannot be read. What a damaged file makes its parser raise can be of any class."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    said = said.replace("decoder error", "its data are damaged or of a kind that is not supported, decoder error")
     return " ".join(said.split()) or type(error).__name__
 
 
