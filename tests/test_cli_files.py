@@ -170,6 +170,17 @@ def test_what_cannot_be_read_stops_or_is_skipped(
     assert not packed.exists()
 
 
+def test_a_format_whose_extra_is_missing_stops_or_is_skipped(
+    artifact: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (images / "a.jxl").write_bytes(b"\xff\x0a")
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    command = ["compress", images, "-o", tmp_path / "a.tfz", "--codec", artifact]
+    assert "tfcomp[evaluate]" in failure(capsys, *command)
+    assert "skipped 1 of 5 images: this needs pillow_jxl" in failure(capsys, *command, "--on-error", "skip")
+    assert (tmp_path / "a.tfz").is_file()
+
+
 def test_damaged_parts_of_an_archive_stop_or_are_skipped(
     artifact: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,14 +223,14 @@ def test_other_commands_stop_or_skip_too(
     artifact: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (images / "broken.png").write_bytes((images / "0.png").read_bytes()[:-40])
-    for command in (
-        ["evaluate", artifact, images, "--against", "png", "--out", tmp_path / "report"],
-        ["train", images, "--out", tmp_path / "run", "--network", "dense", "--epochs", "1"],
+    for made, command in (
+        ("report", ["evaluate", artifact, images, "--against", "png", "--out"]),
+        ("run", ["train", images, "--network", "dense", "--epochs", "1", "--out"]),
     ):
-        assert "broken.png" in failure(capsys, *command)
-        assert not (tmp_path / "report").exists()
-        assert not (tmp_path / "run").exists()
-        assert "skipped 1 of 5 images: cannot read" in failure(capsys, *command, "--on-error", "skip")
+        assert "broken.png" in failure(capsys, *command, tmp_path / made)
+        assert not (tmp_path / made).exists()
+        line = failure(capsys, *command, tmp_path / made, "--on-error", "skip")
+        assert "skipped 1 of 5 images: cannot read" in line
     assert (tmp_path / "report").is_dir()
     assert (tmp_path / "run" / "model.keras").is_file()
 
