@@ -76,6 +76,12 @@ def test_a_file_of_another_kind_is_replaced_by_force_alone(
     assert main(command) == 0  # its own earlier result
 
 
+def test_a_demo_replaces_an_earlier_one_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "table.md").write_text("precious")
+    assert "found table.md" in failure(capsys, "demo", "--out", tmp_path)
+    assert (tmp_path / "table.md").read_text() == "precious"
+
+
 def test_force_follows_no_link_out_of_the_folder(
     artifact: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
