@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import failure
+from commands import failure, picture
 from numpy.typing import NDArray
 from PIL import Image
 
 from tfcomp.cli.main import main
+from tfcomp.codec import Codec
 from tfcomp.storage import container, image_files
 
 SETTINGS = ["--network", "spatial", "--side", "32", "--steps", "4", "--latent-dim", "4", "--batch-size", "2"]
@@ -143,21 +145,55 @@ def test_several_processes_do_what_one_does(
         assert archive.metadata["names"] == ["0.npy", "1.npy", "2.npy", "4.npy"]
 
 
+def test_a_damaged_file_is_found_before_long_work_begins(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(3):
+        picture(tmp_path / "in" / f"{i}.png", (64, 64, 3))
+    whole = (tmp_path / "in" / "2.png").read_bytes()
+    (tmp_path / "in" / "2.png").write_bytes(whole[: len(whole) // 2])
+    monkeypatch.setattr(Codec, "compress", lambda *_, **__: pytest.fail("work has begun"))
+    command = ["compress", tmp_path / "in", "-o", tmp_path / "a.tfz", "--codec", "photographs"]
+    assert "2.png" in failure(capsys, *command)
+    monkeypatch.setattr("keras.Model.fit", lambda *_, **__: pytest.fail("work has begun"))
+    command = ["train", tmp_path / "in", "--out", tmp_path / "run", "--network", "lapped", "--side", "32"]
+    assert "2.png" in failure(capsys, *command)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_crops_of_files_that_cannot_be_read_are_others(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made / "data", tmp_path / "data")
+    (tmp_path / "data" / "train" / "bad.npy").write_bytes(b"no array")
+    line = failure(capsys, "train", tmp_path / "data", "--out", tmp_path / "run", *SETTINGS, "--on-error", "skip")
+    assert "skipped 1 of 6 images" in line
+    assert "bad.npy" in line
+    assert (tmp_path / "run" / "model.keras").is_file()
+
+
 def test_an_interrupt_while_workers_run_is_one_line(made: Path, tmp_path: Path) -> None:
     save(tmp_path / "in" / "0.npy", scene(300, 300, 8, 0))
     for i in range(1, 600):  # more than any machine compresses in the longest delay
         os.link(tmp_path / "in" / "0.npy", tmp_path / "in" / f"{i}.npy")
     command = [sys.executable, "-m", "tfcomp", "compress", "in", "-o", "a.tfz", "--codec", str(made / "artifact")]
-    for delay in (0.6, 1.2, 1.8, 2.5):
+    one = Codec.load(made / "artifact")
+    (payload,) = one.compress([np.load(tmp_path / "in" / "0.npy")])
+    container.write(
+        tmp_path / "in" / "many.tfz", [payload] * 2000, fingerprint=bytes.fromhex(one.fingerprint), item_shape=(0, 0, 8)
+    )
+    other = [*command[:3], "decompress", "in/many.tfz", "-o", "out", *command[-2:]]
+    for delay, which in ((0.6, command), (1.2, other), (1.8, command), (2.5, other)):
         process = subprocess.Popen(
-            command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            which, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         time.sleep(delay)
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 130
         assert said == "tfcomp: interrupted; no file was left half-written\n"
-        assert [path.name for path in tmp_path.iterdir()] == ["in"]
+        assert {path.name for path in tmp_path.iterdir()} <= {"in", "out"}
+        assert not list(tmp_path.rglob(".*"))
 
 
 def test_options_of_the_other_kind_of_run_are_refused(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tfcomp.cli.main import main
 from tfcomp.data import glyphs
-from tfcomp.storage import container
+from tfcomp.storage import container, container_format
 
 
 def tfcomp(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -54,6 +54,8 @@ def test_an_output_is_never_an_input(
             line = failure(capsys, "compress", *inputs, "-o", output, "--codec", artifact, "--force")
             assert "none of the inputs" in line
     assert (images / "0.png").read_bytes() == before
+    tables = artifact / "tables.npz"
+    assert "none of the inputs" in failure(capsys, "compress", images, "-o", tables, "--codec", artifact, "--force")
     packed = tmp_path / "0.png"
     assert main(["compress", str(images), "-o", str(packed), "--codec", str(artifact)]) == 0
     whole = packed.read_bytes()
@@ -72,6 +74,12 @@ def test_a_file_of_another_kind_is_replaced_by_force_alone(
     assert output.read_text() == "precious"
     assert main([*command, "--force"]) == 0
     assert main(command) == 0  # its own earlier result
+
+
+def test_a_demo_replaces_an_earlier_one_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "table.md").write_text("precious")
+    assert "found table.md" in failure(capsys, "demo", "--out", tmp_path)
+    assert (tmp_path / "table.md").read_text() == "precious"
 
 
 def test_force_follows_no_link_out_of_the_folder(
@@ -168,11 +176,106 @@ def test_what_cannot_be_read_stops_or_is_skipped(
     assert not packed.exists()
 
 
+def test_a_format_whose_extra_is_missing_stops_or_is_skipped(
+    artifact: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (images / "a.jxl").write_bytes(b"\xff\x0a")
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    command = ["compress", images, "-o", tmp_path / "a.tfz", "--codec", artifact]
+    assert "tfcomp[evaluate]" in failure(capsys, *command)
+    assert "skipped 1 of 5 images: this needs pillow_jxl" in failure(capsys, *command, "--on-error", "skip")
+    assert (tmp_path / "a.tfz").is_file()
+
+
+def test_damaged_parts_of_an_archive_stop_or_are_skipped(
+    artifact: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (container, container_format):
+        monkeypatch.setattr(module, "BLOCK", 8)
+    packed, out = tmp_path / "a.tfz", tmp_path / "out"
+    assert main(["compress", str(images), "-o", str(packed), "--codec", str(artifact)]) == 0
+    data = bytearray(packed.read_bytes())
+    data[-1] ^= 1
+    packed.write_bytes(data)
+    command = ["decompress", packed, "-o", out, "--codec", artifact]
+    assert "expected checksum" in failure(capsys, *command)
+    assert not out.exists()
+    line = failure(capsys, *command, "--on-error", "skip")
+    assert "skipped 1 of 4 images: sub/3.png: expected checksum" in line
+    assert sorted(path.name for path in out.rglob("*.png")) == ["0.png", "1.png", "2.png"]
+
+
+def test_a_payload_that_does_not_decode_is_skipped_alone(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tfcomp.codec import Codec
+
+    codec, packed, out = Codec.load(artifact), tmp_path / "a.tfz", tmp_path / "out"
+    first, second = codec.compress(glyphs.render(2, seed=0))
+    container.write(
+        packed,
+        [first, second + bytes(99), second],
+        fingerprint=bytes.fromhex(codec.fingerprint),
+        item_shape=(28, 28, 1),
+        metadata={"names": ["a", "b", "c"]},
+    )
+    command = ["decompress", packed, "-o", out, "--codec", artifact, "--force"]
+    assert "tfcomp:" in failure(capsys, *command)
+    assert "skipped 1 of 3 images: b.png: " in failure(capsys, *command, "--on-error", "skip")
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "c.png"]
+
+
+def test_other_commands_stop_or_skip_too(
+    artifact: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "broken.png").write_bytes((images / "0.png").read_bytes()[:-40])
+    for made, command in (
+        ("report", ["evaluate", artifact, images, "--against", "png", "--out"]),
+        ("run", ["train", images, "--network", "dense", "--epochs", "1", "--out"]),
+    ):
+        assert "broken.png" in failure(capsys, *command, tmp_path / made)
+        assert not (tmp_path / made).exists()
+        line = failure(capsys, *command, tmp_path / made, "--on-error", "skip")
+        assert "skipped 1 of 5 images: cannot read" in line
+    assert (tmp_path / "report").is_dir()
+    assert (tmp_path / "run" / "model.keras").is_file()
+
+
+def test_every_output_reaches_the_disk_before_it_has_its_name(
+    artifact: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: dict[int, int] = {}
+
+    def fsync(descriptor: int) -> None:
+        flushed[os.fstat(descriptor).st_ino] = os.fstat(descriptor).st_size
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    packed, out, report = tmp_path / "new" / "a.tfz", tmp_path / "out", tmp_path / "report"
+    for command in (
+        ["compress", images, "-o", packed, "--codec", artifact],
+        ["decompress", packed, "-o", out, "--codec", artifact],
+        ["evaluate", artifact, images, "--against", "png", "--out", report],
+    ):
+        assert main([str(a) for a in command]) == 0
+    made = [packed, *out.rglob("*"), *report.rglob("*")]
+    assert len(made) > 7
+    assert [path for path in made if path.is_file() and flushed.get(path.stat().st_ino) != path.stat().st_size] == []
+    assert [path for path in made if path.is_dir() and path.stat().st_ino not in flushed] == []
+    assert {packed.parent.stat().st_ino, out.stat().st_ino, report.stat().st_ino, tmp_path.stat().st_ino} <= set(
+        flushed
+    )
+
+
 # === Processes ===
 
 
 def test_a_closed_pipe_and_a_full_one(artifact: Path, images: Path, tmp_path: Path) -> None:
-    for arguments in (["info", artifact], ["compress", images, "-o", tmp_path / "a.tfz", "--codec", artifact]):
+    for arguments in (
+        ["--help"],
+        ["info", artifact],
+        ["compress", images, "-o", tmp_path / "a.tfz", "--codec", artifact],
+        ["evaluate", artifact, images, "--against", "png"],  # which loads TensorFlow, and that announces itself
+    ):
         reader, writer = os.pipe()
         os.close(reader)
         done = tfcomp(*arguments, capture_output=False, stdout=writer, stderr=subprocess.PIPE)
@@ -189,11 +292,41 @@ def test_a_closed_pipe_and_a_full_one(artifact: Path, images: Path, tmp_path: Pa
 
 def test_names_that_stdout_cannot_encode(artifact: Path, images: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    for name in ("é.tfz", os.fsdecode(b"\xff.tfz")):
+    # Under the plain C locale, Python cannot encode the file's own name as text either.
+    for name in ("é.tfz", os.fsdecode(b"\xff.tfz"), "日.tfz"):
+        environment |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"} if name == "日.tfz" else {}
         done = tfcomp("compress", images, "-o", tmp_path / name, "--codec", artifact, env=environment)
         assert (done.returncode, done.stderr) == (0, "")
         assert "4 images" in done.stdout
         assert (tmp_path / name).is_file()
+
+
+def test_before_interrupts_are_handled_little_is_imported() -> None:
+    script = "import sys; before = set(sys.modules); import tfcomp.cli.main; print(*set(sys.modules) - before)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-S", "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert "tfcomp.cli.main" in done.stdout
+    assert {"typing", "re", "contextlib", "importlib.util", "pathlib", "numpy"}.isdisjoint(done.stdout.split())
+
+
+def test_an_interrupt_that_a_finalizer_swallows_is_raised_again() -> None:
+    script = """
+import os, signal, sys, time
+from tfcomp.cli import main as module
+class Slow:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+def run(*_):
+    del slow[0]
+    time.sleep(1000)
+slow = [Slow()]
+module.AGAIN_SECONDS, module._run = 1000, run
+sys.exit(module.main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "tfcomp: interrupted; no file was left half-written\n")
 
 
 def test_control_characters_are_spelt_out(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ ADOBE = np.array([[1.3982, -0.3982, 0], [0, 1, 0], [0, -0.0429, 1.0429]])
 BT2020 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])
 
 
-def expected(matrix: NDArray[np.float64], linear: Any) -> NDArray[np.float64]:
-    light = np.clip(linear(PIXELS / 255) @ matrix.T, 0, 1)
+def expected(matrix: NDArray[np.float64], linear: Any, pixels: NDArray[np.uint8] = PIXELS) -> NDArray[np.float64]:
+    light = np.clip(linear(pixels / 255) @ matrix.T, 0, 1)
     return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
@@ -169,13 +170,13 @@ def test_grey_png_keeps_its_channel(tmp_path: Path) -> None:
         ([(b"cICP", bytes([1, 13, 0, 0]))], "full range"),
         ([(b"cICP", b"")], "full range"),
         ([gama(0)], "gAMA that can be used"),
-        ([(b"gAMA", b"\1")], "cannot read"),
+        ([(b"gAMA", b"\1")], "gAMA that can be used"),
         ([chrm(0.3, 0.3, *[0.3] * 6)], "primaries that span"),
         ([chrm(0.3127, 0.329, 0.64, 0, 0.3, 0.6, 0.15, 0.06)], "primaries that span"),
         ([(b"cHRM", b"\1\2\3\4")], "cHRM"),
         ([(b"iCCP", b"a\0\0damaged")], "profile"),
         ([(b"iCCP", b"a\0\0" + zlib.compress(b"x" * 500)[:-5])], "profile"),
-        ([(b"iCCP", b"a\0\1" + zlib.compress(b"x" * 500))], "cannot read"),
+        ([(b"iCCP", b"a\0\1" + zlib.compress(b"x" * 500))], "profile"),
         ([iccp(b"x" * 500)], "profile"),
         ([iccp(linear_profile()), iccp(linear_profile()[:-1])], "found two"),
     ],
@@ -384,5 +385,13 @@ def test_the_small_inputs_that_came_up(shared_data: Path) -> None:
     assert np.abs(adobe[0] - adobe[1]).mean() < 0.5
     for name in ("exif_make_as_rational", "exif_imagewidth_rational"):
         assert image_files.read_image(cases / f"{name}.jpg", whole=True).shape == (64, 48, 3)
+    for name, matrix, linear in (("gama_1", SAME, power(1)), ("cicp_display_p3", P3, srgb)):
+        plain = image_files.read_image(cases / f"{name}.png")
+        found = image_files.read_image(cases / f"{name}.png", whole=True)
+        assert np.abs(found - expected(matrix, linear, plain)).mean() < 0.5
+    late = [image_files.read_image(cases / "icc_after_sof.jpg", whole=whole).astype(int) for whole in (True, False)]
+    assert np.abs(late[0] - late[1]).mean() > 5
+    with suppress(MissingDependencyError):
+        assert image_files.read_image(cases / "grey_or_colour.jxl", whole=True).ndim == 3
     with pytest.raises(InputError, match=r"iCCP in .*iccp_damaged\.png"):
         image_files.read_image(cases / "iccp_damaged.png", whole=True)

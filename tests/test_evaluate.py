@@ -227,6 +227,12 @@ def test_what_a_format_cannot_do_gets_one_clear_error() -> None:
 # === Reports ===
 
 
+def test_a_codec_may_need_no_bytes() -> None:
+    assert "| ours | 0.00 | 10.00 |" in evaluate.table(
+        [evaluate.Point("ours", 0.0, 10.0), evaluate.Point("png", 5, 99)]
+    )
+
+
 def test_the_table_shows_only_what_was_measured() -> None:
     points = [Point("ours", 10.0, 22.0, archive_bytes_per_image=10.5), Point("PNG, lossless", 250.0, math.inf)]
     lines = evaluate.table(points).splitlines()

@@ -6,13 +6,15 @@ The names below load what they need when they are first touched: ``import tfcomp
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, TfcompError, missing_dependency
 from tfcomp.models.registration import register_with_keras
 from tfcomp.version import __version__
 
+TYPE_CHECKING = False  # to import `typing` takes longer than all else here, and an interrupt finds no handler yet
 if TYPE_CHECKING:
+    from typing import Any
+
     from tfcomp.artifact import serving
     from tfcomp.codec import Codec
     from tfcomp.coding.lanes import use_numba

@@ -70,6 +70,16 @@ def _positive(text: str) -> float:
 # === Commands ===
 
 
+def _on_error(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--on-error",
+        choices=["stop", "skip"],
+        default="stop",
+        help="of an image that cannot be read. stop: all are read before the work begins, and one ends the command; "
+        "skip: it is left out, and at the end the command says which these were (status 2)",
+    )
+
+
 def _demo(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", type=_path, default="glyphs", help=f"{DATA} (default: %(default)s)")
     command.add_argument("--out", type=_path, default="demo", help="folder for the results (default: %(default)s)")
@@ -103,6 +113,7 @@ def _train(command: argparse.ArgumentParser) -> None:
         help="largest of Adam's, which falls; default: 1e-3, of crops 6e-4",
     )
     command.add_argument("--seed", type=_whole(0), default=0)
+    _on_error(command)
 
     images = command.add_argument_group("images of one shape")
     images.add_argument("--epochs", type=_whole(1), metavar="N", help="default: 10")
@@ -170,12 +181,7 @@ def _compress(command: argparse.ArgumentParser) -> None:
         metavar="E",
         help="looks through the decoder for better integers; 16 is nearly all there is to gain (default: %(default)s)",
     )
-    command.add_argument(
-        "--on-error",
-        choices=["stop", "skip"],
-        default="stop",
-        help="skip: leave out what cannot be read, and say at the end what that is (status 2)",
-    )
+    _on_error(command)
     command.add_argument("--force", action="store_true", help="replace OUT.tfz though it is no .tfz")
 
 
@@ -185,6 +191,7 @@ def _decompress(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--codec", type=_path, metavar="ARTIFACT", help="default: what made IN.tfz, if it comes with the package"
     )
+    _on_error(command)
     command.add_argument("--force", action="store_true", help="replace images that are already there")
 
 
@@ -205,6 +212,7 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=_path, metavar="FOLDER", help="folder to write: a JSON, and plots as PNG and PDF"
     )
+    _on_error(command)
 
 
 def _info(command: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -108,12 +109,16 @@ def _uninterrupted() -> Iterator[None]:
 def _start(folder: str | None) -> None:
     global _codec
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what a worker has begun to write is undone
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _codec = Codec.load(folder, threads=1)
 
 
 def _run(function: Callable[..., Any], job: Job) -> Any:
-    return function(_codec, *job)
+    try:
+        return function(_codec, *job)
+    except SystemExit:  # which the pool would take for a result
+        os._exit(1)
 
 
 def _end_with_parent() -> None:

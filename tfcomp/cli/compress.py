@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from tfcomp.cli import bulk
-from tfcomp.cli.console import say
+from tfcomp.cli.console import report_skipped, say
 from tfcomp.cli.native_lines import held_native_lines
 from tfcomp.codec import Codec
 from tfcomp.coding import varints
 from tfcomp.data import datasets
-from tfcomp.errors import InputError
+from tfcomp.errors import InputError, TfcompError
 from tfcomp.items import GREY_IN_RGB, Images
 from tfcomp.storage import archives, container, image_files
 
@@ -52,14 +52,14 @@ class Written:
     images: int = 0
     pixels: int = 0
     values: int = 0
-    skipped: list[InputError] = field(default_factory=list)
+    skipped: list[TfcompError] = field(default_factory=list)
 
     def payloads(
-        self, sources: Sequence[Source], outcomes: Iterator[Coded | InputError], *, skip: bool
+        self, sources: Sequence[Source], outcomes: Iterator[Coded | TfcompError], *, skip: bool
     ) -> Iterator[bytes]:
         """The payloads, counted; an error is raised, or, where it is to be skipped, noted."""
         for source, outcome in zip(sources, outcomes, strict=True):
-            if isinstance(outcome, InputError):
+            if isinstance(outcome, TfcompError):
                 self.skipped.append(outcome)
                 if not skip or len(self.skipped) == len(sources):
                     raise outcome
@@ -79,14 +79,16 @@ def run(args: argparse.Namespace) -> None:
     if args.quality is not None and args.target_bytes is not None:
         raise InputError("expected --quality or --target-bytes, found both")
     skip, written = args.on_error == "skip", Written()
-    with held_native_lines():
+    with held_native_lines(dropped=skip):
         codec = Codec.load(args.codec)
         chosen = codec.at(codec.default_quality if args.quality is None else args.quality)
         sources = _sources(args.inputs, codec)
         files = [source.image for source in sources if isinstance(source.image, Path)]
-        archives.check_output(args.output, [*args.inputs, *files], force=args.force)
+        own = Path(args.codec).rglob("*") if args.codec else ()
+        archives.check_output(args.output, [*args.inputs, *files, *own], force=args.force)
         if not skip:
-            for file, shape in zip(files, image_files.image_shapes(files), strict=True):
+            again = codec.item.any_size and len(files) > 1  # one file, or all of one shape, are read soon enough
+            for file, shape in image_files.image_shapes(files, to_the_end=again).items():
                 image_files.require_channels(file, shape[2], codec.item.channels)
         outcomes = _any_size(codec, sources, args) if codec.item.any_size else _one_shape(chosen, sources, args)
         named = sources[0].name is not None
@@ -100,9 +102,7 @@ def run(args: argparse.Namespace) -> None:
     rates = f"{8 * size / written.pixels:.3f} bits per pixel, {written.values / size:.1f}:1"
     images = f"{written.images} image{'s' if written.images > 1 else ''}"
     say(f"{args.output}: {images} in {size:,} bytes, {size / written.images:.2f} each, {rates}")
-    if written.skipped:
-        found = "; ".join(map(str, written.skipped))
-        raise InputError(f"skipped {len(written.skipped)} of {len(sources)} images: {found}")
+    report_skipped(written.skipped, len(sources))
 
 
 # === Reading ===
@@ -131,21 +131,21 @@ def _array(path: str, codec: Codec) -> Sequence[Images]:
 # === Items of one shape ===
 
 
-def _one_shape(codec: Codec, sources: Sequence[Source], args: argparse.Namespace) -> Iterator[Coded | InputError]:
+def _one_shape(codec: Codec, sources: Sequence[Source], args: argparse.Namespace) -> Iterator[Coded | TfcompError]:
     """All at once: networks and range coder take many small images together."""
     if args.target_bytes is not None:
         raise InputError(f"expected --target-bytes with a codec of images of any size, found one of {codec.item}")
-    read: list[Images | InputError] = []
+    read: list[Images | TfcompError] = []
     for source in image_files.progress(sources, "read images", len(sources)):
         try:
             read.append(_fitted(source, codec))
-        except InputError as error:
+        except TfcompError as error:
             if args.on_error != "skip":
                 raise
             read.append(error)
-    images = [image for image in read if not isinstance(image, InputError)]
+    images = [image for image in read if not isinstance(image, TfcompError)]
     if not images:
-        yield from (image for image in read if isinstance(image, InputError))
+        yield from (image for image in read if isinstance(image, TfcompError))
         return
     payloads, report = codec.compress_with_report(np.stack(images), effort=args.effort)
     if report.clipped:
@@ -153,7 +153,7 @@ def _one_shape(codec: Codec, sources: Sequence[Source], args: argparse.Namespace
         say(f"note: {report.clipped} latents ({share:.3g} %) lay outside their tables and were clipped")
     left = iter(payloads)
     for image in read:
-        yield image if isinstance(image, InputError) else (next(left), image.shape)
+        yield image if isinstance(image, TfcompError) else (next(left), image.shape)
 
 
 def _fitted(source: Source, codec: Codec) -> Images:
@@ -168,7 +168,7 @@ def _fitted(source: Source, codec: Codec) -> Images:
 # === Items of any size ===
 
 
-def _any_size(codec: Codec, sources: Sequence[Source], args: argparse.Namespace) -> Iterator[Coded | InputError]:
+def _any_size(codec: Codec, sources: Sequence[Source], args: argparse.Namespace) -> Iterator[Coded | TfcompError]:
     """One after another, by several processes."""
     target = args.target_bytes
     if target is not None:
@@ -177,12 +177,14 @@ def _any_size(codec: Codec, sources: Sequence[Source], args: argparse.Namespace)
     return bulk.each(_compress, jobs, len(sources), codec, args.codec, "compress")
 
 
-def _compress(codec: Codec, source: Source, quality: int | None, effort: int, target: int | None) -> Coded | InputError:
+def _compress(
+    codec: Codec, source: Source, quality: int | None, effort: int, target: int | None
+) -> Coded | TfcompError:
     try:
         image = source.read()
         (payload,) = codec.compress([image], quality, effort=effort, target_bytes=target)
         return payload, image.shape
-    except InputError as error:
+    except TfcompError as error:
         named = str(error) if str(source) in str(error) else f"{source}: {error}"
         return InputError(named)
 

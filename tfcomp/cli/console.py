@@ -6,8 +6,11 @@ import io
 import os
 import sys
 import unicodedata
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
+
+from tfcomp.errors import InputError, TfcompError
 
 _KEPT = "\n\t"
 
@@ -28,6 +31,12 @@ def refuse(error: BaseException | str) -> None:
     line = f"tfcomp: {plain(' '.join(str(error).split()))}"
     with suppress(OSError):  # nobody listens
         print(line, file=sys.stderr)
+
+
+def report_skipped(skipped: Collection[TfcompError], count: int) -> None:
+    """Ends a command that left something out: raises one `InputError` of all that is wrong, if anything is."""
+    if skipped:
+        raise InputError(f"skipped {len(skipped)} of {count} images: {'; '.join(map(str, skipped))}")
 
 
 class _Stdout(io.FileIO):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tfcomp.artifact.manifest import MODEL
 from tfcomp.cli import fitting, runs
-from tfcomp.cli.console import say
+from tfcomp.cli.console import report_skipped, say
 from tfcomp.cli.native_lines import held_native_lines
 from tfcomp.data import crops as streams
 from tfcomp.data import datasets
@@ -23,7 +23,7 @@ from tfcomp.errors import InputError
 from tfcomp.models.context_prior import ContextPrior
 from tfcomp.models.lapped import unit_of
 from tfcomp.models.loading import load_model
-from tfcomp.storage.image_files import image_files, image_shapes
+from tfcomp.storage.image_files import Skipped, image_files, image_shapes
 from tfcomp.storage.writing import replacing_folder
 
 DEFAULTS = {"batch_size": 8, "learning_rate": 6e-4}
@@ -47,8 +47,8 @@ def suits(args: argparse.Namespace) -> bool:
         return True
     if args.network != "spatial" or not Path(args.data).is_dir():
         return False
-    with held_native_lines():
-        return len({shape[:2] for shape in _shapes(args.data)}) > 1
+    with held_native_lines(dropped=args.on_error == "skip"):
+        return len({shape[:2] for shape in _shapes(args.data, {} if args.on_error == "skip" else None).values()}) > 1
 
 
 def run(args: argparse.Namespace) -> None:
@@ -62,10 +62,12 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"expected a folder of photographs to cut crops from, found {args.data}")
     if args.start is not None and Path(args.start).exists() and Path(args.out).resolve() == Path(args.start).resolve():
         raise InputError(f"expected --out to be another folder than --start, found {args.out} for both")
+    skipped: Skipped | None = {} if args.on_error == "skip" else None
     with replacing_folder(args.out, runs.RUN, own=[MODEL]) as folder, datasets.reading_errors():
-        with held_native_lines():
-            model = _model(args, settings["side"])
-            learnt, watched = _streams(args, settings["side"], model.item.channels)
+        with held_native_lines(dropped=args.on_error == "skip"):
+            shapes = _shapes(args.data, skipped, to_the_end=skipped is None)
+            model = _model(args, settings["side"], max(shape[2] for shape in shapes.values()))
+            learnt, watched = _streams(args, settings["side"], model.item.channels, skipped)
         plan = Plan(settings["learning_rate"], args.steps, args.minutes)
         clip = clip_norm(model.betas, settings["side"])
         # XLA takes long to compile under TensorFlow; without it JAX runs a step operator by operator.
@@ -84,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
         model.save(folder / MODEL)
         runs.Run.write(folder, {**settings, "steps": plan.done}, history)
     fitting.report(args.out, f"{WATCHED} held-out crops", history, int(np.argmin(history["val_loss"])))
+    report_skipped((skipped or {}).values(), len({*shapes, *(skipped or {})}))
 
 
 def clip_norm(betas: tuple[float, ...], side: int) -> float | None:
@@ -115,13 +118,16 @@ def clip_norm(betas: tuple[float, ...], side: int) -> float | None:
     return float(5 * side**2 * steps[len(steps) // 2] / (weight * 255**2 * np.mean(1 / steps)))
 
 
-def _shapes(data: str) -> list[tuple[int, int, int]]:
-    return image_shapes(image_files(runs.training_folder(data)))
+def _shapes(data: str, skipped: Skipped | None, *, to_the_end: bool = False) -> dict[Path, tuple[int, int, int]]:
+    files = image_files(runs.training_folder(data))
+    found = image_shapes(files, to_the_end=to_the_end, skipped=skipped)
+    if not found and skipped:
+        raise skipped[files[0]]
+    return found
 
 
-def _model(args: argparse.Namespace, side: int) -> Any:
+def _model(args: argparse.Namespace, side: int, channels: int) -> Any:
     if args.start is None:
-        channels = max(shape[2] for shape in _shapes(args.data))
         model: Any = fitting.new_model(args, (None, None, channels), LATENT_DIM)
     else:
         if args.beta or args.distortion or args.latent_dim:
@@ -139,20 +145,19 @@ def _model(args: argparse.Namespace, side: int) -> Any:
     return model
 
 
-def _streams(args: argparse.Namespace, side: int, channels: int) -> tuple[Any, Any]:
+def _streams(args: argparse.Namespace, side: int, channels: int, skipped: Skipped | None) -> tuple[Any, Any]:
     """Crops to learn from, without end, and those that are watched, at the photographs' own scale."""
+    options: Any = {"channels": channels, "skipped": skipped}
     files = runs.training_folder(args.data)
     others = Path(args.validation) if args.validation else runs.validation_folder(args.data)
     if others is None:
-        learnt = streams.crops(
-            files, side, channels=channels, seed=args.seed, validation_split=HELD_OUT, subset="training"
-        )
+        learnt = streams.crops(files, side, seed=args.seed, validation_split=HELD_OUT, subset="training", **options)
         watched = streams.crops(
-            files, side, scales=(1.0,), channels=channels, seed=1, validation_split=HELD_OUT, subset="validation"
+            files, side, scales=(1.0,), seed=1, validation_split=HELD_OUT, subset="validation", **options
         )
     else:
-        learnt = streams.crops(files, side, channels=channels, seed=args.seed)
-        watched = streams.crops(others, side, scales=(1.0,), channels=channels, seed=1)
+        learnt = streams.crops(files, side, seed=args.seed, **options)
+        watched = streams.crops(others, side, scales=(1.0,), seed=1, **options)
     return learnt, watched.take(WATCHED)
 
 

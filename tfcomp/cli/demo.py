@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tfcomp.artifact.manifest import MANIFEST
 from tfcomp.cli.console import say
 from tfcomp.codec import Codec
 from tfcomp.data import datasets
@@ -26,6 +27,7 @@ BATCH = 128
 STEPS = 1100
 """Number of training steps: about two minutes of two cores, whatever the size of the data set."""
 SHOWN = 12
+RESULTS = ("artifact", "reconstructions.png", "table.md", "test.tfz")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -42,6 +44,9 @@ def demonstrate(out: Path, *, data: str = "glyphs", epochs: int | None = None) -
         epochs: passes over the training images; by default as many as make about `STEPS` steps.
     """
     import_module("matplotlib")  # better missed now than after training
+    there = [name for name in RESULTS if (out / name).exists()]
+    if there and not (out / "artifact" / MANIFEST).is_file():
+        raise InputError(f"expected {out} to be new or to hold an earlier demo, found {there[0]} of another kind")
     train, test = datasets.load_arrays(data)
     if max(train.shape[1:3]) > 64:
         raise InputError(f"expected small images, up to 64x64, for the demo; {data} has {train.shape[1:3]}")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tfcomp.cli.console import report_skipped
 from tfcomp.cli.native_lines import held_native_lines
 from tfcomp.cli.runs import test_folder
 from tfcomp.codec import Codec
 from tfcomp.data import datasets
-from tfcomp.errors import InputError
+from tfcomp.errors import InputError, TfcompError
 from tfcomp.items import Images, Item
 from tfcomp.measure import comparison
 from tfcomp.storage import image_files
@@ -21,15 +22,18 @@ from tfcomp.storage import image_files
 def run(args: argparse.Namespace) -> None:
     """The command."""
     comparison.chosen(args.against)
-    with held_native_lines():
+    skipped: image_files.Skipped | None = {} if args.on_error == "skip" else None
+    with held_native_lines(dropped=args.on_error == "skip"):
         loaded = {name: Codec.load(name) for name in args.artifacts}
+        others: Images | Sequence[Images] = []
         if Path(args.data).is_dir() and all(codec.item.any_size for codec in loaded.values()):
-            test: Images | Sequence[Images] = _of_any_size(test_folder(args.data), args.images, loaded)
+            test: Images | Sequence[Images] = _of_any_size(test_folder(args.data), args.images, loaded, skipped)
         else:
-            _, test = datasets.load_arrays(args.data)
+            others, test = datasets.load_arrays(args.data, skipped=skipped)
             for codec in loaded.values():
                 _require_shape(codec.item, test.shape[1:], args.data)
     comparison.run(_each_quality(loaded), test, args.data, args.against, args.out, args.images)
+    report_skipped((skipped or {}).values(), len(others) + len(test) + len(skipped or {}))
 
 
 def _each_quality(loaded: Mapping[str, Codec]) -> dict[str, Codec]:
@@ -40,14 +44,24 @@ def _each_quality(loaded: Mapping[str, Codec]) -> dict[str, Codec]:
     }
 
 
-def _of_any_size(folder: Path, most: int, loaded: Mapping[str, Codec]) -> list[Images]:
+def _of_any_size(
+    folder: Path, most: int, loaded: Mapping[str, Codec], skipped: image_files.Skipped | None
+) -> list[Images]:
     """At most so many images of a folder, spread evenly."""
     files = image_files.image_files(folder)
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(most, len(files))).astype(int)]
-    images = [image_files.read_image(file, whole=True) for file in files]
-    for file, image in zip(files, images, strict=True):
-        for codec in loaded.values():
-            image_files.require_channels(file, image.shape[2], codec.item.channels)
+    images = []
+    for file in files:
+        try:
+            image = image_files.read_image(file, whole=True)
+            for codec in loaded.values():
+                image_files.require_channels(file, image.shape[2], codec.item.channels)
+        except TfcompError as error:
+            if skipped is None or len(skipped) + 1 == len(files):
+                raise
+            skipped[file] = error
+        else:
+            images.append(image)
     return images
 
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False  # see `tfcomp`
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, NoReturn
 
 AGAIN_SECONDS = 15
 """Time after which an interrupt that nothing came of is raised again."""
+AT_ONCE = 0.01
+"""The same, where it is known that nothing came of it."""
 INTERRUPTED = 130
 
 
@@ -31,16 +35,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         """The first interrupt undoes what was begun; the second ends the process at once."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         received.append(number)
-        _ask_again(True)
+        _ask_again(AGAIN_SECONDS)
         raise KeyboardInterrupt
+
+    def passed_over(error: sys.UnraisableHookArgs) -> None:
+        """What is raised in a finalizer or a callback of a library goes no further: an interrupt is raised anew."""
+        if received:
+            _ask_again(AT_ONCE)
+        else:
+            sys.__unraisablehook__(error)
 
     try:
         if process:
             signal.signal(signal.SIGINT, interrupt)
+            sys.unraisablehook = passed_over
         status = _run(arguments, process)
     except BaseException as error:
         if process:
-            _ask_again(False)
+            _ask_again(0)
         # An import that is interrupted may end in another error.
         if not received and not isinstance(error, KeyboardInterrupt):
             raise
@@ -55,33 +67,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _ask_again(on: bool) -> None:
-    """Raises the interrupt once more after some seconds: a library may have passed over it, as in a finalizer."""
-    if not hasattr(signal, "SIGALRM"):  # under Windows
+def _ask_again(seconds: float) -> None:
+    """Raises the interrupt once more after a while, if nothing has come of it; never after all, if that is 0."""
+    if not hasattr(signal, "setitimer"):  # under Windows
         return
 
     def interrupt(*_: Any) -> None:
-        _ask_again(True)
+        _ask_again(AGAIN_SECONDS)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGALRM, interrupt if on else signal.SIG_IGN)
-    signal.alarm(AGAIN_SECONDS if on else 0)
+    signal.signal(signal.SIGALRM, interrupt if seconds else signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _end() -> NoReturn:
     """Ends the process with the status of an interrupt, which Python would die of if it passed through `exec`."""
-    with suppress(OSError):
+    try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    os._exit(INTERRUPTED)
+    finally:
+        os._exit(INTERRUPTED)
 
 
 def _run(arguments: Sequence[str] | None, process: bool) -> int:
     import logging
+    from contextlib import nullcontext
     from importlib import import_module
 
     from tfcomp.cli import console
     from tfcomp.cli.arguments import parser
+    from tfcomp.cli.native_lines import held_native_lines
     from tfcomp.errors import TfcompError, missing_dependency
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -90,7 +105,8 @@ def _run(arguments: Sequence[str] | None, process: bool) -> int:
         console.forgiving_stdout()
     try:
         args = parser().parse_args(arguments)
-        import_module(f"tfcomp.cli.{args.module}").run(args)
+        with held_native_lines() if process else nullcontext():
+            import_module(f"tfcomp.cli.{args.module}").run(args)
         if process:
             console.finish_stdout()
     except (TfcompError, OSError) as error:

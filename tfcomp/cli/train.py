@@ -8,9 +8,11 @@ import keras
 
 from tfcomp.artifact.manifest import MODEL
 from tfcomp.cli import crop_training, fitting
+from tfcomp.cli.console import report_skipped
 from tfcomp.cli.native_lines import held_native_lines
 from tfcomp.cli.runs import RUN, Run
 from tfcomp.data import datasets
+from tfcomp.storage.image_files import Skipped
 from tfcomp.storage.writing import replacing_folder
 
 DEFAULTS = {"latent_dim": 64, "batch_size": 128, "learning_rate": 1e-3}
@@ -27,9 +29,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _one_shape(args: argparse.Namespace) -> None:
     """Trains on arrays in memory."""
+    skipped: Skipped | None = {} if args.on_error == "skip" else None
     settings = fitting.settled(args, fitting.ONE_SHAPE, fitting.CROPS, DEFAULTS)
-    with held_native_lines():
-        images, held_out = datasets.load_arrays(args.data)
+    with held_native_lines(dropped=args.on_error == "skip"):
+        images, held_out = datasets.load_arrays(args.data, skipped=skipped)
     model = fitting.new_model(args, images.shape[1:], DEFAULTS["latent_dim"])  # type: ignore[arg-type]
     steps = settings["epochs"] * -(-len(images) // settings["batch_size"])
     schedule = keras.optimizers.schedules.CosineDecay(settings["learning_rate"], steps)
@@ -45,3 +48,4 @@ def _one_shape(args: argparse.Namespace) -> None:
         model.save(folder / MODEL)
         Run.write(folder, settings, history)
     fitting.report(args.out, f"{len(held_out)} held-out images", history)
+    report_skipped((skipped or {}).values(), len(images) + len(held_out) + len(skipped or {}))

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tfcomp.errors import InputError, MissingDependencyError
+from tfcomp.errors import InputError, MissingDependencyError, TfcompError
 from tfcomp.items import GREY_IN_RGB, MAX_CHANNELS, Images
 from tfcomp.storage import image_files
 
@@ -68,6 +68,7 @@ def crops(
     seed: int = 0,
     validation_split: float = 0.0,
     subset: Part | None = None,
+    skipped: image_files.Skipped | None = None,
 ) -> tf.data.Dataset:
     """Square crops of image files, a stream without end: ``model.fit(crops("photos/").batch(8), steps_per_epoch=250)``.
 
@@ -86,6 +87,7 @@ def crops(
         validation_split: share of the files, 0 to 1, that is kept for validation: every n-th in sorted order, whatever
             the seed, at least one.
         subset: ``"training"`` or ``"validation"``, with ``validation_split``.
+        skipped: takes what is wrong with each file that cannot be read, when it is met; others stand in for it then.
 
     Returns:
         A `tf.data.Dataset` of uint8 [side, side, channels], not batched, without autotuning.
@@ -107,10 +109,10 @@ def crops(
     from tfcomp.data.datasets import untuned
 
     scales = _checked(side, scales, channels, seed, validation_split, subset)
-    chosen = _subset(large_enough(photographs(files), side, scales, channels), validation_split, subset)
+    chosen = _subset(large_enough(photographs(files, skipped), side, scales, channels), validation_split, subset)
     shape = (side, side, channels)
     per_window = max(2, min(WINDOW_BYTES // (CROPS_PER_FILE * math.prod(shape)), 32))
-    draw = _drawing(chosen, shape, scales, seed)
+    draw = _drawing(chosen, shape, scales, seed, skipped)
 
     def read(number: tf.Tensor) -> tf.Tensor:
         found = tf.numpy_function(draw, [number], tf.uint8)
@@ -141,8 +143,10 @@ def reading_errors() -> Iterator[None]:
 # === Files ===
 
 
-def photographs(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Photograph]:
-    """The files of a folder or a list, with their shapes, of which the headers alone are read.
+def photographs(
+    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], skipped: image_files.Skipped | None = None
+) -> list[Photograph]:
+    """The files of a folder or a list, with their shapes, of which the headers alone are read; see `crops`.
 
     Raises:
         InputError: if there are none, or one is no image that can be kept whole.
@@ -156,7 +160,10 @@ def photographs(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
         paths = [Path(file) for file in files]
     if not paths:
         raise InputError("expected at least one image file, found none")
-    return [Photograph(path, shape) for path, shape in zip(paths, image_files.image_shapes(paths), strict=True)]
+    shapes = image_files.image_shapes(paths, skipped=skipped)
+    if not shapes and skipped:
+        raise skipped[paths[0]]
+    return [Photograph(path, shapes[path]) for path in paths if path in shapes]
 
 
 def large_enough(found: Sequence[Photograph], side: int, scales: Sequence[float], channels: int) -> list[Photograph]:
@@ -193,7 +200,11 @@ def _subset(found: list[Photograph], share: float, subset: Part | None) -> list[
 
 
 def _drawing(
-    found: Sequence[Photograph], shape: tuple[int, int, int], scales: Sequence[float], seed: int
+    found: Sequence[Photograph],
+    shape: tuple[int, int, int],
+    scales: Sequence[float],
+    seed: int,
+    skipped: image_files.Skipped | None,
 ) -> Callable[[Any], Images]:
     """The function that gives the crops of a number: uint8 [CROPS_PER_FILE, *shape]."""
 
@@ -201,10 +212,21 @@ def _drawing(
     def order(turn: int) -> NDArray[np.int64]:
         return np.random.default_rng([seed, 0, turn]).permutation(len(found))
 
+    def read(order: NDArray[np.int64], position: int) -> tuple[Photograph, Images]:
+        """The file at a position, or the next one that can be read."""
+        for i in np.roll(order, -position):
+            photograph = found[i]
+            try:
+                return photograph, image_files.read_image(photograph.path, whole=True)
+            except TfcompError as error:
+                if skipped is None:
+                    raise
+                skipped[photograph.path] = error
+        raise InputError(f"expected an image that can be read, found none among {len(found)}, such as {found[0].path}")
+
     def draw(number: Any) -> Images:
         turn, position = divmod(int(number), len(found))
-        photograph = found[order(turn)[position]]
-        image = image_files.read_image(photograph.path, whole=True)
+        photograph, image = read(order(turn), position)
         rng = np.random.default_rng([seed, 1, int(number)])
         fitting = photograph.fitting(shape[0], scales)
         if sorted(image.shape) != sorted(photograph.shape):

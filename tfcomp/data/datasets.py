@@ -24,7 +24,7 @@ from tfcomp.data import glyphs
 from tfcomp.data.crops import crops, reading_errors
 from tfcomp.errors import InputError, MissingDependencyError
 from tfcomp.items import Images, as_images, image_array
-from tfcomp.storage.image_files import image_files, progress, read_images, reason
+from tfcomp.storage.image_files import Skipped, image_files, progress, read_images, reason
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -49,7 +49,10 @@ def load(source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | N
 
 
 def load_arrays(
-    source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None
+    source: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    skipped: Skipped | None = None,
 ) -> tuple[Images, Images]:
     """The training and the test images, uint8 [N, H, W, C] each.
 
@@ -59,6 +62,7 @@ def load_arrays(
             holds ``x_train`` and ``x_test``, ``train`` and ``test``, or one array.
         data_dir: where tensorflow-datasets keeps prepared data; else ``TFDS_DATA_DIR``, else its own default. Data
             prepared there is read without touching the network.
+        skipped: takes what is wrong with each file of a folder that cannot be read; such files are left out then.
 
     Raises:
         InputError: if the source is unknown, unreadable, or holds anything but images of one size with 8 bits.
@@ -71,7 +75,7 @@ def load_arrays(
         return _load_tfds(name.removeprefix("tfds:"), data_dir)
     path = Path(name)
     if path.is_dir():
-        return _load_folder(path)
+        return _load_folder(path, skipped)
     if path.is_file() and path.suffix in (".npy", ".npz"):
         return _load_numpy(path)
     found = "a file of another kind" if path.exists() else "no such file or folder"
@@ -129,13 +133,13 @@ def read_array(path: str | os.PathLike[str]) -> Images:
 # === Sources ===
 
 
-def _load_folder(folder: Path) -> tuple[Images, Images]:
+def _load_folder(folder: Path, skipped: Skipped | None) -> tuple[Images, Images]:
     if (folder / "train").is_dir() and (folder / "test").is_dir():
-        train, test = read_images(image_files(folder / "train")), read_images(image_files(folder / "test"))
+        train, test = (read_images(image_files(folder / name), skipped=skipped) for name in ("train", "test"))
         if train.shape[1:] != test.shape[1:]:
             raise InputError(f"expected one size in {folder}, found train {train.shape[1:]} and test {test.shape[1:]}")
         return train, test
-    return _split(read_images(image_files(folder)), str(folder))
+    return _split(read_images(image_files(folder), skipped=skipped), str(folder))
 
 
 def _load_numpy(path: Path) -> tuple[Images, Images]:

@@ -274,8 +274,9 @@ def table(points: Sequence[Point]) -> str:
             "" if values[i] is None else f"{values[i]:.4f}" if name == "MS-SSIM" else f"{values[i]:.2f}"
             for name, values in shown.items()
         ]
-        relative = point.bytes_per_image / points[0].bytes_per_image
-        cells = [point.codec, f"{point.bytes_per_image:.2f}", quality, *others, f"{relative:.1f}"]
+        first = points[0].bytes_per_image  # which is nothing for images that are as expected
+        relative = f"{point.bytes_per_image / first:.1f}" if first else ""
+        cells = [point.codec, f"{point.bytes_per_image:.2f}", quality, *others, relative]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 

@@ -7,19 +7,20 @@ them. Importing Keras together with tfcomp would take seconds, of which a user o
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
-from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # see `tfcomp`
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
 
 MODULES = ("tfcomp.models.autoencoder", "tfcomp.models.vae")
 """Modules whose import registers all classes that a saved model may name."""
 
 
-class _AfterKeras(MetaPathFinder):
+class _AfterKeras:  # no MetaPathFinder: to import that class takes longer than all else here
     """Finds Keras as others do, and has `MODULES` imported when that import is over."""
 
     _searching = False
@@ -34,6 +35,8 @@ class _AfterKeras(MetaPathFinder):
             return None
         if self._searching:
             return None
+        from importlib.util import find_spec
+
         self._searching = True
         try:
             spec = find_spec(fullname)

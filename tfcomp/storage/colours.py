@@ -25,6 +25,8 @@ from tfcomp.errors import InputError
 Float64 = NDArray[np.float64]
 Curve = Callable[[Float64], Float64]
 
+GREY_SPREAD = 1
+"""Largest difference of the channels of a pixel that counts as grey: a lossy WebP file gives grey no better."""
 ROWS = 256
 """Number of rows that are converted at a time."""
 
@@ -208,4 +210,4 @@ def _is_grey(image: Image.Image) -> bool:
     if image.mode == "L":
         return True
     pixels = np.asarray(image)
-    return bool(np.all(pixels == pixels[..., :1]))
+    return int((pixels.max(axis=-1) - pixels.min(axis=-1)).max(initial=0)) <= GREY_SPREAD

@@ -2,10 +2,11 @@
 
     PNG                    cICP, iCCP, sRGB, gAMA and cHRM, then EXIF (PNG specification, third edition, 4.3)
     AVIF, HEIF, JPEG 2000  an ICC profile, code points or an enumerated colour space in a colr box, then EXIF
+    BMP                    an ICC profile, or primaries and gammas, in a header of version 4 or 5
     others                 an ICC profile, then EXIF: the interoperability index or the colour space
 
-The profile of a JPEG or PNG file is read here and not by Pillow, which passes in silence over one that is damaged,
-comes late or comes twice. A file that declares nothing is taken for sRGB, and so is one whose EXIF data say
+The profile of a JPEG, PNG, BMP or GIF file is read here and not by Pillow, which passes in silence over one that is
+damaged, comes late or comes twice. A file that declares nothing is taken for sRGB, and so is one whose EXIF data say
 "uncalibrated" and no more.
 """
 
@@ -15,13 +16,15 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import ImageFile
 
 from tfcomp.errors import InputError
 from tfcomp.storage import exif
-from tfcomp.storage.colours import ADOBE_RGB, SRGB, Rgb, by_code_points, power, srgb
+from tfcomp.storage.colours import ADOBE_RGB, SRGB, Curve, Primaries, Rgb, by_code_points, power, srgb
 
 MAX_PROFILE_BYTES = 1 << 24
 MAX_HEADER_BYTES = 1 << 26
@@ -33,6 +36,8 @@ _GAMMA_OF_SRGB = 0.45455
 """The gAMA that stands for sRGB's curve, as near as a power can come."""
 _ADOBE_GAMMA = 563 / 256
 _ADOBE_BY_EXIF, _UNKNOWN_BY_EXIF = 2, (0xFFFD, 0xFFFE)
+_CALIBRATED, _EMBEDDED, _LINKED = 0, 0x4D424544, 0x4C494E4B
+"""Kinds of colours in a BMP file's header; the others are sRGB."""
 _ENUMERATED = {16: SRGB, 17: SRGB, 18: SRGB}
 """Colour spaces of JPEG 2000 that its decoder makes sRGB or grey of."""
 
@@ -52,9 +57,15 @@ def declared(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> Declar
                 found = _of_jpeg(file, str(path))
             case "AVIF" | "JPEG2000":
                 found = _of_boxes(file, str(path))
+            case "BMP" | "DIB":
+                found = _of_bmp(file.read(MAX_HEADER_BYTES), str(path))
+            case "GIF":
+                found = _of_gif(file.read(MAX_HEADER_BYTES))
             case _:
                 found = image.info.get("icc_profile") or None
-    return found or _of_exif(image.info.get("exif") or b"", str(path)) or Rgb()
+                if not isinstance(found, bytes | None):  # a tag of TIFF of an odd type
+                    raise InputError(f"expected a colour profile (ICC) that can be used in {path}, found {found!r:.40}")
+    return found or _of_exif(exif.data_of(image.info), str(path)) or Rgb()
 
 
 # === EXIF ===
@@ -125,17 +136,25 @@ def _chromaticities(content: bytes | None, source: str) -> tuple[float, ...]:
     if len(content) != 32:
         raise InputError(f"expected a cHRM of 32 bytes in {source}, found {len(content)}")
     white_x, white_y, *colours = (n / 100_000 for n in struct.unpack(">8I", content))
-    found = (*colours, white_x, white_y)
+    return _or_srgb((*colours, white_x, white_y))
+
+
+def _or_srgb(found: Primaries) -> Primaries:
+    """These primaries, or sRGB's if they are nearly these."""
     return SRGB if max(abs(a - b) for a, b in zip(found, SRGB, strict=True)) < 0.001 else found
 
 
-def _gamma(content: bytes | None, source: str) -> Any:
+def _gamma(content: bytes | None, source: str) -> Curve:
     if content is None:
         return srgb
     gamma = int.from_bytes(content) / 100_000
     if len(content) != 4 or not 0.05 <= gamma <= 20:
         raise InputError(f"expected a gAMA that can be used in {source}, found {gamma:g}")
-    return srgb if abs(gamma / _GAMMA_OF_SRGB - 1) < 0.01 else power(1 / gamma)
+    return _power_or_srgb(1 / gamma)
+
+
+def _power_or_srgb(exponent: float) -> Curve:
+    return srgb if abs(exponent * _GAMMA_OF_SRGB - 1) < 0.01 else power(exponent)
 
 
 # === JPEG ===
@@ -174,6 +193,45 @@ def _jpeg_profile_parts(file: BinaryIO) -> Iterator[bytes]:
         content = file.read(max(0, length))
         if byte == b"\xe2" and content.startswith(label):
             yield content[len(label) :]
+
+
+# === BMP and GIF ===
+
+
+def _of_bmp(data: bytes, source: str) -> Declared | None:
+    """What a header of version 4 or 5 says (Windows' BITMAPV4HEADER and BITMAPV5HEADER)."""
+    if int.from_bytes(data[14:18], "little") < 108 or len(data) < 122:
+        return None
+    kind = int.from_bytes(data[70:74], "little")
+    ends = np.array(struct.unpack_from("<9i", data, 74)).reshape(3, 3) / 2**30  # XYZ of red, green and blue
+    gammas = np.array(struct.unpack_from("<3I", data, 110)) / 2**16
+    if kind == _LINKED:
+        raise InputError(f"expected a colour profile (ICC) in {source}, found the name of one elsewhere")
+    if kind == _EMBEDDED and len(data) >= 138:
+        at, size = struct.unpack_from("<2I", data, 126)
+        return data[14 + at : 14 + at + size] or None
+    if kind == _CALIBRATED and ends.any() and not _is_like_srgb(ends, gammas):
+        found = f"red, green and blue at {ends.round(3).tolist()} and gammas {gammas.round(3).tolist()}"
+        raise InputError(f"expected sRGB or a colour profile (ICC) in {source}, found {found}")
+    return None
+
+
+def _is_like_srgb(ends: NDArray[np.float64], gammas: NDArray[np.float64]) -> bool:
+    """Whether these are sRGB's primaries, at whatever brightness, and its gamma, or the inverse as some write it."""
+    points = ends[:, :2] / np.maximum(np.abs(ends.sum(axis=1)), 1e-9)[:, None]
+    near = [abs(gammas - gamma).max() < 0.02 for gamma in (0, 2.2, 1 / 2.2)]
+    return any(near) and abs(points - np.reshape(SRGB[:6], (3, 2))).max() < 0.002
+
+
+def _of_gif(data: bytes) -> bytes | None:
+    """The profile of an application extension (ICC.1:2010, annex B.5), in blocks of up to 255 bytes."""
+    label = b"!\xff\x0bICCRGBG1012"
+    at = data.find(label) + len(label)
+    parts = []
+    while at >= len(label) and at < len(data) and data[at]:
+        parts.append(data[at + 1 : at + 1 + data[at]])
+        at += 1 + data[at]
+    return b"".join(parts) or None
 
 
 # === AVIF and JPEG 2000: boxes (ISO/IEC 14496-12, 23008-12, 15444-1) ===

@@ -10,7 +10,10 @@ which changes nothing. The layout is TIFF's: a header, and directories of entrie
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 ORIENTATION, COLOUR_SPACE, INTEROPERABILITY_INDEX = 0x0112, 0xA001, 0x0001
 _EXIF, _INTEROPERABILITY = 0x8769, 0xA005
@@ -32,6 +35,22 @@ class Exif:
     orientation: int | None = None
     colour_space: int | None = None
     interoperability_index: str | None = None
+
+
+def data_of(info: Mapping[Any, Any]) -> bytes:
+    """The EXIF data of an image that Pillow opened, empty if there are none.
+
+    Args:
+        info: what Pillow tells of the file; of a PNG file it may be text in hexadecimal, as ImageMagick writes it.
+    """
+    if data := info.get("exif"):
+        return bytes(data)
+    for kind in ("exif", "APP1"):
+        digits = str(info.get(f"Raw profile type {kind}", "")).split()[2:]  # after a name and a length
+        with suppress(ValueError):
+            if data := bytes.fromhex("".join(digits)):
+                return data
+    return b""
 
 
 def parse(data: bytes) -> Exif:

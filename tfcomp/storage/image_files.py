@@ -6,22 +6,26 @@ elsewhere in it changes nothing.
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from tqdm import tqdm
 
-from tfcomp.errors import InputError, MissingDependencyError, missing_dependency
+from tfcomp.errors import InputError, MissingDependencyError, TfcompError, missing_dependency
 from tfcomp.items import MAX_CHANNELS, Images, accepted_channels, whole_numbers
-from tfcomp.storage import colours, declarations, exif
+from tfcomp.storage import colours, declarations, exif, jpeg_xl
+from tfcomp.storage.bare_files import without_metadata
+from tfcomp.storage.colours import Rgb
 from tfcomp.storage.declarations import Declared
 from tfcomp.storage.writing import replacing_file
 
@@ -44,6 +48,16 @@ _TURNS = {
 """What makes an image upright, by its EXIF orientation; from 5 on, height and width change places."""
 
 _GREY = ("1", "L", "LA")
+_SIGNED = 2
+"""A kind of samples in a TIFF file."""
+_TURNED = (5, 6, 7, 8)
+_XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=[\"']|>)([1-8])")
+MAX_JPEG_XL_BITS = 12
+"""Largest number of bits a channel that a JPEG XL file may have; its decoder gives 8 of them."""
+
+Found = TypeVar("Found")
+Skipped = dict[Path, TfcompError]
+"""What is wrong with each file that was left out."""
 
 
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -79,17 +93,40 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     if Path(path).suffix.lower() == ARRAY:
         height, width, channels = _array(path).shape
         return height, width, channels
-    with _opened(path, whole=True) as image:
-        width, height = image.size
-        if _orientation(image, header_only=True) in (5, 6, 7, 8):
-            height, width = width, height
-        return height, width, 1 if image.mode in _GREY else 3
+    return _read(path, _shape, whole=True)
 
 
-def image_shapes(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[int, int, int]]:
-    """`image_shape` of each file."""
+def image_shapes(
+    paths: Sequence[str | os.PathLike[str]], *, to_the_end: bool = False, skipped: Skipped | None = None
+) -> dict[Path, tuple[int, int, int]]:
+    """`image_shape` of each file.
+
+    Args:
+        paths: the files.
+        to_the_end: read all of each, so that one that is damaged is found before anything long begins.
+        skipped: takes what is wrong with files that cannot be read; they are left out then.
+
+    Raises:
+        InputError: as `read_image`, with ``whole``.
+    """
+
+    def shape(path: str | os.PathLike[str]) -> tuple[int, int, int] | TfcompError:
+        try:
+            return image_shape(path) if not to_the_end else read_image(path, whole=True).shape
+        except TfcompError as error:
+            if skipped is None:
+                raise
+            return error
+
+    found = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(progress(pool.map(image_shape, paths), "read headers", len(paths)))
+        said = progress(pool.map(shape, paths), "check images" if to_the_end else "read headers", len(paths))
+        for path, value in zip(map(Path, paths), said, strict=True):
+            if not isinstance(value, TfcompError):
+                found[path] = value
+            elif skipped is not None:
+                skipped[path] = value
+    return found
 
 
 def require_channels(path: str | os.PathLike[str], found: int, expected: int) -> None:
@@ -118,28 +155,71 @@ def read_image(path: str | os.PathLike[str], *, whole: bool = False) -> Images:
     """
     if Path(path).suffix.lower() == ARRAY:
         return whole_numbers(np.array(_array(path)), f"the image of {path}")
-    with _opened(path, whole) as image:
+
+    def pixels(image: ImageFile.ImageFile) -> Images:
         if whole:
             _refuse_transparency(image, path)
-            meant = declarations.declared(image, path)
-        image.load()
+        image.load()  # a PNG file's EXIF data may follow its pixels
+        meant = declarations.declared(image, path) if whole else Rgb()
         turn = _TURNS.get(_orientation(image))
         upright = image if turn is None else image.transpose(turn)
         shown = upright.convert("L" if upright.mode in _GREY else "RGB")
-        pixels = np.array(_in_srgb(shown, meant, path) if whole else shown)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+        found = np.array(_in_srgb(shown, meant, path))
+        return found[..., None] if found.ndim == 2 else found
+
+    return _read(path, pixels, whole=whole)
+
+
+def _read(path: str | os.PathLike[str], what: Callable[[ImageFile.ImageFile], Found], *, whole: bool) -> Found:
+    """What a function makes of an image file; of one that Pillow refuses, without metadata that it may stumble over."""
+    try:
+        with _opened(path, path, whole) as image:
+            return what(image)
+    except _UnreadableError as error:
+        try:
+            bare = without_metadata(Path(path).read_bytes())
+        except OSError:
+            bare = None
+        if bare is None:
+            raise InputError(str(error)) from error.__cause__
+        with suppress(_UnreadableError), _opened(path, io.BytesIO(bare), whole) as image:
+            return what(image)
+        raise InputError(str(error)) from error.__cause__
+
+
+class _UnreadableError(InputError):
+    """A file that Pillow does not read, or not to its end."""
+
+
+def _shape(image: ImageFile.ImageFile) -> tuple[int, int, int]:
+    width, height = image.size
+    if image.format == "TIFF":  # Pillow's versions differ in when they turn the size
+        width, height = image.tag_v2[256], image.tag_v2[257]  # type: ignore[attr-defined]
+    if _orientation(image) in _TURNED:
+        height, width = width, height
+    return height, width, 1 if image.mode in _GREY else 3
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str], whole: bool) -> Iterator[ImageFile.ImageFile]:
-    """An image file whose header has been read and checked; whatever reading it raises is one line."""
+def _opened(
+    path: str | os.PathLike[str], source: str | os.PathLike[str] | BinaryIO, whole: bool
+) -> Iterator[ImageFile.ImageFile]:
+    """An image file whose header has been read and checked; whatever reading it raises is one line.
+
+    Args:
+        path: the file.
+        source: what is opened: the same, or its content.
+        whole: as of `read_image`.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of damaged metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if Path(path).suffix.lower() == ".jxl":
                 _register_jpeg_xl()
-            with Image.open(path) as image:
+            with Image.open(source) as image:
+                if image.format == "JXL":
+                    _read_jpeg_xl_header(image, path, whole)
                 if _deep(image, path):
                     depth = f"mode {image.mode} with 16 bits or more"
                     raise InputError(f"expected an image with 8 bits a channel, found {depth} in {path}")
@@ -149,18 +229,18 @@ def _opened(path: str | os.PathLike[str], whole: bool) -> Iterator[ImageFile.Ima
     except (InputError, MissingDependencyError):
         raise
     except Exception as error:
-        raise InputError(f"cannot read the image {path}: {reason(error)}") from error
+        said = reason(error).replace(repr(source), "it")  # which may be no path
+        raise _UnreadableError(f"cannot read the image {path}: {said}") from error
 
 
-def _orientation(image: ImageFile.ImageFile, *, header_only: bool = False) -> int:
-    """The EXIF orientation, 1 where nothing is said of it; see `exif`. Pillow turns TIFF files itself."""
-    data = image.info.get("exif")
-    if data or (header_only and image.format == "PNG"):  # whose EXIF data, if there are any, follow the pixels
-        return exif.parse(data or b"").orientation or 1
-    try:
-        return int(image.getexif().get(exif.ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - a damaged tag can raise anything
-        return 1
+def _orientation(image: ImageFile.ImageFile) -> int:
+    """The orientation that EXIF data tell, or else XMP data; 1 where neither does. Pillow turns TIFF files itself."""
+    if image.format == "TIFF":
+        found = image.tag_v2.get(exif.ORIENTATION)  # type: ignore[attr-defined]
+        return found if isinstance(found, int) else 1
+    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    told = _XMP_ORIENTATION.search(xmp.encode(errors="replace") if isinstance(xmp, str) else bytes(xmp))
+    return exif.parse(exif.data_of(image.info)).orientation or (int(told[1]) if told else 1)
 
 
 def _array(path: str | os.PathLike[str]) -> NDArray[Any]:
@@ -185,10 +265,23 @@ def _register_jpeg_xl() -> None:
         raise missing_dependency(error) or error from error
 
 
+def _read_jpeg_xl_header(image: ImageFile.ImageFile, path: str | os.PathLike[str], whole: bool) -> None:
+    """Refuses what the plugin does not tell, and forgets the EXIF data of a picture that its decoder has turned."""
+    header = jpeg_xl.header(Path(path).read_bytes())
+    if whole and header.animated:
+        raise InputError(f"expected one picture in {path}, found an animation or series")
+    if header.bits > MAX_JPEG_XL_BITS:
+        raise InputError(f"expected an image with 8 bits a channel, found {header.bits} bits in {path}")
+    if header.orientation != 1 and not getattr(image, "jpeg", False):  # whose own EXIF data tell
+        image.info.pop("exif", None)
+
+
 def _refuse_what_would_be_lost(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> None:
     pictures = getattr(image, "n_frames", 1)
     if pictures > 1 and image.format != "MPO":  # a photograph with a preview, or of two lenses
         raise InputError(f"expected one picture in {path}, found an animation or series of {pictures}")
+    if image.format == "TIFF" and _SIGNED in (image.tag_v2.get(339) or ()):  # type: ignore[attr-defined]
+        raise InputError(f"expected values from 0 in {path}, found signed ones")
     if image.mode in ("CMYK", "YCCK", "LAB", "HSV"):
         raise InputError(f"expected an image in grey or RGB, found {image.mode} in {path}; convert it first")
 
@@ -227,15 +320,25 @@ def _jpeg2000_bits(data: bytes) -> int:
     return 1 + (depth[0] & 127) if depth else 0
 
 
-def read_images(paths: Sequence[str | os.PathLike[str]]) -> Images:
+def read_images(paths: Sequence[str | os.PathLike[str]], *, skipped: Skipped | None = None) -> Images:
     """Image files of one size as uint8 [N, H, W, C]; if any has colours, the grey ones become RGB too.
+
+    Args:
+        paths: the files.
+        skipped: takes what is wrong with files that cannot be read; they are left out then.
 
     Raises:
         InputError: if a file cannot be read, or two differ in size; the message names both.
     """
     images: list[Images] = []
     for path in progress(paths, "read images", total=len(paths)):
-        image = read_image(path)
+        try:
+            image = read_image(path)
+        except TfcompError as error:
+            if skipped is None or len(skipped) + 1 == len(paths):
+                raise
+            skipped[Path(path)] = error
+            continue
         if images and image.shape[:2] != images[0].shape[:2]:
             size, first = ("x".join(map(str, reversed(i.shape[:2]))) for i in (image, images[0]))
             raise InputError(
@@ -274,6 +377,7 @@ def write_image(path: str | os.PathLike[str], image: Images) -> None:
 def reason(error: Exception) -> str:
     """One line of why a file cannot be read. What a damaged file makes its parser raise can be of any class."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    said = said.replace("decoder error", "its data are damaged or of a kind that is not supported, decoder error")
     return " ".join(said.split()) or type(error).__name__
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,7 +36,7 @@ def _beside(target: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot create the folder {target.parent}: {error.strerror}") from error
-    begun = os.fsencode(target.stem)[:60].decode(errors="ignore")  # a file system counts bytes
+    begun = os.fsencode(target.stem)[:60].decode(sys.getfilesystemencoding(), "ignore")  # it counts bytes
     suffix = target.suffix if len(os.fsencode(target.suffix)) < 60 else ""
     return target.with_name(f".{begun}.{secrets.token_hex(4)}{suffix}")
 
