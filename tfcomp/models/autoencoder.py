@@ -272,7 +272,7 @@ class AutoEncoder(LatentModel):
             raise InputError(f"expected (None, None, channels), as the networks take any size, found {shape}")
         if betas[-1] == 0:
             raise InputError("expected a beta > 0, found 0")
-        networks.require_channels_last()
+        networks.require_supported_keras()
         coefficients = coefficients or (min(64, stride**2), min(16, stride**2))
         frequencies = lapped.Frequencies(stride, shape[2], coefficients, tuple(groups or lapped.DIAGONALS))
         unit = lapped.unit_of(betas[-1])

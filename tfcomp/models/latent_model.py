@@ -81,7 +81,7 @@ class LatentModel(Training):
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
-        networks.require_channels_last()
+        networks.require_supported_keras()
         encoder, decoder = admitted(encoder, "encoder", "uint8"), admitted(decoder, "decoder", "float32")
         if not (math.isfinite(beta) and beta >= 0):
             raise InputError(f"expected a finite beta >= 0, found {beta}")

@@ -32,11 +32,15 @@ InputShape = Sequence[int | None]
 """(height, width, channels), or (None, None, channels) where the networks take any size."""
 
 
-def require_channels_last() -> None:
-    """Raises `InputError` where Keras is set up for images of another order, by ``keras.json`` or in the program."""
-    found = keras.config.image_data_format()
-    if found != "channels_last":
-        raise InputError(f"expected Keras's image_data_format to be channels_last, found {found}")
+def require_supported_keras() -> None:
+    """Raises `InputError` where Keras is set up, by ``keras.json`` or in the program, as models cannot be made."""
+    for name, found, allowed in (
+        ("backend", keras.backend.backend(), ("tensorflow", "jax")),
+        ("image_data_format", keras.config.image_data_format(), ("channels_last",)),
+        ("floatx", keras.config.floatx(), ("float32",)),
+    ):
+        if found not in allowed:
+            raise InputError(f"expected Keras's {name} to be {' or '.join(allowed)}, found {found}")
 
 
 def shape_of(input_shape: Any) -> Shape:
@@ -54,7 +58,7 @@ def whole(number: Any) -> bool:
 
 
 def _checked(input_shape: InputShape, latent_dim: int, widths: Sequence[int]) -> Shape:
-    require_channels_last()
+    require_supported_keras()
     input_shape = shape_of(input_shape)
     if not (whole(latent_dim) and isinstance(widths, list | tuple) and all(map(whole, widths))):
         raise InputError(f"expected whole numbers for latent_dim and layer widths, found {latent_dim!r} and {widths!r}")
