@@ -59,10 +59,8 @@ def check_options(**options: Any) -> None:
         expected, least = _OPTIONS[name]
         inner = [n for row in value for n in row] if expected is _PATTERN and _listed(value, _listed) else value
         numbers = [value] if expected is _WHOLE else inner
-        if value is not None and not (
-            _listed(numbers, lambda n, least=least: networks.whole(n) and n >= least)
-            and (expected is not _PAIR or len(value) == 2)
-        ):
+        fits = _listed(numbers, networks.whole) and min(numbers) >= least and (expected is not _PAIR or len(value) == 2)
+        if value is not None and not fits:
             raise InputError(f"expected {name} as {expected} of at least {least}, found {value!r}")
 
 
