@@ -21,6 +21,7 @@ from keras_networks import (
     of_layer,
     pair_around,
 )
+from kinds import interpreter_of
 
 from tfcomp.artifact.conversion import to_litert
 from tfcomp.codec import Codec
@@ -200,6 +201,26 @@ def test_regularisation_of_16_bits_is_part_of_the_loss(policy: str) -> None:
     model.compile(optimizer="sgd")
     logs = model.train_on_batch(IMAGES, return_dict=True)
     assert logs["loss"] > logs["distortion"]
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_enlarging_images_of_any_size_freezes_and_is_exported(interpolation: str) -> None:
+    image, z = keras.Input((None, None, 1), dtype="uint8"), keras.Input((None, None, 3))
+    x = layers.Conv2D(3, 4, strides=4, padding="same")(layers.Rescaling(1 / 255)(image))
+    twice = layers.UpSampling2D(2, interpolation=interpolation)  # shared: of two inputs
+    y = layers.Conv2D(1, 3, padding="same")(twice(layers.Conv2D(3, 3, padding="same")(twice(z))))
+    decoder = keras.Model(z, y)
+    model = AutoEncoder(keras.Model(image, x), decoder, beta=0.01)
+    model.compile("adam", run_eagerly=True)
+    model.train_on_batch(np.repeat(np.repeat(IMAGES, 2, 1), 2, 2))
+    codec = Codec.freeze(model, [np.tile(IMAGES[0], (4, 4, 1))])
+    transform: Any = codec.parts.transform
+    latent = np.random.default_rng(0).normal(0, 3, (1, 5, 7, 3)).astype(np.float32)
+    expected = np.clip(np.rint(np.asarray(decoder(latent * transform.unit + transform.zero)) * 255), 0, 255)
+    assert np.abs(transform.synthesise(latent, 1) - expected).max() <= 1  # weights of 16 bits
+    content = to_litert(transform.synthesise_graph)
+    found = interpreter_of(content)(latent=latent)["image"]
+    assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 # === Refused when the model is made ===

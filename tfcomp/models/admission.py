@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from tfcomp.enlarging import free_sides
 from tfcomp.errors import InputError
 
 
@@ -69,7 +70,8 @@ def check_graph(network: keras.Model, role: str, *, always: bool = False) -> Non
         lambda *inputs: network(list(inputs) if len(inputs) > 1 else inputs[0], training=False), autograph=False
     )
     try:
-        graph = infer.get_concrete_function(*specs).graph.as_graph_def()
+        with free_sides(parts):
+            graph = infer.get_concrete_function(*specs).graph.as_graph_def()
     except Exception as error:
         raise _refusal(role, error) from error
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]

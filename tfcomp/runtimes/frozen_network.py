@@ -16,6 +16,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfcomp.enlarging import free_sides
+
 _ONE_AT_A_TIME = threading.RLock()  # policies are the layers' own: two calls at once would mix them up
 
 
@@ -78,7 +80,8 @@ def _in_float32(network: keras.Model) -> Iterator[None]:
     try:
         for part, name, _ in changed:
             setattr(part, name, plain[name])
-        yield
+        with free_sides(layers):
+            yield
     finally:
         for part, name, value in changed:
             setattr(part, name, value)
