@@ -98,7 +98,7 @@ LAYERS: dict[str, tuple[Arrange, Callable[[], Any]]] = {
     "RMSNormalization": (SEQUENCE, layers.RMSNormalization),
     "RNN": (SEQUENCE, lambda: layers.RNN(layers.GRUCell(3), return_sequences=True)),
     "RandomBrightness": (coloured, lambda: layers.RandomBrightness(0.2)),
-    "RandomCrop": (coloured, lambda: layers.RandomCrop(4, 4)),
+    "RandomCrop": (coloured, lambda: layers.RandomCrop(8, 8)),
     "RandomPosterization": (coloured, lambda: layers.RandomPosterization(4)),
     "RandomTranslation": (coloured, lambda: layers.RandomTranslation(0.2, 0.2)),
     "RepeatVector": (VECTOR, lambda: layers.RepeatVector(2)),

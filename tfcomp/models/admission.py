@@ -83,8 +83,8 @@ def check_graph(network: keras.Model, role: str, *, always: bool = False) -> Non
 
 
 def _foreign(layer: Any) -> bool:
-    """Whether a layer runs code that is neither Keras's nor this package's."""
-    unknown = isinstance(layer, keras.layers.Lambda | keras.layers.TFSMLayer)
+    """Whether a layer runs code that is neither Keras's nor this package's, or cuts in training alone."""
+    unknown = isinstance(layer, keras.layers.Lambda | keras.layers.TFSMLayer | keras.layers.RandomCrop)
     return unknown or type(layer).__module__.partition(".")[0] not in ("keras", "tfcomp")
 
 
