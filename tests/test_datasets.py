@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -223,6 +224,93 @@ def test_prepared_data_is_read_without_a_network(
         train, test = datasets.load_arrays(name)
         np.testing.assert_array_equal(train, mnist[0][:10])
         np.testing.assert_array_equal(test, mnist[1][:10])
+
+
+class Prepared:
+    """Stands for a prepared data set of tensorflow-datasets: its splits by name, arrays [N, H, W, C]."""
+
+    name = "prepared"
+
+    def __init__(self, feature: Any, splits: dict[str, NDArray[Any]]) -> None:
+        self.data = splits
+        counts = {name: SimpleNamespace(num_examples=len(values)) for name, values in splits.items()}
+        self.info = SimpleNamespace(features={"image": feature}, splits=counts)
+
+    def is_prepared(self) -> bool:
+        return True
+
+    def as_dataset(self, split: str, read_config: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.data.Dataset.from_tensor_slices({"image": self.data[split]})
+
+
+def prepared(monkeypatch: pytest.MonkeyPatch, **splits: NDArray[Any]) -> None:
+    import tensorflow_datasets as tfds
+
+    first = next(iter(splits.values()))
+    feature = tfds.features.Tensor(shape=first.shape[1:], dtype=first.dtype)
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir: Prepared(feature, splits))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "message"),
+    [
+        (np.uint16, 0, 65536, "found values from"),
+        (np.int32, -1000, 1000, "found values from -"),
+        (np.int8, -128, 128, "found values from -"),
+        (np.float32, 0, 1, "found fractions"),
+        (np.float64, 0, 1, "found fractions"),
+        (np.float16, -1, 1, "found values from -"),
+        (np.uint16, 0, 256, None),
+        (np.int64, 0, 256, None),
+        (np.uint8, 0, 2, None),
+    ],
+)
+def test_prepared_images_of_other_dtypes_are_kept_whole_or_refused(
+    monkeypatch: pytest.MonkeyPatch, dtype: Any, low: int, high: int, message: str | None
+) -> None:
+    pytest.importorskip("tensorflow_datasets")
+    rng = np.random.default_rng(0)
+    floating = np.issubdtype(dtype, np.floating)
+    values = (rng.uniform if floating else rng.integers)(low, high, (12, 4, 4, 1)).astype(dtype)
+    prepared(monkeypatch, train=values, test=values[:5])
+    if message is None:
+        train, test = datasets.load_arrays("tfds:prepared")
+        assert train.dtype == test.dtype == np.uint8
+        np.testing.assert_array_equal(train, values)
+        np.testing.assert_array_equal(test, values[:5])
+        return
+    with pytest.raises(InputError, match=rf"the data set 'prepared', split train.*{message}") as raised:
+        datasets.load_arrays("tfds:prepared")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        ({"extra": 1, "train": 2, "test": 3}, (2, 3)),
+        ({"extra": 1, "train": 2, "validation": 3}, (2, 3)),
+        ({"validation": 1, "test": 3, "train": 2}, (2, 3)),
+        ({"unsupervised": 1, "train": 2}, (2, 2)),
+        ({"all": 4}, (4, 4)),
+    ],
+)
+def test_the_training_split_of_prepared_data_is_the_one_named_train(
+    monkeypatch: pytest.MonkeyPatch, splits: dict[str, int], expected: tuple[int, int]
+) -> None:
+    pytest.importorskip("tensorflow_datasets")
+    prepared(monkeypatch, **{name: np.full((12, 4, 4, 1), value, np.uint8) for name, value in splits.items()})
+    for found, value in zip(datasets.load_arrays("tfds:prepared"), expected, strict=True):
+        assert (found == value).all()
+
+
+def test_prepared_data_without_a_training_split_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorflow_datasets")
+    parts = np.zeros((4, 4, 4, 1), np.uint8)
+    prepared(monkeypatch, extra=parts, test=parts)
+    with pytest.raises(InputError, match=r"a split named train in the data set 'prepared', found \['extra', 'test'\]"):
+        datasets.load_arrays("tfds:prepared")
 
 
 def test_no_network_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from tfcomp import forks as forks
 from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, TfcompError, missing_dependency
 from tfcomp.models.registration import register_with_keras
 from tfcomp.version import __version__

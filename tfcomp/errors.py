@@ -36,10 +36,18 @@ EXTRAS = {
 }
 """Extra that installs each package that not every installation has."""
 
+BACKENDS = ("jax", "openvino", "torch")
+"""Packages that Keras imports first of all where it is told to."""
+
 
 def missing_dependency(error: ModuleNotFoundError) -> MissingDependencyError | None:
     """What to say of a failed import, or None if the package is not one of an extra (then it is a defect)."""
     package = (error.name or "").partition(".")[0]
+    if package in BACKENDS:
+        return MissingDependencyError(
+            f"expected Keras's backend to be tensorflow, found {package}, by KERAS_BACKEND or keras.json, which is not "
+            "installed"
+        )
     if package not in EXTRAS:
         return None
     return MissingDependencyError(

@@ -57,13 +57,16 @@ def to_litert(graph: Any, quantize: str = "float32", samples: Samples | None = N
         tf.TensorSpec([1 if n is None and not axis else n for axis, n in enumerate(spec.shape)], spec.dtype, spec.name)
         for spec in graph.input_signature
     ]
-    concrete = graph.get_concrete_function(*specs)
+    # Traced anew: by its own signature a function would keep the items' axis open, which loops over a list cannot have.
+    concrete = tf.function(graph.python_function, autograph=False).get_concrete_function(*specs)
     definition = concrete.graph.as_graph_def()
     nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
     if assigning := {node.op for node in nodes if "Assign" in node.op}:
         raise _refusal(assigning)
     # Variables become constants first: converted as they are, they leave READ_VARIABLE operators without the weights.
     frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    if len(frozen.inputs) > len(specs):  # tables of a look-up, say, which are no weights
+        raise _refusal({node.op for node in nodes if "Table" in node.op})
     results = sorted(concrete.structured_outputs)
 
     @tf.function(input_signature=specs)

@@ -96,13 +96,14 @@ def _trained(folder: Path, manifest: Manifest, numbers: arrays.Arrays) -> Any:
         raise InputError(f"expected an artifact that keeps its trained model ({MODEL}), found none in {folder}")
     read_checked(folder, MODEL, manifest.files)
     from tfcomp.models.loading import load_model
-    from tfcomp.runtimes.keras_networks import KerasTransform, frozen
+    from tfcomp.runtimes.frozen_network import FrozenNetwork
+    from tfcomp.runtimes.keras_networks import KerasTransform
 
     model = load_model(folder / MODEL)
     half = manifest.item.any_size
     return KerasTransform(
-        frozen(model.latent_network, half=half),
-        frozen(model.decoder, half=half),
+        FrozenNetwork(model.latent_network, half=half),
+        FrozenNetwork(model.decoder, half=half),
         numbers["unit"],
         numbers["zero"],
         len(manifest.qualities),

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["as_images", "batches", "crops", "load", "load_arrays", "read_array", "reading_errors", "untuned"]
 
+HELD_OUT = ("test", "validation")
+"""Splits of a prepared data set that may be the test set, the first that there is."""
 TEST_EVERY = 10
 """A source without a split of its own gives every tenth image, the first among them, to the test set."""
 
@@ -189,9 +191,11 @@ def _load_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Imag
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"{missing}: {reason}") from error
     splits = builder.info.splits
-    if "train" in splits and "test" in splits:
-        return _read_split(builder, "train"), _read_split(builder, "test")
-    return _split(_read_split(builder, next(iter(splits))), name)
+    if "train" not in splits and len(splits) > 1:
+        raise InputError(f"expected a split named train in the data set {name!r}, found {sorted(splits)}")
+    train = _read_split(builder, "train" if "train" in splits else next(iter(splits)))
+    held_out = next((split for split in HELD_OUT if split in splits), None)
+    return _split(train, name) if held_out is None else (train, _read_split(builder, held_out))
 
 
 def _require_network(urls: Iterable[str], message: str) -> None:
@@ -208,7 +212,9 @@ def _require_network(urls: Iterable[str], message: str) -> None:
 def _read_split(builder: Any, split: str) -> Images:
     import tensorflow_datasets as tfds
 
-    images = np.empty((builder.info.splits[split].num_examples, *builder.info.features["image"].shape), np.uint8)
+    feature = builder.info.features["image"]
+    dtype = np.dtype(feature.np_dtype)
+    images = np.empty((builder.info.splits[split].num_examples, *feature.shape), dtype)
     # One file after another, so that the order is that of the source.
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     data: tf.data.Dataset = builder.as_dataset(split=split, read_config=config)
@@ -217,7 +223,8 @@ def _read_split(builder: Any, split: str) -> Images:
     for batch in progress(batches.as_numpy_iterator(), f"read {builder.name}", total=-(-len(images) // 1000)):
         images[start : start + len(batch)] = batch
         start += len(batch)
-    return images
+    # Whole numbers of 0 to 255 whatever the dtype; anything else would be cut or wrapped.
+    return images if dtype == np.uint8 else image_array(images, f"the data set {builder.name!r}, split {split}")
 
 
 # === Checks ===

@@ -8,6 +8,7 @@ in between run beside it, at worst without a limit from there on. Nobody waits f
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,16 @@ from threadpoolctl import ThreadpoolController
 
 _LOCK = threading.Lock()  # held while the limit changes, never while anything is coded
 _limited = False
+
+
+def _begin_anew() -> None:
+    """In a process that was forked while another thread held the lock, or the limit."""
+    global _LOCK, _limited
+    _LOCK, _limited = threading.Lock(), False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @cache

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from tfcomp.errors import InputError
 from tfcomp.items import Images
 from tfcomp.models.latent_model import LatentModel
-from tfcomp.runtimes.keras_networks import frozen
+from tfcomp.runtimes.frozen_network import FrozenNetwork
 
 BATCH = 256
 
@@ -34,7 +34,9 @@ class Snapshot:
 
     def __init__(self, model: LatentModel) -> None:
         half = model.item.any_size  # as their files keep them
-        self.encoder, self.decoder = frozen(model.latent_network, half=half), frozen(model.decoder, half=half)
+        self.encoder, self.decoder = (
+            FrozenNetwork(network, half=half) for network in (model.latent_network, model.decoder)
+        )
         self._model, self._weights = model, model.get_weights()
         self._takes_quality, self._qualities = model.takes_quality, model.qualities
 
@@ -50,7 +52,7 @@ class Snapshot:
         Raises:
             InputError: if it is not finite.
         """
-        found = batched(lambda some: self.encoder(some, training=False), images).astype(np.float32)
+        found = batched(self.encoder, images).astype(np.float32)
         if not np.all(np.isfinite(found)):
             raise InputError("expected finite latents, found NaN or infinity: the model's weights or training diverged")
         return found
@@ -60,7 +62,7 @@ class Snapshot:
 
         def decode(some: NDArray[Any]) -> Any:
             told = np.eye(self._qualities, dtype=np.float32)[[quality - 1] * len(some)]
-            return self.decoder([some, told] if self._takes_quality else some, training=False)
+            return self.decoder([some, told] if self._takes_quality else some)
 
         return batched(decode, latents.astype(np.float32))
 

@@ -22,7 +22,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from tfcomp.errors import InputError
+from tfcomp.errors import BitstreamError, InputError
 from tfcomp.items import Item
 from tfcomp.layout import CHESSBOARD, MEAN_PHASES, Layout, Pattern
 from tfcomp.models import lapped, networks, sampling
@@ -262,18 +262,26 @@ class AutoEncoder(LatentModel):
             reach: how far the first group looks for neighbours, in positions.
             name: the model's.
         """
-        shape = Item(tuple(input_shape)).shape  # type: ignore[arg-type]
+        lapped.check_options(
+            stride=stride, coefficients=coefficients, hidden=hidden, blocks=blocks, ranks=ranks, groups=groups,
+            mean_phases=mean_phases, phases=phases, reach=reach,
+        )  # fmt: skip
+        shape = Item(networks.shape_of(input_shape)).shape
         betas = _prices(beta)
         if shape[0] is not None:
             raise InputError(f"expected (None, None, channels), as the networks take any size, found {shape}")
         if betas[-1] == 0:
             raise InputError("expected a beta > 0, found 0")
-        networks.require_channels_last()
+        networks.require_supported_keras()
         coefficients = coefficients or (min(64, stride**2), min(16, stride**2))
         frequencies = lapped.Frequencies(stride, shape[2], coefficients, tuple(groups or lapped.DIAGONALS))
         unit = lapped.unit_of(betas[-1])
+        try:
+            layout = Layout(frequencies.groups, mean_phases, phases, reach)
+        except BitstreamError as error:  # a file's layout is checked there as well
+            raise InputError(str(error)) from error
         prior = ContextPrior(
-            Layout(frequencies.groups, mean_phases, phases, reach),
+            layout,
             qualities=len(betas),
             kinds=frequencies.kinds,
             first_scale=lapped.FIRST_SCALE_LEVELS / unit,

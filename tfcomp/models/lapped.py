@@ -15,7 +15,7 @@ wide, are trained with all else. Layers are stock Keras but for the two that tur
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from tfcomp.errors import InputError
 from tfcomp.items import MAX_CHANNELS
+from tfcomp.models import networks
 from tfcomp.models.context_prior import ERROR_WEIGHT
 from tfcomp.models.objective import LN2
 
@@ -50,6 +51,35 @@ def unit_of(beta: float) -> float:
     which this makes `ERROR_WEIGHT`.
     """
     return math.sqrt(ERROR_WEIGHT * 255**2 * LN2 * beta)
+
+
+def check_options(**options: Any) -> None:
+    """Raises `InputError` unless options of `AutoEncoder.lapped`, by name, are of the types it documents, or None."""
+    for name, value in options.items():
+        expected, least = _OPTIONS[name]
+        inner = [n for row in value for n in row] if expected is _PATTERN and _listed(value, _listed) else value
+        numbers = [value] if expected is _WHOLE else inner
+        fits = _listed(numbers, networks.whole) and min(numbers) >= least and (expected is not _PAIR or len(value) == 2)
+        if value is not None and not fits:
+            raise InputError(f"expected {name} as {expected} of at least {least}, found {value!r}")
+
+
+_WHOLE, _PAIR, _SEVERAL, _PATTERN = "a whole number", "two whole numbers", "whole numbers", "rows of whole numbers"
+_OPTIONS = {
+    "stride": (_WHOLE, 1),
+    "coefficients": (_PAIR, 1),
+    "hidden": (_PAIR, 1),
+    "blocks": (_WHOLE, 0),
+    "ranks": (_PAIR, 1),
+    "groups": (_SEVERAL, 0),
+    "mean_phases": (_PATTERN, 0),
+    "phases": (_PATTERN, 0),
+    "reach": (_WHOLE, 1),
+}
+
+
+def _listed(value: Any, allowed: Callable[[Any], bool] = lambda _: True) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(map(allowed, value))
 
 
 # === Which channel is which ===

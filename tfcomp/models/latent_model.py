@@ -30,6 +30,7 @@ from tfcomp.errors import InputError
 from tfcomp.geometry import Grid
 from tfcomp.items import Item
 from tfcomp.models import networks, receptive_field
+from tfcomp.models.admission import admitted, check_graph
 from tfcomp.models.objective import DISTORTIONS, Distortion
 from tfcomp.models.priors import Prior
 from tfcomp.models.training import Training, fits
@@ -44,7 +45,8 @@ class LatentModel(Training):
     """What AutoEncoder and VAE have in common; not for use by itself.
 
     Args:
-        encoder: built Keras model; see `networks` for the contract of both networks.
+        encoder: built Keras model; see `networks` for the contract of both networks. Whatever trains can be frozen;
+            what cannot is refused here. A subclass of `keras.Model` that was called once becomes part of one.
         decoder: built Keras model.
         beta: price of one nat of rate in units of distortion, >= 0.
         distortion: ``"squared_error"``, ``"binary_cross_entropy"``, or a function of (target, pixels), float32
@@ -54,7 +56,8 @@ class LatentModel(Training):
         name: the model's.
 
     ``fit``, ``evaluate`` and ``predict`` take uint8 images [N, *image_shape], in arrays or a batched data set; a pair
-    ``(images, targets)`` trains towards other images of the same shape, e.g. clean ones. Networks for items of any
+    ``(images, targets)`` trains towards other images of the same shape, e.g. clean ones; a third member weighs each
+    image. ``docs/keras.md`` says which of Keras's options work. Networks for items of any
     size take batches of crops of one size, whose sides are multiples of the stride.
 
     Attributes:
@@ -78,11 +81,8 @@ class LatentModel(Training):
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
-        networks.require_channels_last()
-        if not (isinstance(encoder, keras.Model) and isinstance(decoder, keras.Model)):
-            raise InputError(f"expected two Keras models, found {type(encoder).__name__} and {type(decoder).__name__}")
-        if not (encoder.built and decoder.built):
-            raise InputError("expected built networks: give both an Input, or call them once")
+        networks.require_supported_keras()
+        encoder, decoder = admitted(encoder, "encoder", "uint8"), admitted(decoder, "decoder", "float32")
         if not (math.isfinite(beta) and beta >= 0):
             raise InputError(f"expected a finite beta >= 0, found {beta}")
         if isinstance(distortion, str) and distortion not in DISTORTIONS:
@@ -106,6 +106,8 @@ class LatentModel(Training):
             heads: number of outputs that the encoder must have.
         """
         check_shapes(self.encoder, self.decoder, heads, self.qualities)
+        for role, network in (("encoder", self.encoder), ("decoder", self.decoder)):
+            check_graph(network, role, always=self.item.any_size)
         if not self.item.any_size and any(self._given.values()):
             raise InputError(f"expected a stride and a reach for items of any size alone, found {self.item}")
         if self.item.any_size:
@@ -227,7 +229,6 @@ class LatentModel(Training):
 
     def call(self, images: Any, training: bool = False) -> Any:
         """Reconstruct: uint8 [N, *image_shape] -> float32 pixels [N, *image_shape] on [0, 1], without quantization."""
-        self.check_tensor("images", images)
         return self.decode(self.latent_network(images, training=training), training=training)
 
     def render(self, latents: Any, quality: int | None = None) -> NDArray[np.uint8]:

@@ -28,7 +28,11 @@ def load_model(path: str | os.PathLike[str]) -> AutoEncoder | VAE:
     Raises:
         InputError: if there is no such model, or the file is no Keras model or holds another kind of model.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"expected the path or the name of a saved model, found {type(path).__name__}")
     file = _file(path)
+    if file.is_file() and file.suffix not in (".h5", ".hdf5") and not zipfile.is_zipfile(file):
+        raise InputError(f"expected a saved model of tfcomp at {path}: found a file that is no Keras archive")
     try:
         model = keras.saving.load_model(file, safe_mode=True)
     except (ValueError, TypeError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:

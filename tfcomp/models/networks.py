@@ -32,18 +32,36 @@ InputShape = Sequence[int | None]
 """(height, width, channels), or (None, None, channels) where the networks take any size."""
 
 
-def require_channels_last() -> None:
-    """Raises `InputError` where Keras is set up for images of another order, by ``keras.json`` or in the program."""
-    found = keras.config.image_data_format()
-    if found != "channels_last":
-        raise InputError(f"expected Keras's image_data_format to be channels_last, found {found}")
+def require_supported_keras() -> None:
+    """Raises `InputError` where Keras is set up, by ``keras.json`` or in the program, as models cannot be made."""
+    for name, found, allowed in (
+        ("backend", keras.backend.backend(), ("tensorflow", "jax")),
+        ("image_data_format", keras.config.image_data_format(), ("channels_last",)),
+        ("floatx", keras.config.floatx(), ("float32",)),
+    ):
+        if found not in allowed:
+            raise InputError(f"expected Keras's {name} to be {' or '.join(allowed)}, found {found}")
+
+
+def shape_of(input_shape: Any) -> Shape:
+    """An input shape as a tuple; raises `InputError` unless it is a sequence of whole numbers and None."""
+    if not isinstance(input_shape, list | tuple) or not all(n is None or whole(n) for n in input_shape):
+        raise InputError(
+            f"expected input_shape as (height, width, channels), whole numbers or None, found {input_shape!r}"
+        )
+    return tuple(input_shape)
+
+
+def whole(number: Any) -> bool:
+    """Whether something is a whole number, of Python's or of NumPy's, and no truth value."""
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
 def _checked(input_shape: InputShape, latent_dim: int, widths: Sequence[int]) -> Shape:
-    require_channels_last()
-    whole = [n for n in (*input_shape, latent_dim, *widths) if n is not None]
-    if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in whole):
-        raise InputError(f"expected whole numbers for shapes and widths, found {whole}")
+    require_supported_keras()
+    input_shape = shape_of(input_shape)
+    if not (whole(latent_dim) and isinstance(widths, list | tuple) and all(map(whole, widths))):
+        raise InputError(f"expected whole numbers for latent_dim and layer widths, found {latent_dim!r} and {widths!r}")
     if len(input_shape) == 3 and None in input_shape:
         raise InputError(
             f"expected a fixed height and width, found {tuple(input_shape)}: dense layers take no other size; for "
@@ -240,7 +258,7 @@ def _any_size(shape: Shape) -> bool:
 def _checked_spatial(input_shape: InputShape, latent_dim: int, filters: Sequence[int]) -> Shape:
     if not filters:
         raise InputError("expected filters of one stage or more, found none")
-    shape = tuple(input_shape)
+    shape = shape_of(input_shape)
     if len(shape) == 3 and shape[:2] == (None, None) and isinstance(shape[2], int):
         _checked((1, 1, shape[2]), latent_dim, filters)
         return shape

@@ -92,10 +92,14 @@ class PeakSignalToNoise(keras.metrics.Metric):
         self.squared_error = self.add_variable(shape=(), initializer="zeros", name="squared_error")
         self.elements = self.add_variable(shape=(), initializer="zeros", name="elements")
 
-    def update_state(self, target: Any, pixels: Any) -> None:
+    def update_state(self, target: Any, pixels: Any, sample_weight: Any = None) -> None:
         target, pixels = (ops.convert_to_tensor(values, "float32") for values in (target, pixels))
-        self.squared_error.assign_add(ops.sum(ops.square(target - pixels)))
-        self.elements.assign_add(ops.cast(ops.size(target), self.elements.dtype))
+        squares, counted = ops.square(target - pixels), ops.ones_like(target)
+        if sample_weight is not None:
+            weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1, *[1] * (len(target.shape) - 1)))
+            squares, counted = squares * weight, counted * weight
+        self.squared_error.assign_add(ops.sum(squares))
+        self.elements.assign_add(ops.sum(counted))
 
     def result(self) -> Any:
         mean = self.squared_error / ops.maximum(self.elements, 1.0)

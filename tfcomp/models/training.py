@@ -7,7 +7,8 @@ inside a stateless scope.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -50,6 +51,47 @@ class Objective(keras.Model):
         """The loss of each example, float32 [N]."""
         return terms.distortion + self.beta_variable * terms.rate
 
+    def penalty(self) -> Any:
+        """The networks' own regularisation, float32: under mixed precision some of it is of 16 bits."""
+        return sum((ops.cast(ops.sum(loss), "float32") for loss in self.losses), 0.0)
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: str | bool = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """Keras's `compile`, with its arguments; raises `InputError` on those of a loss or of metrics.
+
+        The model has its own objective and its own metrics; a `distortion` of one's own is an argument of the model.
+        """
+        given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
+        if refused := [name for name, value in given.items() if value is not None]:
+            raise InputError(
+                f"expected no loss and no metrics in compile, as the model has its own, found {', '.join(refused)}; "
+                "another distortion is an argument of the model"
+            )
+        if optimizer is None:
+            raise InputError("expected an optimizer in compile, found None")
+        super().compile(
+            optimizer=optimizer,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
+        )
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles as it was saved; Keras leaves that to a class with a `compile` of its own."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     # === Data ===
 
     def fit(
@@ -74,12 +116,19 @@ class Objective(keras.Model):
         """Keras's `fit`, with its arguments.
 
         Under TensorFlow an array of images alone is read by `datasets.batches`, so that no epoch ends in a wait.
+        ``sample_weight`` weighs the loss of each image, and its part in the metrics. Callbacks with ``mode="auto"``
+        that monitor one of the model's metrics are told its direction, which Keras does not know.
 
         Raises:
-            InputError: on what the models do not use, class and sample weights, and on wrong images.
+            InputError: on class weights, of which images have no use, and on wrong images.
         """
-        self._check_data(x, y, class_weight, sample_weight)
-        alone = isinstance(x, np.ndarray) and x.dtype == np.uint8 and len(x) and y is None and not validation_split
+        _check_class_weight(class_weight)
+        self._check_data(x, y)
+        if validation_data is not None:  # now, and not after the first epoch
+            self._check_data(*(validation_data if isinstance(validation_data, tuple) else (validation_data,))[:2])
+        _tell_directions(callbacks)
+        y = x if y is None and sample_weight is not None else y  # Keras passes over weights without targets
+        alone = isinstance(x, np.ndarray) and y is None and sample_weight is None and not validation_split
         if alone and keras.backend.backend() == "tensorflow":
             x = datasets.batches(x, batch_size or 32, shuffle=shuffle)
         if hasattr(x, "element_spec"):
@@ -94,6 +143,7 @@ class Objective(keras.Model):
             validation_split,
             validation_data,
             shuffle,
+            sample_weight=sample_weight,
             initial_epoch=initial_epoch,
             steps_per_epoch=steps_per_epoch,
             validation_steps=validation_steps,
@@ -113,9 +163,10 @@ class Objective(keras.Model):
         return_dict: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Keras's `evaluate`, with its arguments; raises `InputError` on weights and on wrong images."""
-        self._check_data(x, y, sample_weight)
-        return super().evaluate(x, y, batch_size, verbose, None, steps, callbacks, return_dict, **kwargs)
+        """Keras's `evaluate`, with its arguments; raises `InputError` on wrong images."""
+        self._check_data(x, y)
+        y = x if y is None and sample_weight is not None else y
+        return super().evaluate(x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict, **kwargs)
 
     def predict(
         self,
@@ -126,58 +177,98 @@ class Objective(keras.Model):
         callbacks: Sequence[keras.callbacks.Callback] | None = None,
     ) -> NDArray[np.float32]:
         """Keras's `predict`: pixels float32 [N, *image_shape] on [0, 1]; raises `InputError` on wrong images."""
-        self._check_data(x, None)
+        self._check_data(x, paired=False)
         return super().predict(x, batch_size, verbose, steps, callbacks)
 
-    def _check_data(self, x: Any, y: Any, *weights: Any) -> None:
-        """Raises `InputError` on what is known to be wrong before TensorFlow sees it, whose own errors take pages."""
-        if any(weight is not None for weight in weights):
-            raise InputError("expected images alone, found class or sample weights; tfcomp's models do not use them")
-        if getattr(self, "_compile_loss", None) is not None or getattr(self, "_compile_metrics", None) is not None:
-            raise InputError("expected no loss and no metrics in compile: the model has its own objective and metrics")
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Keras's `train_on_batch`, with its arguments; raises `InputError` on class weights and on wrong images."""
+        _check_class_weight(class_weight)
+        self._check_data(x, y)
+        y = x if y is None and sample_weight is not None else y
+        return super().train_on_batch(x, y, sample_weight, None, return_dict)
+
+    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+        self.check_tensor("images", images)  # here, as Keras makes pages of what `call` raises
+        return super().__call__(images, *args, **kwargs)
+
+    def _check_data(self, x: Any, y: Any = None, *, paired: bool = True) -> None:
+        """Raises `InputError` on what is known to be wrong before TensorFlow sees it, whose own errors take pages.
+
+        Args:
+            x, y: as Keras takes them.
+            paired: whether the second of a pair in a data set is a target.
+        """
         if hasattr(x, "element_spec"):
             spec = x.element_spec
             x, y = (*spec, None)[:2] if isinstance(spec, tuple) else (spec, None)
+            y = y if paired else None
+        elif x is None or isinstance(x, (str, bytes, os.PathLike, list, tuple, Mapping)):
+            raise InputError(
+                f"expected uint8 images [N, *{self.image_shape}] in an array or a batched data set, found "
+                f"{'nothing' if x is None else type(x).__name__}"
+            )
+        elif isinstance(x, np.ndarray) and x.ndim and not len(x):
+            raise InputError("expected images, found an array of none")
         for name, value in (("images", x), ("targets", y)):
-            if hasattr(value, "shape") and hasattr(value, "dtype"):
+            if isinstance(value, Mapping) or (hasattr(value, "shape") and hasattr(value, "dtype")):
                 self.check_tensor(name, value)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return [self.loss_metric, self.distortion_metric, self.rate_metric, self.psnr_metric]
 
-    def unpack(self, data: Any) -> tuple[Any, Any]:
-        """Images, uint8, and targets, float32 on [0, 1], of a batch as Keras gives it; raises `InputError`."""
+    def unpack(self, data: Any) -> tuple[Any, Any, Any]:
+        """A batch as Keras gives it: images, uint8; targets, float32 on [0, 1]; weights, float32 [N], or None.
+
+        Raises:
+            InputError: if they are something else.
+        """
         images, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
-        if weights is not None:
-            raise InputError("expected images alone, found sample weights; tfcomp's models do not use them")
         targets = images if targets is None else targets
         for name, value in (("images", images), ("targets", targets)):
             self.check_tensor(name, value)
-        return images, ops.cast(targets, "float32") / 255
+        if weights is not None and len(weights.shape) != 1:
+            raise InputError(f"expected a sample weight for each image, found weights of shape {tuple(weights.shape)}")
+        weights = None if weights is None else ops.cast(weights, "float32")
+        return images, ops.cast(targets, "float32") / 255, weights
 
     def check_tensor(self, name: str, value: Any) -> None:
         """Raises `InputError` unless a tensor is uint8 [N, *image_shape], as far as its shape is known."""
         dtype = getattr(value, "dtype", type(value).__name__)
         found = getattr(dtype, "name", str(dtype))
-        if found != "uint8":
-            raise InputError(f"expected {name} as uint8 with values 0 to 255, found {found}")
         try:
             shape = tuple(value.shape)
-        except ValueError:  # TensorFlow leaves the rank open once it has seen two
+        except (AttributeError, ValueError):  # TensorFlow leaves the rank open once it has seen two
             shape = ()
+        more = ""
+        if name == "targets":
+            more = "; of pairs (image, label) take the images: data.map(lambda image, label: image)"
+        if found != "uint8":
+            raise InputError(f"expected {name} as uint8 with values 0 to 255, found {found}{more}")
         if not fits(shape[1:], self.image_shape, self.stride):
             raise InputError(
                 f"expected {name} of shape [N, *{self.image_shape}]{self.multiples}, found {shape or 'any'}; "
-                "a data set must be batched and hold no labels"
+                f"a data set must be batched and hold no labels{more}"
             )
 
-    def log(self, targets: Any, terms: Terms, penalty: Any) -> dict[str, Any]:
+    def mean_loss(self, terms: Terms, weights: Any, penalty: Any) -> Any:
+        """What is minimised: the mean over the batch of each example's loss times its weight, and the penalty."""
+        losses = self.loss_of(terms)
+        return ops.mean(losses if weights is None else weights * losses) + penalty
+
+    def log(self, targets: Any, terms: Terms, penalty: Any, weights: Any) -> dict[str, Any]:
         """Updates the metrics by one pass and the networks' own penalty in it, and returns their values."""
-        self.loss_metric.update_state(self.loss_of(terms) + penalty)
-        self.distortion_metric.update_state(terms.distortion)
-        self.rate_metric.update_state(terms.rate / LN2)
-        self.psnr_metric.update_state(targets, terms.pixels)
+        self.loss_metric.update_state(self.loss_of(terms) + penalty, weights)
+        self.distortion_metric.update_state(terms.distortion, weights)
+        self.rate_metric.update_state(terms.rate / LN2, weights)
+        self.psnr_metric.update_state(targets, terms.pixels, weights)
         return self.get_metrics_result()
 
     @property
@@ -192,22 +283,21 @@ class TensorFlowTraining(Objective):
         """Forward pass, loss, gradients, one step of the optimizer."""
         import tensorflow as tf
 
-        images, targets = self.unpack(data)
+        images, targets, weights = self.unpack(data)
         with tf.GradientTape() as tape:
             terms = self.objective(images, targets, training=True)
-            penalty = sum(self.losses)
-            loss = ops.mean(self.loss_of(terms)) + penalty
+            penalty = self.penalty()
             # Replicas sum their gradients: each contributes its share of the mean over the whole batch.
-            share = loss / tf.distribute.get_strategy().num_replicas_in_sync
+            share = self.mean_loss(terms, weights, penalty) / tf.distribute.get_strategy().num_replicas_in_sync
             share = self.optimizer.scale_loss(share)
         gradients = tape.gradient(share, self.trainable_variables)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        return self.log(targets, terms, penalty)
+        return self.log(targets, terms, penalty, weights)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Forward pass and metrics of the same objective, without noise where the model can do without."""
-        images, targets = self.unpack(data)
-        return self.log(targets, self.objective(images, targets, training=False), sum(self.losses))
+        images, targets, weights = self.unpack(data)
+        return self.log(targets, self.objective(images, targets, training=False), self.penalty(), weights)
 
 
 class KerasTraining(Objective):
@@ -222,15 +312,32 @@ class KerasTraining(Objective):
         training: bool = True,
     ) -> Any:
         """Mean loss of a batch, and the metrics' update."""
-        images, targets = self.unpack((x, y, sample_weight))
+        images, targets, weights = self.unpack((x, y, sample_weight))
         terms = self.objective(images, targets, training=training)
-        penalty = sum(self.losses)
-        self.log(targets, terms, penalty)
-        return ops.mean(self.loss_of(terms)) + penalty
+        penalty = self.penalty()
+        self.log(targets, terms, penalty, weights)
+        return self.mean_loss(terms, weights, penalty)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:  # noqa: ARG002
         """The metrics that `compute_loss` updated."""
         return self.get_metrics_result()
+
+
+DIRECTIONS = {"loss": "min", "distortion": "min", "rate_bits": "min", "psnr_db": "max"}
+"""Which way each metric gets better."""
+
+
+def _tell_directions(callbacks: Any) -> None:
+    """Gives callbacks that monitor a metric of the model's, in mode ``"auto"``, the mode that it means."""
+    for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
+        monitored = str(getattr(callback, "monitor", "")).removeprefix("val_")
+        if monitored in DIRECTIONS and getattr(callback, "mode", None) == "auto":
+            callback.mode = DIRECTIONS[monitored]
+
+
+def _check_class_weight(weight: Any) -> None:
+    if weight is not None:
+        raise InputError("expected no class_weight, as images have no classes here; sample_weight weighs each image")
 
 
 def fits(shape: Sequence[int | None], expected: Sequence[int | None], stride: int = 1) -> bool:

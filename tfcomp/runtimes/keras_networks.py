@@ -6,12 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Never
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfcomp.items import Images
+from tfcomp.runtimes.frozen_network import FrozenNetwork
 from tfcomp.runtimes.plain_gradients import PLAIN_GRADIENTS
 from tfcomp.runtimes.transform import Float32
 
@@ -45,13 +45,13 @@ class KerasTransform:
     refines = True
 
     def __init__(
-        self, encoder: keras.Model, decoder: keras.Model, unit: Float32, zero: Float32, qualities: int = 1, *,
-        takes_quality: bool = False, calibration: Images | None = None, model: keras.Model | None = None,
+        self, encoder: FrozenNetwork, decoder: FrozenNetwork, unit: Float32, zero: Float32, qualities: int = 1, *,
+        takes_quality: bool = False, calibration: Images | None = None, model: Any = None,
     ) -> None:  # fmt: skip
         self.encoder, self.decoder, self.unit, self.zero = encoder, decoder, unit, zero
         self.qualities, self.takes_quality = qualities, takes_quality
         self.calibration, self.model = calibration, model
-        image = tf.TensorSpec([None, *encoder.input_shape[1:]], tf.uint8, "image")
+        image = tf.TensorSpec([None, *self.item_shape], tf.uint8, "image")
         latent = tf.TensorSpec([None, *self.latent_shape], tf.float32, "latent")
         told = [tf.TensorSpec([None], tf.int32, "quality")] if takes_quality else []
         self.analyse_graph = tf.function(self._analyse, input_signature=[image], autograph=False)
@@ -67,26 +67,25 @@ class KerasTransform:
     @property
     def item_shape(self) -> tuple[int | None, ...]:
         """(height, width, channels) of the items, None where free."""
-        return tuple(self.encoder.input_shape[1:])
+        return self.encoder.input_shapes[0][1:]
 
     @property
     def latent_shape(self) -> tuple[int | None, ...]:
         """Shape of one item's latent."""
-        first = self.decoder.input_shape[0] if self.takes_quality else self.decoder.input_shape
-        return tuple(first[1:])
+        return self.decoder.input_shapes[0][1:]
 
     # === As the graph ===
 
     def _analyse(self, image: Any) -> dict[str, Any]:
         # Not (latent - zero) / unit: 8-bit networks would compute the difference in the quotient's resolution.
-        latent = tf.cast(self.encoder(image, training=False), tf.float32) / self.unit
+        latent = tf.cast(self.encoder(image), tf.float32) / self.unit
         return {"latent": latent - self.zero / self.unit if np.any(self.zero) else latent}
 
     def _pixels(self, latent: Any, quality: Any, white: float = 1.0) -> Any:
         """Float32, from 0 for black to ``white``."""
         values = latent * self.unit + self.zero
         told = [values, tf.one_hot(quality - 1, self.qualities)] if self.takes_quality else values
-        pixels = tf.cast(self.decoder(told, training=False), tf.float32)
+        pixels = tf.cast(self.decoder(told), tf.float32)
         # Limits come after the product: before it, 8-bit networks would hold pixels in the product's resolution.
         return tf.clip_by_value(pixels if white == 1 else pixels * white, 0.0, white)
 
@@ -143,20 +142,17 @@ class KerasTransform:
 
     def macs_per_pixel(self) -> dict[str, float]:
         """Multiply-accumulates of each network for a pixel of the item, by ``"encoder"`` and ``"decoder"``."""
-        shape = [1, *(n or MAC_SIDE for n in self.encoder.input_shape[1:])]
-        image = tf.TensorSpec(shape, tf.uint8)
-        latent_shape = self.encoder.compute_output_shape(shape)
-        latent = tf.TensorSpec(latent_shape, tf.float32)
+        shape = [1, *(n or MAC_SIDE for n in self.item_shape)]
+        encoder = tf.function(self._analyse, autograph=False).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
+        latent = tf.TensorSpec(encoder.structured_outputs["latent"].shape, tf.float32)
         told = [tf.TensorSpec([1], tf.int32)] if self.takes_quality else []
-        graphs = {
-            "encoder": tf.function(self._analyse, autograph=False).get_concrete_function(image),
-            "decoder": tf.function(self._synthesise, autograph=False).get_concrete_function(latent, *told),
-        }
+        decoder = tf.function(self._synthesise, autograph=False).get_concrete_function(latent, *told)
+        graphs = {"encoder": encoder, "decoder": decoder}
         return {name: sum(map(_macs, _operations(f.graph))) / (shape[1] * shape[2]) for name, f in graphs.items()}
 
 
-def _with(decoder: keras.Model, told: list[Any], latents: Any, training: bool) -> Any:
-    return decoder([latents, *told], training=training)
+def _with(decoder: FrozenNetwork, told: list[Any], latents: Any) -> Any:
+    return decoder([latents, *told])
 
 
 def sensitivity(decoder: Callable[..., Any], latents: Float32, probes: int = 8) -> NDArray[np.float64]:
@@ -170,41 +166,10 @@ def sensitivity(decoder: Callable[..., Any], latents: Float32, probes: int = 8) 
     for _ in range(probes):
         with tf.GradientTape() as tape:
             tape.watch(given)
-            pixels = tf.cast(decoder(given, training=False), tf.float32)
+            pixels = tf.cast(decoder(given), tf.float32)
             projection = tf.reduce_sum(pixels * signs.choice([-1.0, 1.0], size=pixels.shape).astype(np.float32))
         total += np.square(np.asarray(tape.gradient(projection, given), np.float64)).mean(axis=0)
     return total / probes
-
-
-def frozen(network: keras.Model, *, half: bool = False) -> keras.Model:
-    """A copy that computes in float32, whatever policy ``network`` was trained under: LiteRT's floats have 32 bits.
-
-    Args:
-        network: trained.
-        half: round the weights to float16; a file keeps them so, after what the converter multiplies them with.
-    """
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")  # of layers whose configuration names none
-    try:
-        made = keras.models.clone_model(network, clone_function=lambda part: type(part).from_config(_float32(part)))
-    finally:
-        keras.config.set_dtype_policy(policy)
-    weights = network.get_weights()
-    made.set_weights([w.astype(np.float16).astype(w.dtype) for w in weights] if half else weights)
-    return made
-
-
-def _float32(part: Any) -> Any:
-    """The configuration of a layer, an operation or a nested network, computing in float32 throughout."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            if str(value.get("class_name")).endswith("DTypePolicy"):
-                return "float32"
-            return {key: plain(inner) for key, inner in value.items()}
-        return type(value)(map(plain, value)) if isinstance(value, list | tuple) else value
-
-    return plain(part.get_config())
 
 
 # === Counting ===

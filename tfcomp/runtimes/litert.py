@@ -71,6 +71,7 @@ class _Network:
         first = _Interpreter(content, threads)
         self.inputs = first.inputs
         self._idle = [first]
+        self._process, self._left_behind = os.getpid(), self._idle
 
     def __getstate__(self) -> dict[str, Any]:
         return {"content": self._content, "threads": self._threads}
@@ -83,6 +84,10 @@ class _Network:
         return {"quality": np.full(count, quality, np.int32)} if "quality" in self.inputs else {}
 
     def __call__(self, **inputs: NDArray[Any]) -> Arrays:
+        if self._process != os.getpid():
+            # After a fork the interpreters' threads are not here, and a lock may be held for ever. To delete the
+            # interpreters would wait for their threads.
+            self._lock, self._idle, self._process = threading.Lock(), [], os.getpid()
         with self._lock:
             free = self._idle.pop() if self._idle else None
         interpreter = free or _Interpreter(self._content, self._threads)

@@ -333,12 +333,24 @@ class Archive:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).open, (Path(self.path).absolute(),)  # another process has a position of its own
+
+    def _read(self, position: int, count: int) -> bytes:
+        if hasattr(os, "pread"):  # without a position, which threads and forked processes would share
+            parts: list[bytes] = []
+            while count and (part := os.pread(self._file.fileno(), count, position)):
+                parts.append(part)
+                position, count = position + len(part), count - len(part)
+            return b"".join(parts)
+        with self._lock:
+            self._file.seek(position)
+            return self._file.read(count)
+
     def _checked_blocks(self, first: int, last: int) -> bytes:
         """The bytes of blocks ``first..last-1``, read and checked."""
         end = min(last * BLOCK, self.header.payload_bytes)
-        with self._lock:
-            self._file.seek(self._head_bytes + first * BLOCK)
-            data = self._file.read(end - first * BLOCK)
+        data = self._read(self._head_bytes + first * BLOCK, end - first * BLOCK)
         if len(data) != end - first * BLOCK:
             raise BitstreamError(f"expected {end - first * BLOCK} payload bytes in {self.path}, found {len(data)}")
         view = memoryview(data)

@@ -1,0 +1,36 @@
+"""Keras's `UpSampling2D` where sides are free, as graphs can have it.
+
+In a graph Keras repeats rows and columns in a way that loses the number of channels, which LiteRT must know, and
+interpolates between sizes that must be numbers. `tf.image.resize`, which gives the same values, does neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+
+@contextmanager
+def free_sides(layers: Iterable[Any]) -> Iterator[None]:
+    """Within the block the layers that enlarge images of free sides do so by `tf.image.resize`."""
+    import keras
+
+    found = [layer for layer in layers if isinstance(layer, keras.layers.UpSampling2D)]
+    found = [layer for layer in found if layer.data_format == "channels_last"]
+    for layer in found:
+        layer.call = partial(_resized, plain=layer.call, size=layer.size, interpolation=layer.interpolation)
+    try:
+        yield
+    finally:
+        for layer in found:
+            del layer.call
+
+
+def _resized(inputs: Any, plain: Callable[[Any], Any], size: tuple[int, int], interpolation: str) -> Any:
+    if None not in inputs.shape[1:3]:
+        return plain(inputs)
+    import tensorflow as tf
+
+    return tf.cast(tf.image.resize(inputs, tf.shape(inputs)[1:3] * size, interpolation), inputs.dtype)
