@@ -161,6 +161,24 @@ def test_a_decompression_goes_on_where_it_was_stopped(
     assert {path: path.stat().st_mtime_ns for path in times} == times  # those that are equal are not written again
 
 
+def test_a_decompression_that_ended_ends_well_again(
+    packed: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, out = packed[1], tmp_path / "out"
+    assert main(command) == 0
+    whole, times = contents(out), {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    assert main(command) == 0  # as after a kill in its last moment
+    assert contents(out) == whole
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    (out / "4.png").write_bytes(whole["2.png"])
+    assert "--force replaces it" in failure(capsys, *command)
+    assert contents(out) == whole | {"4.png": whole["2.png"]}
+    (out / "0.png").unlink()
+    assert "expected none of the images in" in failure(capsys, *command)
+    assert main([*command, "--force"]) == 0
+    assert contents(out) == whole
+
+
 def test_what_is_not_equal_is_not_kept(
     packed: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

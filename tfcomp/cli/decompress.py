@@ -42,7 +42,10 @@ def run(args: argparse.Namespace) -> None:
         names = archives.targets(archive.metadata.get("names"), len(archive), args.input, suffix)
         networks = Manifest.read(bundled.resolve(artifact, MANIFEST)).files[DECODER_LATENT]["sha256"]
         journal = Journal(folder, archive.checksum, archive.file_bytes, codec.fingerprint, networks)
-        targets = archives.check_targets(folder, names, [args.input], force=args.force or journal.begun)
+        # Where all are there already, an earlier run may have ended: they are compared, and none is written.
+        complete = not journal.begun and len(names) > 0 and all(os.path.lexists(folder / name) for name in names)
+        begun = journal.begun or complete
+        targets = archives.check_targets(folder, names, [args.input], force=args.force or begun)
         sound = _sound(archive, codec, skipped)
         archives.make_folders([folder / "any", *targets])
         parents = {target.parent for target in targets}
@@ -50,13 +53,15 @@ def run(args: argparse.Namespace) -> None:
             sweep(parent)
         kept = journal.kept(targets)
         left = [i for i in sound if i not in kept]
-        work = Work(codec, archive, targets, left, replace=args.force or not journal.begun)
-        journal.begin()
+        work = Work(codec, archive, targets, left, replace=args.force or not begun)
+        if not complete:
+            journal.begin()
         try:
             outcomes = _any_size(work, artifact) if codec.item.any_size else _one_shape(work)
             for i, damage in zip(left, outcomes, strict=True):
                 if damage is None:
-                    journal.add(i, targets[i])
+                    if not complete:
+                        journal.add(i, targets[i])
                 elif skipped is None:
                     raise damage
                 else:
