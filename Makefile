@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 # benchmarks/litert_js.py is a part of runtime_exactness.py.
 BENCHMARKS ?= $(filter-out benchmarks/litert_js.py,$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: demo test lint format slow golden notebooks test-notebooks docs benchmark web web-demo android wheel release clean
+.PHONY: demo test lint format slow fuzz kill lowest golden notebooks test-notebooks docs benchmark web web-demo android wheel release clean
 
 demo: .venv/installed
 	$(BIN)/tfcomp demo --out demo
@@ -26,6 +26,20 @@ format: .venv/installed
 
 slow: .venv/installed-notebooks
 	$(BIN)/python -m pytest -m slow
+
+# 100,000 damaged and forged files, then kills of commands: see fuzz/. An hour on two cores; `make test` runs 2,000 cases.
+CASES ?= 100000
+MOMENTS ?= 200
+fuzz: .venv/installed
+	$(BIN)/python fuzz/fuzz.py --cases $(CASES)
+
+kill: .venv/installed
+	$(BIN)/python fuzz/kill.py --moments $(MOMENTS)
+
+# The core, the files and the networks under the lowest versions that pyproject.toml allows.
+LOWEST_TESTS ?= $(addprefix tests/test_,tables.py container.py golden_payloads.py golden_artifacts.py limits.py resuming.py)
+lowest: .venv-lowest/installed
+	.venv-lowest/bin/python -m pytest $(LOWEST_TESTS)
 
 # Rewrites tests/golden/: only after a deliberate change of a format, with its version number raised.
 golden: .venv/installed
@@ -79,10 +93,17 @@ wheel: .venv/installed
 release: lint test test-notebooks docs slow wheel
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build demo dist
+	rm -rf .venv .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis build demo dist
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
+
+.venv-lowest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip --quiet --disable-pip-version-check install uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
+		--editable '.[train,fast,test]'
+	@touch $@
 
 .venv/installed: pyproject.toml | $(BIN)/python
 	@echo "installing tfcomp[train,serving,dev] into .venv: some minutes the first time"

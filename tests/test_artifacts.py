@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -304,8 +305,22 @@ def test_tables_that_claim_more_than_memory_are_refused_unread(codec: Codec, art
         (packed({"step.npy": header((1 << 33,)) + bytes(64)}), "expected frequency tables"),
     ):
         admit(artifact, TABLES, content)
+        tracemalloc.start()
         with pytest.raises(BitstreamError, match=message):
             Codec.load(artifact)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20  # of which the test's own inputs are most
+        tracemalloc.stop()
+    # What no codec has is not read, be it damaged.
+    whole = {f"{name}.npy": npy(a) for name, a in arrays.to_arrays(codec.parts).items()}
+    more = {"other.npy": b"no array", "model.npy": npy(np.zeros(1 << 20)), "x.txt": b"", "../step.npy": b""}
+    admit(artifact, TABLES, packed({**whole, **more}))
+    assert Codec.load(artifact).fingerprint == codec.fingerprint
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, array, allow_pickle=False)
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("name", ["encoder/1/assets.extra/requests", "decoder/1/variables/more", "decoder/1/x.so"])
@@ -315,6 +330,15 @@ def test_files_in_a_saved_model_that_the_manifest_does_not_list_are_refused(name
     with pytest.raises(BitstreamError, match=f"expected the SavedModel {name[:9]} that the manifest .*, found {name}"):
         Codec.load(artifact, runtime="tensorflow")
     Codec.load(artifact)  # which looks at none of them
+
+
+def test_a_linked_folder_in_a_saved_model_is_refused(artifact: Path, tmp_path: Path) -> None:
+    """Its files would be loaded, and no list of files shows them all."""
+    variables = artifact / "decoder" / "1" / "variables"
+    elsewhere = variables.rename(tmp_path / "variables")
+    variables.symlink_to(elsewhere)
+    with pytest.raises(BitstreamError, match=r"expected the SavedModel decoder/1 .*, found decoder/1/variables"):
+        Codec.load(artifact, runtime="tensorflow")
 
 
 def test_what_is_measured_survives_only_where_it_is(artifact: Path) -> None:

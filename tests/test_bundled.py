@@ -245,7 +245,7 @@ def test_claims_are_checked_before_memory_is_taken() -> None:
         (b"\x04" + b"\xff\xff\xff\xff\x07" + b"\x01\x00", "1 to 268435456 pixels"),
         (
             b"\x04" + b"\x80\x80\x01" + b"\x80\x40" + b"\x00",
-            "expected 128 bytes or more for 8192x16384 pixels, found 7",
+            "expected 261 bytes or more for 8192x16384 pixels, found 7",
         ),
     ):
         with pytest.raises(BitstreamError, match=message):

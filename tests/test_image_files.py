@@ -93,10 +93,15 @@ def test_other_formats_of_16_bits_are_refused_too(tmp_path: Path) -> None:
 
 def test_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(tmp_path / "a.png", (20, 20))
-    for limit in (399, 199):  # Pillow warns above its limit and refuses above twice as much
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(InputError, match=r"cannot read the image .*a\.png: Image size \(400 pixels\) exceeds"):
-            image_files.read_image(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # which is put back
+    # Pillow warns above its limit and refuses above twice as much.
+    for limit, said in ((399, "at most 399 pixels, found 20x20 in"), (199, r"Image size \(400 pixels\) exceeds")):
+        image_files.limit_pixels(limit)
+        for read in (image_files.read_image, image_files.image_shape):
+            with pytest.raises(InputError, match=rf"{said}.*; --max-pixels or"):
+                read(tmp_path / "a.png")
+    image_files.limit_pixels(400)
+    assert image_files.read_image(tmp_path / "a.png").shape == (20, 20, 1)
 
 
 def whole_files() -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from context_models import layouts, sizes
 from hypothesis import given
 
 from tfcomp import layout as module
-from tfcomp.errors import BitstreamError
+from tfcomp.errors import BitstreamError, InputError
 from tfcomp.layout import CHESSBOARD, MEAN_PHASES, ONE_PHASE, Layout
 
 
@@ -81,7 +81,7 @@ def test_one_pass_has_no_contexts() -> None:
     ],
 )
 def test_what_is_no_layout_is_refused(numbers: dict[str, object], message: str) -> None:
-    with pytest.raises(BitstreamError, match=message):
+    with pytest.raises(InputError, match=message):
         Layout(**numbers)  # type: ignore[arg-type]
 
 
@@ -92,3 +92,6 @@ def test_arrays_of_other_ranks_and_sizes_are_refused() -> None:
             Layout.from_arrays({**arrays, name: arrays[name][None]})
     with pytest.raises(BitstreamError, match="the arrays of a layout"):
         Layout.from_arrays({**arrays, "groups": np.ones(5000, np.int32)})
+    for name, wrong in (("reach", np.array(0, np.int32)), ("groups", np.zeros(2, np.int32)), ("reach", np.array(99))):
+        with pytest.raises(BitstreamError, match="the arrays of a layout, found"):
+            Layout.from_arrays({**arrays, name: wrong})

@@ -17,10 +17,12 @@ from tfcomp.artifact import manifest as artifacts
 from tfcomp.artifact.tiled_graphs import TiledGraphs
 from tfcomp.codec import Codec
 from tfcomp.data import glyphs
-from tfcomp.errors import InputError
+from tfcomp.errors import BitstreamError, InputError
 from tfcomp.models.autoencoder import AutoEncoder
+from tfcomp.runtimes.litert import LiteRTTransform
 
 SHAPE = (28, 28, 1)
+NETWORKS = artifacts.ENCODER_LATENT, artifacts.DECODER_LATENT
 
 
 def edges_of(kind: Kind, folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
@@ -130,6 +132,14 @@ def test_an_operator_that_cannot_be_everywhere_is_refused_by_name(function: Call
 
     with pytest.raises(InputError, match=f"built into LiteRT.*found .*{named}"):
         conversion.to_litert(graph)
+
+
+def test_networks_that_give_something_else_are_refused(kinds: Callable[[str], Kind]) -> None:
+    folder = kinds("dense").folder
+    contents = [(folder / name).read_bytes() for name in NETWORKS]
+    for wrong, output in ((contents[::-1], "latent"), (contents[:1] * 2, "image"), ([*contents, contents[0]], "error")):
+        with pytest.raises(BitstreamError, match=f"a .tflite with the output '{output}', found"):
+            LiteRTTransform(*wrong)
 
 
 def test_variables_become_constants() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import Any
@@ -14,7 +16,10 @@ from hypothesis import strategies as st
 from kinds import ANY_SIZE, Kind, WholeLiteRT, WholeSavedModels, off, scene
 
 import tfcomp
+from tfcomp.coding import range_coder
+from tfcomp.entropy import tiles
 from tfcomp.errors import BitstreamError, InputError
+from tfcomp.runtimes import litert
 
 RUNTIMES = ("litert", "tensorflow")
 
@@ -132,6 +137,27 @@ def test_threads_that_share_a_codec_get_what_one_gets(kind: Kind, runtime: str) 
     jobs = [(kind.items[i : i + 2], quality) for i in range(4) for quality in qualities(kind)]
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(there_and_back, jobs)) == [there_and_back(job) for job in jobs]
+
+
+def test_threads_wait_for_nobody(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads meet inside of each network and of the entropy coder, both ways: no lock is around them."""
+    codec, meeting = kind.load("litert"), threading.Barrier(2, timeout=60)
+
+    def met(function: Callable[..., Any]) -> Callable[..., Any]:
+        def meets(*arguments: Any, **options: Any) -> Any:
+            meeting.wait()
+            return function(*arguments, **options)
+
+        return meets
+
+    codec.decompress(codec.compress(kind.items[:2]))  # what is made once is made
+    monkeypatch.setattr(litert._Interpreter, "run", met(litert._Interpreter.run))
+    for coder in (tiles, range_coder):
+        for name in ("encode", "decode"):
+            monkeypatch.setattr(coder, name, met(getattr(coder, name)))
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: codec.decompress(codec.compress(kind.items[:2])), range(2))
+    assert off(one, other) == 0
 
 
 def test_a_loaded_codec_travels_to_another_process(kind: Kind) -> None:

@@ -49,11 +49,15 @@ def models(folder: Path) -> dict[tuple[str, int], Any]:
     return {(p.parent.name, int(p.name)): tf.saved_model.load(str(p)) for p in paths}
 
 
+def _newest(models: dict[tuple[str, int], Any], name: str) -> int:
+    return max(v for n, v in models if n == name)
+
+
 def _predict(
     models: dict[tuple[str, int], Any], name: str, version: int | None, inputs: dict[str, Any], signature: str = ""
 ) -> Any:
     """What the server does: the named signature of the asked version, or of the newest."""
-    version = version or max(v for n, v in models if n == name)
+    version = version or _newest(models, name)
     if (name, version) not in models:
         raise KeyError(f"Servable not found for request: Specific({name}, {version})")
     return models[name, version].signatures[signature or "serving_default"](**inputs)
@@ -150,6 +154,7 @@ def grpc_address(models: dict[tuple[str, int], Any]) -> Iterator[str]:
     class Service(PredictionServiceServicer):
         def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
             spec = request.model_spec
+            spec.version.value = spec.version.value or _newest(models, spec.name)
             inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
             if any(value.shape.rank == 1 and len(value) > serving.MAX_BATCH for value in inputs.values()):
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Task size is larger than maximum batch size")
@@ -189,7 +194,13 @@ def _http(answer: Callable[[str, Any], tuple[int, Any]]) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            status, found = answer(self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def do_GET(self) -> None:
+            self._answer(None)
+
+        def _answer(self, request: Any) -> None:
+            status, found = answer(self.path, request)
             body = json.dumps(found).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -211,6 +222,10 @@ def _http(answer: Callable[[str, Any], tuple[int, Any]]) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def rest_address(models: dict[tuple[str, int], Any]) -> Iterator[str]:
     def answer(path: str, request: Any) -> tuple[int, Any]:
+        if request is None:
+            name = path.rpartition("/")[2]
+            versions = [(v, "END" if v == 99 else "AVAILABLE") for n, v in [*models, (name, 99)] if n == name]
+            return 200, {"model_version_status": [{"version": str(v), "state": state} for v, state in versions]}
         try:
             name, version = re.fullmatch(r"/v1/models/(\w+)(?:/versions/(\d+))?:predict", path).groups()
             dtypes = {"image": tf.uint8, "payload_bytes": tf.string, "file_bytes": tf.string, "quality": tf.int32}
@@ -294,6 +309,36 @@ def test_client_asks_for_a_version(exported: Any, address: str) -> None:
         serving.Client(address, version=7).compress(images)
 
 
+def test_client_learns_which_version_answered(
+    exported: Any, models: dict[tuple[str, int], Any], address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, client = exported[2][:IMAGES], serving.Client(address)
+    assert client.versions == {}
+    newest = _newest(models, "encoder")
+    served, answer = [], _predict
+
+    def appears_meanwhile(*args: Any) -> Any:
+        models[("encoder", 20)] = models[("encoder", newest)]  # after the first of two requests
+        served.append(args[2])
+        return answer(*args)
+
+    monkeypatch.setitem(globals(), "_predict", appears_meanwhile)
+    try:
+        payloads = client.compress(images)
+        assert client.versions == {"encoder": newest}
+        assert len(served) == 2
+        assert served[1] == newest
+        client.decompress(payloads[:1])
+        assert client.versions == {"encoder": newest, "decoder": _newest(models, "decoder")}
+        client.compress(images[:1])
+        assert client.versions["encoder"] == 20
+        old = serving.Client(address, version=1)
+        old.decompress(payloads[:1])
+        assert old.versions == {"decoder": 1}
+    finally:
+        del models[("encoder", 20)]
+
+
 def test_client_checks_its_arguments(address: str) -> None:
     client = serving.Client(address)
     assert client.compress(np.zeros((0, 28, 28, 1), np.uint8)) == []
@@ -318,13 +363,28 @@ def test_client_says_that_no_server_answers(address: str) -> None:
 
 def test_client_refuses_answers_of_another_kind() -> None:
     with _http(lambda path, _: (200, {"outputs": [{"b64": ""}] if "decoder" in path else [3]})) as address:
-        for client in (serving.Client(address), serving.Client(address, any_size=True)):
+        for client in (serving.Client(address, version=1), serving.Client(address, version=2, any_size=True)):
             with pytest.raises(ServerError, match="expected payloads of the encoder, found"):
                 client.compress(np.zeros((1, 28, 28, 1), np.uint8))
             with pytest.raises(ServerError, match="expected payloads of the encoder, found"):
                 client.compress_files([b"\x89PNG"])
             with pytest.raises(ServerError, match="expected images of the decoder, found"):
                 client.decompress([b"1"])
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        *({}, [], 5, None),
+        *({"model_version_status": states} for states in ([], [{"version": "1", "state": "END"}], 5)),
+        {"model_version_status": [{"version": "x", "state": "AVAILABLE"}]},
+        *({"outputs": outputs} for outputs in ([[[0.5]]], {"b64": 3}, [[1], [2, 3]])),
+    ],
+)
+@pytest.mark.parametrize("version", [None, 1])
+def test_client_names_every_odd_answer(found: Any, version: int | None) -> None:
+    with _http(lambda *_: (200, found)) as address, pytest.raises(ServerError, match="expected"):
+        serving.Client(address, version=version).compress(np.zeros((1, 28, 28, 1), np.uint8))
 
 
 def test_names_the_extra_that_is_missing(exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

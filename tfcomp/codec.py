@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,6 +208,33 @@ class Codec:
         """Multiply-accumulates of each network for a pixel, by name; empty if unknown."""
         return self.parts.compute
 
+    @property
+    def max_pixels(self) -> int:
+        """The most pixels of one item of any size, both ways; see `with_max_pixels`."""
+        return self.parts.max_pixels
+
+    def with_max_pixels(self, max_pixels: int) -> Codec:
+        """The codec with another limit of pixels for each item of any size; the usual one is 89 million, Pillow's.
+
+        A payload of some bytes may claim as many pixels, and time and memory for them. What it claims is looked at
+        first, and refused beyond the limit; ``SECURITY.md`` says what is spent below it. An export's graphs take the
+        limit of the codec. No format goes beyond 268 million.
+
+        Args:
+            max_pixels: 1 or more, with those that an item is mirrored by at its edges.
+
+        Examples:
+            >>> import numpy as np
+            >>> careful = Codec.load().with_max_pixels(1000)
+            >>> careful.compress([np.zeros((40, 60, 3), np.uint8)])
+            Traceback (most recent call last):
+                ...
+            tfcomp.errors.InputError: expected at most 1000 pixels, found 60x40; ...
+        """
+        if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
+            raise InputError(f"expected a limit of 1 pixel or more, found {max_pixels!r}")
+        return Codec(replace(self.parts, max_pixels=max_pixels))
+
     def at(self, quality: int) -> Codec:
         """The codec of one quality, from 1."""
         return Codec(self.parts.at(quality))
@@ -291,6 +318,10 @@ class Codec:
     def describe(self, payload: bytes) -> str:
         """What a payload says of itself, in a few words; raises `BitstreamError` if it is none of this codec."""
         return self._pipeline.describe(payload, self.parts.quality())
+
+    def claimed_pixels(self, payload: bytes) -> int:
+        """The pixels that a payload asks a decoder for, by its first bytes; raises `BitstreamError` as `describe`."""
+        return self._pipeline.claimed_pixels(payload)
 
     # === Integers ===
 

@@ -1,5 +1,10 @@
 """The errors that tfcomp raises on purpose. Each message says what was expected and what was found."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TfcompError(Exception):
     """Base of every error that the user's input, not a defect, is the cause of."""
@@ -19,6 +24,23 @@ class MissingDependencyError(TfcompError, ImportError):
 
 class ServerError(TfcompError, ConnectionError):
     """A server could not be reached, refused a request or answered what nobody can read."""
+
+
+@contextmanager
+def everything_as(error: type[TfcompError], expected: str) -> Iterator[None]:
+    """The boundary to what others wrote: whatever a file or a server makes a parser raise becomes one named error.
+
+    Args:
+        error: the error to raise.
+        expected: what was expected, the beginning of its message.
+    """
+    try:
+        yield
+    except (error, ImportError):  # a package that is missing or broken is no fault of the file's
+        raise
+    except Exception as found:
+        said = " ".join(str(found).split())[:300]
+        raise error(f"{expected}, found something else ({type(found).__name__}: {said})") from found
 
 
 EXTRAS = {

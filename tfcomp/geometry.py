@@ -30,7 +30,10 @@ import numpy as np
 from tfcomp.errors import InputError
 
 MAX_PIXELS = 1 << 28
-"""Largest number of pixels of an item, those that it is mirrored by included."""
+"""Largest number of pixels of an item in any format, those that it is mirrored by included."""
+DEFAULT_MAX_PIXELS = MAX_PIXELS // 3
+"""Largest number of pixels that a codec takes unless it is told another, both ways; it is also Pillow's own."""
+RAISED_BY = "--max-pixels or Codec.with_max_pixels raises the limit"
 MAX_STRIDE, MAX_TILE, MAX_MARGIN = 256, 1024, 256
 TILE_PIXELS = 1024
 """Side in pixels of a tile, unless a grid says otherwise."""
@@ -124,8 +127,7 @@ class Grid:
         """Whether an item has a pixel, and at most ``max_pixels`` with those that it is mirrored by."""
         if height < 1 or width < 1 or max(height, width) > max_pixels:
             return False
-        plan = self.plan(height, width)
-        return int(plan.rows) * int(plan.columns) * self.stride**2 <= max_pixels
+        return self.plan(height, width).pixels_in_all <= max_pixels
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,11 @@ class Plan:
     across: Any
     tiles: Any
     arithmetic: Arithmetic
+
+    @property
+    def pixels_in_all(self) -> int:
+        """Number of pixels of the mirrored item, of a plan of integers: what decoding it takes time and memory for."""
+        return int(self.rows) * int(self.columns) * self.grid.stride**2
 
     def tile(self, number: Any) -> tuple[Any, Any, Any, Any]:
         """First row and column of a tile, and its numbers of rows and columns; tiles are counted row by row."""

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfcomp.errors import BitstreamError
+from tfcomp.errors import BitstreamError, InputError, everything_as
 
 MAX_PATTERN = 16
 """Largest side of a pattern of phases, in positions."""
@@ -93,7 +93,7 @@ class Layout:
         reach: how far the first group's contexts reach, in positions; all others reach 1.
 
     Raises:
-        BitstreamError: if the numbers are no layout.
+        InputError: if the numbers are no layout.
 
     Examples:
         >>> layout = Layout(groups=(3, 5))
@@ -108,14 +108,14 @@ class Layout:
 
     def __post_init__(self) -> None:
         if not self.groups or min(self.groups) < 1 or sum(self.groups) > MAX_LATENT_CHANNELS:
-            raise BitstreamError(f"expected groups of 1 to {MAX_LATENT_CHANNELS} channels in all, found {self.groups}")
+            raise InputError(f"expected groups of 1 to {MAX_LATENT_CHANNELS} channels in all, found {self.groups}")
         if not 1 <= self.reach <= MAX_PATTERN:
-            raise BitstreamError(f"expected contexts that reach 1 to {MAX_PATTERN} positions, found {self.reach}")
+            raise InputError(f"expected contexts that reach 1 to {MAX_PATTERN} positions, found {self.reach}")
         for pattern in (self.first, self.others):
             phases = sorted({phase for row in pattern for phase in row})
             square = 1 <= len(pattern) <= MAX_PATTERN and all(len(row) == len(pattern) for row in pattern)
             if not square or phases != list(range(len(phases))):
-                raise BitstreamError(f"expected a square of phases numbered from 0, found {pattern}")
+                raise InputError(f"expected a square of phases numbered from 0, found {pattern}")
 
     @property
     def channels(self) -> int:
@@ -197,4 +197,5 @@ class Layout:
         if ranks != (1, 2, 2, 0) or any(size > limit for size, limit in zip(sizes, limits, strict=True)):
             raise BitstreamError(f"expected the arrays of a layout, found ranks {ranks} and sizes {sizes}")
         first, others = (tuple(tuple(int(n) for n in row) for row in p) for p in patterns)
-        return cls(tuple(int(n) for n in arrays["groups"]), first, others, int(arrays["reach"]))
+        with everything_as(BitstreamError, "expected the arrays of a layout"):
+            return cls(tuple(int(n) for n in arrays["groups"]), first, others, int(arrays["reach"]))

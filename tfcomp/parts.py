@@ -18,7 +18,7 @@ from tfcomp.entropy.context import ContextModel
 from tfcomp.entropy.model_set import MAX_QUALITIES
 from tfcomp.entropy.static import StaticModel
 from tfcomp.errors import BitstreamError, InputError
-from tfcomp.geometry import Grid
+from tfcomp.geometry import DEFAULT_MAX_PIXELS, Grid
 from tfcomp.items import Item
 from tfcomp.runtimes.transform import Transform
 
@@ -115,6 +115,8 @@ class Parts:
         grid: of items of any size; None for items of one shape.
         default_quality: the number of the quality that is taken where none is named.
         compute: multiply-accumulates of each network for a pixel, by name; empty if unknown.
+        max_pixels: the most that one item may have, both ways, with those that it is mirrored by; no part of the
+            format, and in no file but an export's graphs.
     """
 
     transform: Transform
@@ -125,6 +127,7 @@ class Parts:
     grid: Grid | None = None
     default_quality: int = 1
     compute: Mapping[str, float] = field(default_factory=dict)
+    max_pixels: int = DEFAULT_MAX_PIXELS
 
     def __post_init__(self) -> None:
         numbers = [quality.number for quality in self.qualities]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from tfcomp.entropy.blas import one_blas_thread
 from tfcomp.entropy.context import ContextModel
 from tfcomp.entropy.payloads import Header
 from tfcomp.errors import InputError
-from tfcomp.geometry import MAX_PIXELS, Area, Plan
+from tfcomp.geometry import RAISED_BY, Area, Plan
 from tfcomp.items import GREY_IN_RGB, Images
 from tfcomp.parts import NEAREST, Float32, Parts, Quality, Tally
 from tfcomp.refinement import refine_tile
@@ -28,47 +26,40 @@ _LEAST_SHARE = 0.35
 _TRIALS = 5
 
 
-@dataclass(frozen=True)
 class _View:
     """An item as the networks see it, a window at a time.
 
-    Attributes:
+    Everything is made here: before Python 3.12 a `functools.cached_property` holds a lock while it is made, one for all
+    items, and threads would wait for one another's networks.
+
+    Args:
         parts: the codec's.
         item: uint8 [H, W, C], or [H, W, 1] for a grey item of a codec of three channels.
+
+    Attributes:
+        plan: of the item's latent.
+        mirrored: uint8 [rows * stride, columns * stride, C].
+        latents: the latent of each tile, float32 [h, w, K], in units.
     """
 
-    parts: Parts
-    item: Images
-
-    @cached_property
-    def plan(self) -> Plan:
-        assert self.parts.grid is not None
-        height, width = self.item.shape[:2]
-        if not self.parts.grid.fits(height, width):
-            raise InputError(f"expected at most {MAX_PIXELS} pixels, found {width}x{height}")
-        return self.parts.grid.plan(height, width)
-
-    @cached_property
-    def mirrored(self) -> Images:
-        """uint8 [rows * stride, columns * stride, C]."""
-        pixels = self.parts.item.full(self.item)
+    def __init__(self, parts: Parts, item: Images) -> None:
+        assert parts.grid is not None
+        height, width = item.shape[:2]
+        if not parts.grid.fits(height, width, parts.max_pixels):
+            raise InputError(f"expected at most {parts.max_pixels} pixels, found {width}x{height}; {RAISED_BY}")
+        self.item, self.grey = item, item.shape[2] < parts.item.channels
+        self.plan: Plan = parts.grid.plan(height, width)
+        self.mirrored = parts.item.full(item)
         for axis, source in enumerate(self.plan.sources()):
-            if len(source) != pixels.shape[axis]:
-                pixels = pixels.take(source, axis=axis)
-        return pixels
-
-    @property
-    def grey(self) -> bool:
-        return self.item.shape[2] < self.parts.item.channels
+            if len(source) != self.mirrored.shape[axis]:
+                self.mirrored = self.mirrored.take(source, axis=axis)
+        self.latents: list[Float32] = [
+            parts.transform.analyse(self.window(window))[0][inner] for _, window, inner in self.plan.windows()
+        ]
 
     def window(self, area: Area) -> Images:
         """uint8 [1, height, width, C]: the pixels of a window."""
         return self.mirrored[self.plan.pixels(area)][None]
-
-    @cached_property
-    def latents(self) -> list[Float32]:
-        """The latent of each tile, float32 [h, w, K], in units."""
-        return [self.parts.transform.analyse(self.window(window))[0][inner] for _, window, inner in self.plan.windows()]
 
 
 class TiledPipeline:
@@ -202,7 +193,8 @@ class TiledPipeline:
     def _parse(self, payload: bytes) -> tuple[Header, Plan, list[bytes]]:
         assert self.parts.grid is not None
         numbers = [quality.number for quality in self.parts.qualities]
-        return framing.parse(payload, self.parts.grid, numbers, grey_allowed=self.parts.item.channels == GREY_IN_RGB)
+        grey_allowed, most = self.parts.item.channels == GREY_IN_RGB, self.parts.max_pixels
+        return framing.parse(payload, self.parts.grid, numbers, grey_allowed=grey_allowed, max_pixels=most)
 
     def decode(self, payloads: Sequence[bytes], _: Quality) -> list[Int32]:
         """Integers of payloads, a list of int32 [rows, columns, K]; they say their quality themselves."""
@@ -237,6 +229,10 @@ class TiledPipeline:
                 pixels = np.rint(pixels.mean(axis=-1, keepdims=True, dtype=np.float32)).astype(np.uint8)
             image[plan.pixels(tile)] = pixels
         return image[plan.top : plan.top + plan.height, plan.left : plan.left + plan.width]
+
+    def claimed_pixels(self, payload: bytes) -> int:
+        """The pixels that a payload asks a decoder for."""
+        return self._parse(payload)[1].pixels_in_all
 
     def describe(self, payload: bytes, _: Quality) -> str:
         """What a payload says of itself, in a few words."""

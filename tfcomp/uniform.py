@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -76,6 +77,10 @@ class UniformPipeline:
         return _batched(
             lambda some: self.parts.transform.synthesise(quality.to_units(some), quality.number), latents, "decode"
         )
+
+    def claimed_pixels(self, _: bytes) -> int:
+        """The pixels that a payload asks a decoder for: always an item's."""
+        return math.prod(n or 1 for n in self.parts.item.shape[:2])
 
     def describe(self, payload: bytes, quality: Quality) -> str:
         """What is known of a payload, in a few words; it is decoded for that."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfcomp.entropy.model_set import stack, unstack
-from tfcomp.errors import BitstreamError, InputError
+from tfcomp.errors import BitstreamError, everything_as
 from tfcomp.parts import Parts, Quality
 
 MAX_BYTES = 1 << 28
@@ -20,6 +22,8 @@ MAX_BYTES = 1 << 28
 MAX_MEMBERS = 4096
 
 Arrays = dict[str, NDArray[Any]]
+_OWN = re.compile(r"(unit|zero|step|offset|curvature|lagrangian|model_.+)\.npy\Z")
+"""Names of the members that `to_arrays` makes."""
 
 
 def write(path: Path, parts: Parts) -> None:
@@ -46,7 +50,7 @@ def qualities(format_id: str, numbers: tuple[int, ...], arrays: Mapping[str, NDA
     Raises:
         BitstreamError: on anything that is not valid.
     """
-    try:
+    with everything_as(BitstreamError, f"expected steps and tables of {len(numbers)} qualities"):
         own = {name.removeprefix("model_"): array for name, array in arrays.items() if name.startswith("model_")}
         models = unstack(format_id, own)
         optional = {name: arrays.get(name, [None] * len(models)) for name in ("curvature", "lagrangian")}
@@ -55,28 +59,37 @@ def qualities(format_id: str, numbers: tuple[int, ...], arrays: Mapping[str, NDA
             Quality(number, step, offset, model, curvature, None if price is None else float(price))
             for number, step, offset, model, curvature, price in zip(*columns, strict=True)
         )
-    except BitstreamError:
-        raise
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, InputError) as error:
-        raise BitstreamError(f"expected steps and tables of {len(numbers)} qualities, found others: {error}") from error
 
 
 def read(content: bytes, source: str) -> Arrays:
-    """The arrays of an ``.npz``.
+    """The arrays of an ``.npz`` that a codec's parts are made of; other members are not read.
 
     Raises:
         BitstreamError: if it is none, or claims more than `MAX_BYTES`.
     """
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as file:
-            members = file.infolist()
-            full = sum(member.file_size for member in members)
-            if len(members) > MAX_MEMBERS or full > MAX_BYTES:
-                limits = f"at most {MAX_MEMBERS} arrays of {MAX_BYTES} bytes"
-                raise BitstreamError(f"{source}: expected {limits}, found {len(members)} of {full}")
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except BitstreamError:
-        raise
-    except Exception as error:  # what a damaged archive makes its parsers raise can be of any class
-        raise BitstreamError(f"{source}: expected frequency tables, found something else: {error}") from error
+    with (
+        everything_as(BitstreamError, f"{source}: expected frequency tables"),
+        zipfile.ZipFile(io.BytesIO(content)) as file,
+    ):
+        members = file.infolist()
+        full = sum(member.file_size for member in members)
+        if len(members) > MAX_MEMBERS or full > MAX_BYTES:
+            limits = f"at most {MAX_MEMBERS} arrays of {MAX_BYTES} bytes"
+            raise BitstreamError(f"{source}: expected {limits}, found {len(members)} of {full}")
+        wanted = {member.filename.removesuffix(".npy"): member for member in members if _OWN.match(member.filename)}
+        return {name: _array(file, member) for name, member in wanted.items()}
+
+
+def _array(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    """One array, whose header claims what is there; NumPy's own reader believes it and takes memory first."""
+    with file.open(member) as stream:
+        header = np.lib.format.read_array_header_1_0
+        if np.lib.format.read_magic(stream) != (1, 0):
+            header = np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = header(stream)
+        claimed, there = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+        if dtype.hasobject or claimed != there or min(shape, default=0) < 0:
+            claim = f"{dtype} {list(shape)[:8]}"
+            raise BitstreamError(f"expected frequency tables, found {there} bytes of {member.filename} for {claim}")
+        values = np.frombuffer(bytearray(stream.read()), dtype)
+        return values.reshape(shape, order="F" if is_fortran else "C")

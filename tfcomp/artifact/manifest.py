@@ -61,7 +61,7 @@ from pathlib import Path
 from typing import Any
 
 from tfcomp.entropy.base import FORMATS
-from tfcomp.errors import BitstreamError, InputError
+from tfcomp.errors import BitstreamError, InputError, everything_as
 from tfcomp.geometry import Grid
 from tfcomp.items import Item
 from tfcomp.storage import names
@@ -160,13 +160,10 @@ class Manifest:
         if not path.is_file():
             raise InputError(f"expected an artifact folder with a {MANIFEST}, found none at {Path(folder)}")
         try:
-            return cls.from_dict(json.loads(path.read_text()))
+            with everything_as(BitstreamError, "expected the manifest of an artifact"):
+                return cls.from_dict(json.loads(path.read_text()))
         except BitstreamError as error:
             raise BitstreamError(f"{path}: {error}") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise BitstreamError(
-                f"{path}: expected the manifest of an artifact, found something else ({type(error).__name__}: {error})"
-            ) from error
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Manifest:
@@ -253,8 +250,9 @@ def verify(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def verify_saved_model(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]]) -> Path:
-    """The folder of a SavedModel, all of whose files are those of the manifest: no more and no others."""
-    there = {path.relative_to(folder).as_posix() for path in (folder / name).rglob("*") if not path.is_dir()}
+    """The folder of a SavedModel, whose files are those of the manifest: no more, no others, no linked folder."""
+    inside = (path for path in (folder / name).rglob("*") if path.is_symlink() or not path.is_dir())
+    there = {path.relative_to(folder).as_posix() for path in inside}
     listed = [file for file in files if file.startswith(f"{name}/")]
     if not listed or there - {*listed}:
         found = min(there - {*listed}, default="none")

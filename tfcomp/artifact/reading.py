@@ -23,7 +23,7 @@ from tfcomp.artifact.manifest import (
 )
 from tfcomp.entropy.context import ContextModel
 from tfcomp.entropy.static import StaticModel
-from tfcomp.errors import BitstreamError, InputError
+from tfcomp.errors import BitstreamError, InputError, everything_as
 from tfcomp.geometry import Grid
 from tfcomp.parts import Parts
 from tfcomp.runtimes.litert import LiteRTTransform
@@ -49,6 +49,13 @@ def load(folder: str | Path | None = None, *, runtime: str = "litert", threads: 
         raise InputError(f"expected threads with runtime='litert' alone, found them with {runtime!r}")
     path = bundled.resolve(bundled.DEFAULT if folder is None else folder, MANIFEST)
     manifest = Manifest.read(path)
+    if runtime == "keras" and MODEL not in manifest.files:
+        raise InputError(f"expected an artifact that keeps its trained model ({MODEL}), found none in {path}")
+    with everything_as(BitstreamError, f"{path}: expected the files of an artifact"):
+        return _parts(path, manifest, runtime, threads)
+
+
+def _parts(path: Path, manifest: Manifest, runtime: str, threads: int | None) -> Parts:
     files = manifest.files
     numbers = arrays.read(read_checked(path, TABLES, files), str(path / TABLES))
     qualities = arrays.qualities(manifest.format, manifest.qualities, numbers)
@@ -92,8 +99,6 @@ def _latent_shape(model: StaticModel | ContextModel) -> tuple[int | None, ...]:
 
 def _trained(folder: Path, manifest: Manifest, numbers: arrays.Arrays) -> Any:
     """The networks of the trained model that the artifact keeps, in Keras."""
-    if MODEL not in manifest.files:
-        raise InputError(f"expected an artifact that keeps its trained model ({MODEL}), found none in {folder}")
     read_checked(folder, MODEL, manifest.files)
     from tfcomp.models.loading import load_model
     from tfcomp.runtimes.frozen_network import FrozenNetwork

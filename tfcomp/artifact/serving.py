@@ -23,6 +23,7 @@ from tfcomp.artifact.manifest import DECODER, ENCODER, MANIFEST, Manifest, read_
 from tfcomp.artifact.serving_client import MAX_BATCH, Client, Inputs, inputs_of, request_of, require
 from tfcomp.errors import InputError
 from tfcomp.items import Images, Item
+from tfcomp.storage import names
 from tfcomp.storage.writing import replacing_file, replacing_folder
 
 __all__ = ["MAX_BATCH", "MODELS", "Client", "export"]
@@ -83,9 +84,10 @@ def export(
     contents = {}
     for model, source in MODELS.items():
         verify_saved_model(artifact, source, manifest.files)
-        names = [name for name in manifest.files if name.startswith(f"{source}/")]
         contents[model] = {
-            name.removeprefix(f"{source}/"): read_checked(artifact, name, manifest.files) for name in names
+            name.removeprefix(f"{source}/"): read_checked(artifact, name, manifest.files)
+            for name in manifest.files
+            if name.startswith(f"{source}/")
         }
     # A codec of several qualities is warmed up at its default; payloads of items of any size say theirs.
     several = len(manifest.qualities) > 1 or manifest.item.any_size
@@ -99,7 +101,7 @@ def export(
     for model, requests in (("decoder", to_decode), ("encoder", to_encode)):
         with replacing_folder(folder / model / str(version), marker="saved_model.pb") as partial:
             for name, content in contents[model].items():
-                target = partial / name
+                target = partial / names.checked(name, str(artifact))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
             _write_warm_up(partial, model, requests)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from tfcomp.errors import InputError, ServerError, missing_dependency
+from tfcomp.errors import InputError, ServerError, everything_as, missing_dependency
 from tfcomp.items import Images
 
 INPUTS = {"encoder": "image", "decoder": "payload_bytes"}
@@ -59,8 +59,9 @@ def request_of(model: str, inputs: Inputs, version: int | None, signature: str =
     return request
 
 
-Predict = Callable[[str, Inputs, str], NDArray[Any]]
-"""From a model, its inputs and the signature ("" for the default) to the one output."""
+Predict = Callable[[str, Inputs, int | None, str], tuple[NDArray[Any], int]]
+"""From a model, its inputs, the version (None for the newest) and the signature ("" for the default) to the one output,
+and the version that answered."""
 
 
 class Client:
@@ -69,16 +70,21 @@ class Client:
     Args:
         address: ``http://HOST:8501`` or ``https://...`` for REST, which needs NumPy alone; ``grpc://HOST:8500`` for
             gRPC (without TLS), which needs ``tfcomp[serving]``.
-        version: of both models. Default: the newest. Name it to decompress what an older version made.
+        version: of both models. Default: the newest, one for all items of a call. Name it to decompress what an older
+            version made.
         timeout_s: for each request, in seconds.
         any_size: whether the codec's items have any size: then each is a request of its own, else `MAX_BATCH` are one.
+
+    Attributes:
+        versions: the version that answered the last call, by model, ``"encoder"`` and ``"decoder"``. Keep that of the
+            encoder with its payloads.
 
     Raises:
         InputError: on an address of another kind.
 
     Examples:
         >>> client = Client("http://localhost:8501")
-        >>> # payloads = client.compress(images)
+        >>> # payloads, version = client.compress(images), client.versions["encoder"]
     """
 
     def __init__(
@@ -87,11 +93,12 @@ class Client:
         parts = urlsplit(address)
         if parts.scheme not in {"http", "https", "grpc"} or not parts.netloc:
             raise InputError(f"expected an address like http://HOST:8501 or grpc://HOST:8500, found {address!r}")
-        self._any_size = any_size
+        self._any_size, self._version = any_size, version
+        self.versions: dict[str, int] = {}
         if parts.scheme == "grpc":
-            self._predict = _grpc(parts.netloc, version, timeout_s)
+            self._predict = _grpc(parts.netloc, timeout_s)
         else:
-            self._predict = _rest(parts.scheme, parts.netloc, parts.path.rstrip("/"), version, timeout_s)
+            self._predict = _rest(parts.scheme, parts.netloc, parts.path.rstrip("/"), timeout_s)
 
     def compress(self, images: Images | Sequence[Images], quality: int | None = None) -> list[bytes]:
         """Items to payloads.
@@ -142,11 +149,13 @@ class Client:
     def _batches(
         self, model: str, items: Any, quality: int | None, signature: str = "", name: str = ""
     ) -> Iterable[NDArray[Any]]:
-        size = 1 if self._any_size else MAX_BATCH
+        size, version = 1 if self._any_size else MAX_BATCH, self._version
         for i in range(0, len(items), size):
             batch = np.asarray(items[i], getattr(items, "dtype", None)) if self._any_size else items[i : i + size]
             inputs = inputs_of(model, batch, quality, single=self._any_size, name=name)
-            result = self._predict(model, inputs, signature)
+            # The version that answers the first batch of a call answers them all.
+            result, version = self._predict(model, inputs, version, signature)
+            self.versions[model] = version
             if self._any_size:
                 yield result[None]
                 continue
@@ -163,31 +172,38 @@ def _payloads(batches: Iterable[NDArray[Any]]) -> list[bytes]:
     return found
 
 
-def _rest(scheme: str, netloc: str, path: str, version: int | None, timeout_s: float) -> Predict:
+def _rest(scheme: str, netloc: str, path: str, timeout_s: float) -> Predict:
     """Predict over the RESTful API: columns, byte strings in base64 (its documentation, "Encoding binary values")."""
     connect = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
 
-    def predict(model: str, inputs: Inputs, signature: str) -> NDArray[Any]:
-        body = {"inputs": {name: _as_json(values) for name, values in inputs.items()}}
-        url = f"{path}/v1/models/{model}" + ("" if version is None else f"/versions/{version}") + ":predict"
-        named = {"signature_name": signature} if signature else {}
+    def asked(method: str, url: str, body: str | None = None) -> Any:
         connection = connect(netloc, timeout=timeout_s)
         try:
-            headers = {"Content-Type": "application/json"}
-            connection.request("POST", url, json.dumps({**named, **body}), headers)
+            connection.request(method, url, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
             found = json.loads(response.read())
             if response.status != http.HTTPStatus.OK:
                 raise ServerError(f"{netloc}{url}: HTTP {response.status}: {found['error']}")
-            return _from_json(found["outputs"])
+            return found
         except ServerError:
             raise
         except (OSError, http.client.HTTPException) as error:
             raise ServerError(f"expected TensorFlow Serving at {scheme}://{netloc}, found {error!r}") from error
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise ServerError(f"{netloc}{url}: expected the JSON of a prediction, found something else") from error
         finally:
             connection.close()
+
+    def newest(model: str) -> int:
+        """The version that a request without one would get; the answer to such a request does not say it."""
+        states = asked("GET", f"{path}/v1/models/{model}")["model_version_status"]
+        return max(int(state["version"]) for state in states if state["state"] == "AVAILABLE")
+
+    def predict(model: str, inputs: Inputs, version: int | None, signature: str) -> tuple[NDArray[Any], int]:
+        with everything_as(ServerError, f"{netloc}{path}, {model}: expected the JSON of a prediction"):
+            chosen = newest(model) if version is None else version
+            named = {"signature_name": signature} if signature else {}
+            body = {**named, "inputs": {name: _as_json(values) for name, values in inputs.items()}}
+            found = asked("POST", f"{path}/v1/models/{model}/versions/{chosen}:predict", json.dumps(body))
+            return _from_json(found["outputs"]), chosen
 
     return predict
 
@@ -213,21 +229,22 @@ def _from_json(found: Any) -> NDArray[Any]:
     return array
 
 
-def _grpc(netloc: str, version: int | None, timeout_s: float) -> Predict:
+def _grpc(netloc: str, timeout_s: float) -> Predict:
     """Predict over gRPC, by the published ``PredictionService``."""
     grpc, tf = require("grpc"), require("tensorflow")
     services = require("tensorflow_serving.apis.prediction_service_pb2_grpc")
     unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     service = services.PredictionServiceStub(grpc.insecure_channel(netloc, options=unlimited))
 
-    def predict(model: str, inputs: Inputs, signature: str) -> NDArray[Any]:
+    def predict(model: str, inputs: Inputs, version: int | None, signature: str) -> tuple[NDArray[Any], int]:
         try:
-            outputs = service.Predict(request_of(model, inputs, version, signature), timeout=timeout_s).outputs
+            answer = service.Predict(request_of(model, inputs, version, signature), timeout=timeout_s)
         except grpc.RpcError as error:
             raise ServerError(f"{netloc}, {model}: {error.code().name}: {error.details()}") from error
-        if len(outputs) != 1:
-            raise ServerError(f"{netloc}, {model}: expected one output, found {sorted(outputs)}")
-        (output,) = outputs.values()
-        return np.asarray(tf.make_ndarray(output))
+        with everything_as(ServerError, f"{netloc}, {model}: expected a prediction"):
+            if len(answer.outputs) != 1:
+                raise ServerError(f"{netloc}, {model}: expected one output, found {sorted(answer.outputs)}")
+            (output,) = answer.outputs.values()
+            return np.asarray(tf.make_ndarray(output)), int(answer.model_spec.version.value)
 
     return predict

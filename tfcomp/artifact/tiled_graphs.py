@@ -107,6 +107,7 @@ class TiledGraphs:
             analyse=analyse,
             synthesise=synthesise,
             side=MAX_PIXELS if side is None else side,
+            max_pixels=parts.max_pixels,
         )
 
     # === LiteRT ===
@@ -135,8 +136,9 @@ class TiledGraphs:
 
         def buffer_to_image(payload: Any, length: Any) -> dict[str, Any]:
             payload = payload[: tf.clip_by_value(length[0], 0, self.capacity)]
-            image, size = graph.decompress(payload, graph.decode(payload)), graph.size(payload)
-            return {"image": _padded(image, (side, side, channels)), "size": size}
+            latent = graph.decode(payload)
+            image = _padded(graph.decompress(payload, latent), (side, side, channels))
+            return {"image": image, "size": graph.size(payload, latent)}
 
         image = tf.TensorSpec([1, side, side, channels], tf.uint8, "image")
         if side is None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from tfcomp.errors import InputError
+from tfcomp.geometry import DEFAULT_MAX_PIXELS
 from tfcomp.storage.writing import local
 from tfcomp.version import __version__
 
@@ -65,6 +66,17 @@ def _positive(text: str) -> float:
     if not (math.isfinite(found) and found > 0):
         raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
     return found
+
+
+def _add_max_pixels(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--max-pixels",
+        type=_whole(1),
+        default=DEFAULT_MAX_PIXELS,
+        metavar="N",
+        help="refuse images of more pixels before any work, and archives that claim many more than their size allows "
+        "(default: %(default)s)",
+    )
 
 
 # === Commands ===
@@ -183,6 +195,7 @@ def _compress(command: argparse.ArgumentParser) -> None:
     )
     _on_error(command)
     command.add_argument("--force", action="store_true", help="replace OUT.tfz though it is no .tfz")
+    _add_max_pixels(command)
 
 
 def _decompress(command: argparse.ArgumentParser) -> None:
@@ -193,6 +206,7 @@ def _decompress(command: argparse.ArgumentParser) -> None:
     )
     _on_error(command)
     command.add_argument("--force", action="store_true", help="replace images that are already there")
+    _add_max_pixels(command)
 
 
 def _evaluate(command: argparse.ArgumentParser) -> None:

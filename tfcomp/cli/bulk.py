@@ -22,7 +22,7 @@ from typing import Any
 
 from tfcomp.codec import Codec
 from tfcomp.errors import InputError
-from tfcomp.storage.image_files import progress
+from tfcomp.storage.image_files import limit_pixels, progress
 
 FEW = 3
 """Largest number of items that are done one after another: starting other processes takes as long."""
@@ -53,7 +53,7 @@ def each(
         InputError: if a worker ended, for want of memory as a rule; and what ``function`` raises.
     """
     processes = min(count, os.cpu_count() or 1, MOST_PROCESSES)
-    pool = _pool(processes, folder) if count > FEW and processes > 1 else None
+    pool = _pool(processes, folder, codec.max_pixels) if count > FEW and processes > 1 else None
     if pool is None:
         yield from progress((function(codec, *job) for job in jobs), label, count)
         return
@@ -82,10 +82,10 @@ def _in_order(pool: ProcessPoolExecutor, function: Callable[..., Any], jobs: Ite
         yield waiting.popleft().result()
 
 
-def _pool(processes: int, folder: str | None) -> ProcessPoolExecutor | None:
+def _pool(processes: int, folder: str | None, max_pixels: int) -> ProcessPoolExecutor | None:
     """The processes; None where the system has no semaphores for them, as without a writable ``/dev/shm``."""
     try:
-        return ProcessPoolExecutor(processes, get_context("spawn"), _start, (folder,))
+        return ProcessPoolExecutor(processes, get_context("spawn"), _start, (folder, max_pixels))
     except (OSError, ImportError, NotImplementedError):
         return None
 
@@ -106,12 +106,13 @@ def _uninterrupted() -> Iterator[None]:
 # === In a worker ===
 
 
-def _start(folder: str | None) -> None:
+def _start(folder: str | None, max_pixels: int) -> None:
     global _codec
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what a worker has begun to write is undone
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _codec = Codec.load(folder, threads=1)
+    limit_pixels(max_pixels)
+    _codec = Codec.load(folder, threads=1).with_max_pixels(max_pixels)
 
 
 def _run(function: Callable[..., Any], job: Job) -> Any:

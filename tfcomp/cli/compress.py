@@ -17,6 +17,7 @@ from tfcomp.codec import Codec
 from tfcomp.coding import varints
 from tfcomp.data import datasets
 from tfcomp.errors import InputError, TfcompError
+from tfcomp.geometry import DEFAULT_MAX_PIXELS, RAISED_BY
 from tfcomp.items import GREY_IN_RGB, Images
 from tfcomp.storage import archives, container, image_files
 
@@ -45,6 +46,7 @@ class Written:
     Attributes:
         names: of the images, in order; empty for those of an array.
         images, pixels, values: number of them.
+        claimed: pixels that a reader has to expect, with those that images are mirrored by.
         skipped: what is wrong with each that was left out.
     """
 
@@ -52,10 +54,11 @@ class Written:
     images: int = 0
     pixels: int = 0
     values: int = 0
+    claimed: int = 0
     skipped: list[TfcompError] = field(default_factory=list)
 
     def payloads(
-        self, sources: Sequence[Source], outcomes: Iterator[Coded | TfcompError], *, skip: bool
+        self, sources: Sequence[Source], outcomes: Iterator[Coded | TfcompError], codec: Codec, *, skip: bool
     ) -> Iterator[bytes]:
         """The payloads, counted; an error is raised, or, where it is to be skipped, noted."""
         for source, outcome in zip(sources, outcomes, strict=True):
@@ -71,6 +74,7 @@ class Written:
                 self.pixels + shape[0] * shape[1],
                 self.values + int(np.prod(shape)),
             )
+            self.claimed += codec.claimed_pixels(payload)
             yield payload
 
 
@@ -80,7 +84,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("expected --quality or --target-bytes, found both")
     skip, written = args.on_error == "skip", Written()
     with held_native_lines(dropped=skip):
-        codec = Codec.load(args.codec)
+        codec = Codec.load(args.codec).with_max_pixels(args.max_pixels)
+        image_files.limit_pixels(args.max_pixels)
         chosen = codec.at(codec.default_quality if args.quality is None else args.quality)
         sources = _sources(args.inputs, codec)
         files = [source.image for source in sources if isinstance(source.image, Path)]
@@ -90,11 +95,12 @@ def run(args: argparse.Namespace) -> None:
             again = codec.item.any_size and len(files) > 1  # one file, or all of one shape, are read soon enough
             for file, shape in image_files.image_shapes(files, to_the_end=again).items():
                 image_files.require_channels(file, shape[2], codec.item.channels)
+                _require_fit(file, shape, codec)
         outcomes = _any_size(codec, sources, args) if codec.item.any_size else _one_shape(chosen, sources, args)
         named = sources[0].name is not None
         size = container.write(
             args.output,
-            written.payloads(sources, outcomes, skip=skip),
+            written.payloads(sources, outcomes, codec, skip=skip),
             fingerprint=bytes.fromhex((codec if codec.item.any_size else chosen).fingerprint),
             item_shape=tuple(n or 0 for n in codec.item.shape),
             metadata={"names": written.names} if named else None,
@@ -102,6 +108,10 @@ def run(args: argparse.Namespace) -> None:
     rates = f"{8 * size / written.pixels:.3f} bits per pixel, {written.values / size:.1f}:1"
     images = f"{written.images} image{'s' if written.images > 1 else ''}"
     say(f"{args.output}: {images} in {size:,} bytes, {size / written.images:.2f} each, {rates}")
+    if written.claimed > archives.most_pixels(size, DEFAULT_MAX_PIXELS):
+        say(
+            f"note: few bytes for {written.claimed:,} pixels; decompress takes them with --max-pixels {written.claimed}"
+        )
     report_skipped(written.skipped, len(sources))
 
 
@@ -126,6 +136,14 @@ def _array(path: str, codec: Codec) -> Sequence[Images]:
         raise InputError(f"expected at least one image in {path}, found none")
     image_files.require_channels(path, images[0].shape[2], codec.item.channels)
     return images
+
+
+def _require_fit(file: Path, shape: tuple[int, int, int], codec: Codec) -> None:
+    """Raises `InputError` if an image has more pixels than the codec takes, with those that it is mirrored by."""
+    height, width, _ = shape
+    grid, most = codec.parts.grid, codec.max_pixels
+    if grid is not None and not grid.fits(height, width, most):
+        raise InputError(f"expected at most {most} pixels, found {width}x{height} in {file}; {RAISED_BY}")
 
 
 # === Items of one shape ===

@@ -4,50 +4,78 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from tfcomp import bundled
 from tfcomp.artifact import reading
+from tfcomp.artifact.manifest import DECODER_LATENT, MANIFEST, Manifest
 from tfcomp.cli import bulk
 from tfcomp.cli.console import report_skipped, say
 from tfcomp.cli.native_lines import held_native_lines
 from tfcomp.codec import Codec
 from tfcomp.errors import BitstreamError, InputError, TfcompError
-from tfcomp.storage import archives, image_files
+from tfcomp.storage import archives
 from tfcomp.storage.container import Archive
-from tfcomp.storage.writing import flush_folder, local
+from tfcomp.storage.journal import Journal, put
+from tfcomp.storage.writing import flush_folder, local, sweep
 
 BATCH_BYTES = 1 << 26
 """Largest size of the images of one shape that are held at a time."""
 
 
 def run(args: argparse.Namespace) -> None:
-    """The command."""
+    """The command. One that was killed half-way goes on from there: see `journal`."""
     folder = Path(local(args.output))
     skipped: dict[int, TfcompError] | None = {} if args.on_error == "skip" else None
     eager = {} if skipped is None else {"eager_bytes": 0}  # to check each block when it is read
     with Archive.open(args.input, **eager) as archive, held_native_lines(dropped=args.on_error == "skip"):
         artifact = args.codec or bundled_that_made(archive)
-        codec = Codec.load(artifact)
+        codec = Codec.load(artifact).with_max_pixels(args.max_pixels)
         try:
             codec = codec.that_made(archive.header.fingerprint)
         except BitstreamError as error:
             raise BitstreamError(f"{args.input}: {error}; --codec is {args.codec}") from error
         suffix = archives.suffix_for(codec.item.channels)
         names = archives.targets(archive.metadata.get("names"), len(archive), args.input, suffix)
-        targets = archives.check_targets(folder, names, [args.input], force=args.force)
+        networks = Manifest.read(bundled.resolve(artifact, MANIFEST)).files[DECODER_LATENT]["sha256"]
+        journal = Journal(folder, archive.checksum, archive.file_bytes, codec.fingerprint, networks)
+        # Where all are there already, an earlier run may have ended: they are compared, and none is written.
+        complete = not journal.begun and len(names) > 0 and all(os.path.lexists(folder / name) for name in names)
+        begun = journal.begun or complete
+        targets = archives.check_targets(folder, names, [args.input], force=args.force or begun)
         sound = _sound(archive, codec, skipped)
         archives.make_folders([folder / "any", *targets])
-        write = _any_size if codec.item.any_size else _one_shape
-        for i, damage in zip(sound, write(codec, archive, sound, targets, artifact), strict=True):
-            if damage is not None:
-                if skipped is None:
+        parents = {target.parent for target in targets}
+        for parent in parents:
+            sweep(parent)
+        kept = journal.kept(targets)
+        left = [i for i in sound if i not in kept]
+        work = Work(codec, archive, targets, left, replace=args.force or not begun)
+        if not complete:
+            journal.begin()
+        try:
+            outcomes = _any_size(work, artifact) if codec.item.any_size else _one_shape(work)
+            for i, damage in zip(left, outcomes, strict=True):
+                if damage is None:
+                    if not complete:
+                        journal.add(i, targets[i])
+                elif skipped is None:
                     raise damage
-                skipped[i] = damage
-        for parent in {target.parent for target in targets}:
+                else:
+                    skipped[i] = damage
+        except BaseException:
+            if not any(map(os.path.lexists, targets)):
+                journal.end()
+            raise
+        for parent in parents:
             flush_folder(parent)
+        journal.end()
     written = len(targets) - len(skipped or {})
-    say(f"{args.output}: {written} image{'s' if written != 1 else ''}")
+    already = f", {len(kept)} of them there already" if kept else ""
+    say(f"{args.output}: {written} image{'s' if written != 1 else ''}{already}")
     report_skipped([InputError(f"{names[i]}: {error}") for i, error in sorted((skipped or {}).items())], len(targets))
 
 
@@ -83,39 +111,57 @@ def _sound(archive: Archive, codec: Codec, skipped: dict[int, TfcompError] | Non
             skipped[i] = error
         else:
             found.append(i)
+    pixels = sum(codec.claimed_pixels(archive[i]) for i in found)
+    archives.check_pixels(pixels, archive.file_bytes, codec.max_pixels, str(archive.path))
     return found
 
 
 Outcome = BitstreamError | None
 
 
-def _one_shape(
-    codec: Codec, archive: Archive, items: Sequence[int], targets: Sequence[Path], _: str
-) -> Iterator[Outcome]:
+@dataclass(frozen=True)
+class Work:
+    """What is left to do.
+
+    Attributes:
+        codec: what decodes.
+        archive: the payloads.
+        targets: the file of each.
+        left: numbers of the images that are not there yet.
+        replace: whether a file of another content may be replaced.
+    """
+
+    codec: Codec
+    archive: Archive
+    targets: Sequence[Path]
+    left: Sequence[int]
+    replace: bool
+
+
+def _one_shape(work: Work) -> Iterator[Outcome]:
+    codec, archive = work.codec, work.archive
     at_once = max(1, BATCH_BYTES // math.prod(n or 1 for n in codec.item.shape))
-    for start in range(0, len(items), at_once):
-        some = items[start : start + at_once]
+    for start in range(0, len(work.left), at_once):
+        some = work.left[start : start + at_once]
         try:
             images = codec.decompress([archive[i] for i in some])
         except BitstreamError:  # of one of them: which?
-            yield from (_decompress(codec, archive[i], targets[i]) for i in some)
+            yield from (_decompress(codec, archive[i], work.targets[i], work.replace) for i in some)
             continue
         for i, image in zip(some, images, strict=True):
-            image_files.write_image(targets[i], image)
+            put(work.targets[i], image, replace=work.replace)
             yield None
 
 
-def _any_size(
-    codec: Codec, archive: Archive, items: Sequence[int], targets: Sequence[Path], artifact: str
-) -> Iterator[Outcome]:
-    jobs = ((archive[i], targets[i]) for i in items)
-    return bulk.each(_decompress, jobs, len(items), codec, artifact, "decompress")
+def _any_size(work: Work, artifact: str) -> Iterator[Outcome]:
+    jobs = ((work.archive[i], work.targets[i], work.replace) for i in work.left)
+    return bulk.each(_decompress, jobs, len(work.left), work.codec, artifact, "decompress")
 
 
-def _decompress(codec: Codec, payload: bytes, target: Path) -> Outcome:
+def _decompress(codec: Codec, payload: bytes, target: Path, replace: bool) -> Outcome:
     try:
         (image,) = codec.decompress([payload])
     except BitstreamError as error:
         return error
-    image_files.write_image(target, image)
+    put(target, image, replace=replace)
     return None

@@ -14,6 +14,7 @@ from tfcomp.cli.native_lines import held_native_lines
 from tfcomp.cli.runs import Run, is_run
 from tfcomp.codec import Codec
 from tfcomp.errors import BitstreamError, InputError, MissingDependencyError
+from tfcomp.geometry import MAX_PIXELS
 from tfcomp.storage.container import MAGIC, Archive
 
 
@@ -94,7 +95,8 @@ def _codec_of(archive: Archive, artifact: str | None) -> Codec | None:
         return None
     try:
         with held_native_lines():
-            return Codec.load(folder).that_made(archive.header.fingerprint)
+            codec = Codec.load(folder).that_made(archive.header.fingerprint)
+            return codec.with_max_pixels(MAX_PIXELS)  # nothing is decoded here
     except MissingDependencyError:
         return None
 

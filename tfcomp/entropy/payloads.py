@@ -4,7 +4,8 @@
     varints   height, width in pixels; then the lengths of all tiles but the last (see `tfcomp.coding.varints`)
     tiles     end to end, row by row: see `tiles`
 
-A tile has at least one byte, so that a payload of ``n`` bytes claims at most ``n`` tiles, and memory for no more.
+A tile has at least one byte, and so has the length of each but the last, so that a payload of ``n`` bytes claims at
+most ``n / 2`` tiles, and memory for no more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from tfcomp.coding import varints
 from tfcomp.errors import BitstreamError
-from tfcomp.geometry import MAX_PIXELS, Grid, Plan
+from tfcomp.geometry import MAX_PIXELS, RAISED_BY, Grid, Plan
 
 GREY = 1 << 6
 RESERVED = 1 << 7
@@ -76,13 +77,15 @@ def parse(
     height, offset = varints.unpack_one(payload, 1, source)
     width, offset = varints.unpack_one(payload, offset, source)
     legal = quality in qualities and not payload[0] & RESERVED and (grey_allowed or not grey)
-    if not legal or not grid.fits(height, width, max_pixels):
-        limits = f"a quality of {min(qualities)} to {max(qualities)} and 1 to {max_pixels} pixels"
+    if not legal or not grid.fits(height, width):
+        limits = f"a quality of {min(qualities)} to {max(qualities)} and 1 to {MAX_PIXELS} pixels"
         raise BitstreamError(f"expected {limits}, found {payload[0]:#04x} and {width}x{height}")
     plan = grid.plan(height, width)
     count = int(plan.tiles)
-    if count > len(payload):
-        raise BitstreamError(f"expected {count} bytes or more for {width}x{height} pixels, found {len(payload)}")
+    if (least := offset + 2 * count - 1) > len(payload):
+        raise BitstreamError(f"expected {least} bytes or more for {width}x{height} pixels, found {len(payload)}")
+    if plan.pixels_in_all > max_pixels:
+        raise BitstreamError(f"expected at most {max_pixels} pixels, found {width}x{height}; {RAISED_BY}")
     sizes = []
     for _ in range(count - 1):
         size, offset = varints.unpack_one(payload, offset, source)

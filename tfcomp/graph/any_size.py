@@ -3,7 +3,8 @@
 `AnySizeGraph.compress` and `AnySizeGraph.decompress` trace into a SavedModel and convert to LiteRT with
 ``TFLITE_BUILTINS`` alone, for items of up to 2**28 pixels. What is read is what `tfcomp.entropy.payloads` and
 `tfcomp.entropy.tiles` read, to the same integers; bytes that they refuse give some item, for the work of an item of its
-size. What is written, they read; see `tfcomp.graph.tile_coder`.
+size, and one pixel where they claim too much for their length. What is written, they read; see
+`tfcomp.graph.tile_coder`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tensorflow as tf
 from tfcomp.entropy.context import ContextModel
 from tfcomp.entropy.payloads import GREY
 from tfcomp.errors import InputError
-from tfcomp.geometry import MAX_COEFFICIENTS, MAX_PIXELS, Arithmetic, Grid, Plan
+from tfcomp.geometry import DEFAULT_MAX_PIXELS, MAX_COEFFICIENTS, MAX_PIXELS, Arithmetic, Grid, Plan
 from tfcomp.graph.operators import Tensor
 from tfcomp.graph.tile_coder import TileCoder, exact, packed, unpacked
 from tfcomp.items import GREY_IN_RGB
@@ -42,6 +43,7 @@ class AnySizeGraph:
         channels: ``C`` of the items.
         analyse, synthesise: the networks.
         side: the most rows and columns that a payload's item may have; of a larger one, `decompress` makes one pixel.
+        max_pixels: the most pixels that it may have, with those that it is mirrored by; likewise.
 
     Raises:
         InputError: if the models do not fit one another, the arrays or the grid.
@@ -59,6 +61,7 @@ class AnySizeGraph:
         analyse: Analyse,
         synthesise: Synthesise,
         side: int = MAX_PIXELS,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         self.latent_channels = models[0].layout.channels
         expected = (len(models), self.latent_channels)
@@ -68,6 +71,7 @@ class AnySizeGraph:
         if grid.tile**2 * self.latent_channels > MAX_COEFFICIENTS:
             raise InputError(f"expected tiles of up to {MAX_COEFFICIENTS} coefficients, found {grid}")
         self.qualities, self.grid, self.channels, self._side = len(models), grid, channels, side
+        self._positions = min(max_pixels, MAX_PIXELS) // grid.stride**2
         self._grey_allowed = channels == GREY_IN_RGB
         self._tiles, self._steps, self._offsets = TileCoder(models, error_weights), exact(steps), exact(offsets)
         self._analyse, self._synthesise = analyse, synthesise
@@ -92,12 +96,12 @@ class AnySizeGraph:
             return number + 1, tf.concat([codes, code], axis=0), tf.concat([lengths, [tf.size(code)]], axis=0)
 
         none, grows = tf.zeros([0], tf.int32), tf.TensorShape([None])
-        codes, lengths = _each_tile(plan, one, (none, none), (grows, grows))
+        codes, lengths = _each(0, plan.tiles, one, (none, none), (grows, grows))
         numbers = tf.concat([[plan.height, plan.width], lengths[:-1]], axis=0)
         return tf.cast(tf.concat([quality[None], packed(numbers), codes], axis=0), tf.uint8)
 
     def decode(self, payload: Tensor) -> Tensor:
-        """The integers of a payload, int32 [rows, columns, K].
+        """The integers of a payload, int32 [rows, columns, K]; of one with too many symbols, those of one pixel.
 
         Args:
             payload: uint8 [bytes].
@@ -109,16 +113,26 @@ class AnySizeGraph:
         padded = tf.pad(data, [[0, 1]])  # LiteRT cuts no part that begins at the end
         channels = self.latent_channels
 
-        def one(number: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
-            y, x, height, width = plan.tile(number)
-            code = padded[tf.gather(begins, number) : tf.gather(ends, number)]
-            integers = self._tiles.decode(code, height, width, quality)
-            around = [[y, plan.rows - y - height], [x, plan.columns - x - width], [0, 0]]
-            return number + 1, latent + tf.pad(tf.reshape(integers, tf.stack([height, width, channels])), around)
+        def tile(number: Tensor, row: Tensor, sound: Tensor) -> tuple[Tensor, ...]:
+            _, _, height, width = plan.tile(number)
+            code = padded[tf.gather(begins, number) * sound : tf.gather(ends, number) * sound]
+            integers, few = self._tiles.decode(code, height, width, quality)
+            integers = tf.reshape(integers, tf.stack([height, width, channels]))
+            return number + 1, tf.concat([row, integers], axis=1), sound * few
 
-        none = tf.zeros(tf.stack([plan.rows, plan.columns, channels]), tf.int32)
-        (latent,) = _each_tile(plan, one, (none,), (tf.TensorShape([None, None, channels]),))
-        return latent
+        def row(number: Tensor, latent: Tensor, sound: Tensor) -> tuple[Tensor, ...]:
+            height = plan.tile(number)[2]
+            none = tf.zeros(tf.stack([height, 0, channels]), tf.int32)
+            tiles, sound = _each(number, number + plan.across, tile, (none, sound), (grows, one))
+            return number + plan.across, tf.concat([latent, tiles], axis=0), sound
+
+        # Rows of tiles first, then the rows: a loop that held the whole latent would copy it for each tile.
+        grows, one = tf.TensorShape([None, None, channels]), tf.TensorShape([])
+        none = tf.zeros(tf.stack([0, plan.columns, channels]), tf.int32)
+        latent, sound = _each(0, plan.tiles, row, (none, tf.constant(1)), (grows, one))
+        pixel = self._plan(tf.constant(1), tf.constant(1))  # no item has fewer rows and columns
+        rows, columns = (n + (all_of - n) * sound for n, all_of in zip(_area(pixel), _area(plan), strict=True))
+        return latent[:rows, :columns]
 
     def decompress(self, payload: Tensor, latent: Tensor) -> Tensor:
         """The item of a payload, uint8 [H, W, C], or [H, W, 1] of one that was grey.
@@ -127,7 +141,7 @@ class AnySizeGraph:
             payload: uint8 [bytes].
             latent: int32, the payload's integers as `decode` found them.
         """
-        quality, grey, plan, _, _ = self._header(payload)
+        quality, grey, plan = self._decoded(payload, latent)
         units = tf.cast(latent, tf.float32) * self._steps(quality) + self._offsets(quality)
         item = self._synthesise(units[None], quality)[0]
         size = tf.stack([plan.height, plan.width, self.channels])
@@ -139,10 +153,16 @@ class AnySizeGraph:
         item += (mean - item) * tf.cast(grey, tf.float32)
         return tf.cast(tf.slice(item, [0, 0, 0], self._size(plan, grey)), tf.uint8)
 
-    def size(self, payload: Tensor) -> Tensor:
-        """Height, width and channels of the item that `decompress` gives, int32 [3]."""
-        _, grey, plan, _, _ = self._header(payload)
+    def size(self, payload: Tensor, latent: Tensor) -> Tensor:
+        """Height, width and channels of the item that `decompress` gives, int32 [3]; arguments likewise."""
+        _, grey, plan = self._decoded(payload, latent)
         return self._size(plan, grey)
+
+    def _decoded(self, payload: Tensor, latent: Tensor) -> tuple[Tensor, Tensor, Plan]:
+        """Quality from 0, 1 if grey, and the plan: that of one pixel, if these are its integers."""
+        quality, grey, plan, _, _ = self._header(payload)
+        same = tf.reduce_all(tf.equal(tf.shape(latent)[:2], tf.stack(_area(plan))))
+        return quality, grey, self._plan(*(tf.where(same, n, 1) for n in (plan.height, plan.width)))
 
     def _size(self, plan: Plan, grey: Tensor) -> Tensor:
         return tf.stack([plan.height, plan.width, self.channels - (self.channels - 1) * grey])
@@ -153,11 +173,10 @@ class AnySizeGraph:
         first = tf.pad(data, [[0, 1]])[0]
         size, offset = unpacked(data, 1, 2)
         # As `Grid.fits` has it, but no product of two sizes, which might not fit int32.
-        positions = MAX_PIXELS // self.grid.stride**2
         plan = self._plan(*(tf.clip_by_value(n, 1, MAX_PIXELS) for n in (size[0], size[1])))
-        fits = tf.reduce_all((size > 0) & (size <= self._side)) & (plan.columns <= positions // plan.rows)
+        fits = tf.reduce_all((size > 0) & (size <= self._side)) & (plan.columns <= self._positions // plan.rows)
         plan = self._plan(*(tf.where(fits, n, 1) for n in (size[0], size[1])))
-        fits = plan.tiles <= tf.size(data)  # as many bytes as tiles, or it is none of ours
+        fits = offset + 2 * plan.tiles - 1 <= tf.size(data)  # a byte for each tile, and for each length
         plan = self._plan(*(tf.where(fits, n, 1) for n in (plan.height, plan.width)))
         grey = first // GREY % 2 if self._grey_allowed else tf.constant(0)
         return tf.minimum(first % GREY, self.qualities - 1), grey, plan, data, offset
@@ -166,14 +185,18 @@ class AnySizeGraph:
         return self.grid.plan(height, width, TENSORS)
 
 
-def _each_tile(
-    plan: Plan, one: Callable[..., Any], state: Sequence[Tensor], shapes: Sequence[tf.TensorShape]
+def _area(plan: Plan) -> tuple[Tensor, Tensor]:
+    return plan.rows, plan.columns
+
+
+def _each(
+    first: Any, end: Tensor, one: Callable[..., Any], state: Sequence[Tensor], shapes: Sequence[tf.TensorShape]
 ) -> list[Tensor]:
-    """Runs ``number, *state = one(number, *state)`` for all tiles; the state keeps to the shapes."""
+    """Runs ``number, *state = one(number, *state)`` while ``number < end``; the state keeps to the shapes."""
     return tf.while_loop(
-        lambda number, *_: number < plan.tiles,
+        lambda number, *_: number < end,
         one,
-        (0, *state),
+        (first, *state),
         shape_invariants=(tf.TensorShape([]), *shapes),
         parallel_iterations=1,
     )[1:]

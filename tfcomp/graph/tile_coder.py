@@ -76,8 +76,8 @@ class TileCoder:
 
     # === Reading ===
 
-    def decode(self, code: Tensor, height: Tensor, width: Tensor, quality: Tensor) -> Tensor:
-        """The integers of a tile, int32 [height * width, channels].
+    def decode(self, code: Tensor, height: Tensor, width: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """The integers of a tile, int32 [height * width, channels]; int32 1, or 0 if it has more symbols than it may.
 
         Args:
             code: int32 [n], its bytes.
@@ -112,7 +112,8 @@ class TileCoder:
             overflow = tf.scatter_nd(ends[:, None], symbols_at_ends, tf.stack([tf.size(symbols) + 1]))[:-1]
             return (symbols + tf.sign(symbols) * overflow) * tensors.sign
 
-        return self._contexts.of(quality).coefficients(height, width, lanes, residuals)
+        integers = self._contexts.of(quality).coefficients(height, width, lanes, residuals)
+        return integers, mask(left >= 0)
 
     # === Writing ===
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 
 from tfcomp import bundled
-from tfcomp.errors import InputError
+from tfcomp.errors import InputError, everything_as
 from tfcomp.models.autoencoder import AutoEncoder
 from tfcomp.models.latent_model import LatentModel
 from tfcomp.models.vae import VAE
@@ -33,11 +33,8 @@ def load_model(path: str | os.PathLike[str]) -> AutoEncoder | VAE:
     file = _file(path)
     if file.is_file() and file.suffix not in (".h5", ".hdf5") and not zipfile.is_zipfile(file):
         raise InputError(f"expected a saved model of tfcomp at {path}: found a file that is no Keras archive")
-    try:
+    with everything_as(InputError, f"expected a saved model of tfcomp at {path}"):
         model = keras.saving.load_model(file, safe_mode=True)
-    except (ValueError, TypeError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise InputError(f"expected a saved model of tfcomp at {path}: {reason}") from error
     if not isinstance(model, LatentModel):
         raise InputError(f"expected a model of tfcomp in {path}, found {type(model).__name__}")
     assert isinstance(model, (AutoEncoder, VAE))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfcomp.errors import BitstreamError, InputError, MissingDependencyError
+from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, everything_as
 from tfcomp.items import Images
 from tfcomp.runtimes.transform import Float32
 
@@ -36,8 +36,9 @@ class LiteRTTransform:
     def __init__(
         self, analysis: bytes, synthesis: bytes, slope: bytes | None = None, threads: int | None = None
     ) -> None:
-        self._analysis, self._synthesis = _Network(analysis, threads), _Network(synthesis, threads)
-        self._slope = _Network(slope, threads) if slope else None
+        self._analysis = _Network(analysis, threads, ("latent",))
+        self._synthesis = _Network(synthesis, threads, ("image",))
+        self._slope = _Network(slope, threads, ("error", "gradient")) if slope else None
 
     @property
     def item_shape(self) -> tuple[int | None, ...]:
@@ -65,16 +66,18 @@ class LiteRTTransform:
 class _Network:
     """One ``.tflite`` of named inputs and outputs, each [1, ...], as a function of batches."""
 
-    def __init__(self, content: bytes, threads: int | None) -> None:
-        self._content, self._threads = content, threads
+    def __init__(self, content: bytes, threads: int | None, results: tuple[str, ...]) -> None:
+        self._content, self._threads, self._results = content, threads, results
         self._lock = threading.Lock()
         first = _Interpreter(content, threads)
         self.inputs = first.inputs
+        if missing := set(results) - first.results.keys():
+            raise BitstreamError(f"expected a .tflite with the output {min(missing)!r}, found {sorted(first.results)}")
         self._idle = [first]
         self._process, self._left_behind = os.getpid(), self._idle
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"content": self._content, "threads": self._threads}
+        return {"content": self._content, "threads": self._threads, "results": self._results}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc] # interpreters are made anew in another process
@@ -94,11 +97,9 @@ class _Network:
         count = len(next(iter(inputs.values())))
         if not count:  # one item of zeros tells what shape nothing has
             inputs = {name: np.zeros((1, *values.shape[1:]), values.dtype) for name, values in inputs.items()}
-        try:
+        shapes = {name: list(values.shape) for name, values in inputs.items()}
+        with everything_as(InputError, f"expected LiteRT to run an item of {shapes}"):  # then it is not used again
             items = [interpreter.run({name: v[i : i + 1] for name, v in inputs.items()}) for i in range(max(count, 1))]
-        except (RuntimeError, ValueError) as error:  # the interpreter is not used again
-            shapes = {name: list(values.shape) for name, values in inputs.items()}
-            raise InputError(f"LiteRT cannot run an item of {shapes}: {error}") from error
         with self._lock:
             self._idle.append(interpreter)
         if count == 1:
@@ -111,6 +112,7 @@ class _Interpreter:
 
     Attributes:
         inputs: shape of each input by name, None where free.
+        results: number of each output's tensor, by name.
     """
 
     def __init__(self, content: bytes, threads: int | None) -> None:
@@ -119,7 +121,7 @@ class _Interpreter:
         except ModuleNotFoundError as error:
             message = "running an artifact needs ai-edge-litert: pip install ai-edge-litert"
             raise MissingDependencyError(message) from error
-        try:
+        with everything_as(BitstreamError, "expected a .tflite that LiteRT can run"):
             interpreter = Interpreter(model_content=content, num_threads=threads or 1)
             self.inputs = _shapes(interpreter)
             if threads is None and any(None in shape for shape in self.inputs.values()):
@@ -127,9 +129,7 @@ class _Interpreter:
             self._interpreter, self._made_for = interpreter, {}
             runner = interpreter.get_signature_runner()
             self._sources = {name: detail["index"] for name, detail in runner.get_input_details().items()}
-            self._results = {name: detail["index"] for name, detail in runner.get_output_details().items()}
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise BitstreamError(f"expected a .tflite that LiteRT can run, found one it cannot: {error}") from error
+            self.results = {name: detail["index"] for name, detail in runner.get_output_details().items()}
 
     _made_for: dict[str, tuple[int, ...]]
 
@@ -145,7 +145,7 @@ class _Interpreter:
         for name, value in inputs.items():
             self._interpreter.set_tensor(self._sources[name], np.ascontiguousarray(value))
         self._interpreter.invoke()
-        return {name: self._interpreter.get_tensor(index) for name, index in self._results.items()}
+        return {name: self._interpreter.get_tensor(index) for name, index in self.results.items()}
 
 
 def _shapes(interpreter: Any) -> dict[str, tuple[int | None, ...]]:

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tfcomp.errors import BitstreamError, InputError, missing_dependency
+from tfcomp.errors import BitstreamError, InputError, everything_as, missing_dependency
 from tfcomp.items import Images
 from tfcomp.runtimes.transform import Float32
 
 LATENT, SLOPE = "latent", "slope"
+CANNOT_RUN = "expected a SavedModel that can run such an item"
 
 
 class SavedModelTransform:
@@ -31,13 +32,11 @@ class SavedModelTransform:
         except ModuleNotFoundError as error:
             raise missing_dependency(error) or error from error
         self._folders = encoder, decoder
-        try:
+        with everything_as(BitstreamError, f"expected SavedModels with a signature {LATENT!r}"):
             # The signatures do not keep alive what they use; the loaded models do.
             self._models = [tf.saved_model.load(str(folder)) for folder in (encoder, decoder)]
             self._analysis, self._synthesis = (model.signatures[LATENT] for model in self._models)
-        except (OSError, KeyError, ValueError) as error:
-            raise BitstreamError(f"expected SavedModels with a signature {LATENT!r}, found none: {error}") from error
-        self._slope = self._models[0].signatures.get(SLOPE)
+            self._slope = self._models[0].signatures.get(SLOPE)
         self._constant, self._fill = tf.constant, tf.fill
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -58,15 +57,18 @@ class SavedModelTransform:
         return {"quality": self._fill([count], quality)} if "quality" in named else {}
 
     def analyse(self, items: Images) -> Float32:
-        return np.asarray(self._analysis(image=self._constant(items))["latent"])
+        with everything_as(InputError, CANNOT_RUN):
+            return np.asarray(self._analysis(image=self._constant(items))["latent"])
 
     def synthesise(self, latents: Float32, quality: int) -> Images:
-        told = self._told(self._synthesis, len(latents), quality)
-        return np.asarray(self._synthesis(latent=self._constant(latents), **told)["image"])
+        with everything_as(InputError, CANNOT_RUN):
+            told = self._told(self._synthesis, len(latents), quality)
+            return np.asarray(self._synthesis(latent=self._constant(latents), **told)["image"])
 
     def slope(self, items: Images, latents: Float32, quality: int) -> tuple[Float32, Float32]:
         if self._slope is None:
             raise InputError("expected effort=0 with an artifact whose encoder has no gradient")
-        told = self._told(self._slope, len(items), quality)
-        found = self._slope(image=self._constant(items), latent=self._constant(latents), **told)
-        return np.asarray(found["error"]), np.asarray(found["gradient"])
+        with everything_as(InputError, CANNOT_RUN):
+            told = self._told(self._slope, len(items), quality)
+            found = self._slope(image=self._constant(items), latent=self._constant(latents), **told)
+            return np.asarray(found["error"]), np.asarray(found["gradient"])

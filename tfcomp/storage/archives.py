@@ -12,12 +12,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tfcomp.errors import BitstreamError, InputError
+from tfcomp.geometry import RAISED_BY
 from tfcomp.storage import names as rule
 from tfcomp.storage.container import MAGIC
 from tfcomp.storage.image_files import ARRAY, image_files
 from tfcomp.storage.writing import local
 
 PNG_CHANNELS = (1, 3)
+
+PIXELS_PER_BYTE = 4096
+"""Most pixels that an archive may claim for each of its bytes, beyond what one image may have: fifteen times what the
+bundled codec needs for images of one colour."""
 
 _SERIAL_BYTES = 16
 """Room in a name for a serial number and a suffix."""
@@ -94,6 +99,22 @@ def _folders(paths: Iterable[PurePosixPath]) -> set[PurePosixPath]:
     return found
 
 
+# === What an archive may claim ===
+
+
+def most_pixels(archive_bytes: int, max_pixels: int) -> int:
+    """The most pixels of all images of an archive of this size; one image has ``max_pixels`` at most."""
+    return max(max_pixels, PIXELS_PER_BYTE * archive_bytes)
+
+
+def check_pixels(pixels: int, archive_bytes: int, max_pixels: int, source: str) -> None:
+    """Raises `BitstreamError` if an archive claims more pixels in all than its size allows."""
+    most = most_pixels(archive_bytes, max_pixels)
+    if pixels > most:
+        found = f"found a claim of {pixels}; {RAISED_BY}"
+        raise BitstreamError(f"expected at most {most} pixels in {source} of {archive_bytes} bytes, {found}")
+
+
 # === What may be replaced ===
 
 
@@ -125,7 +146,7 @@ def check_targets(
         if (folder / parent).is_symlink():
             raise InputError(f"expected folders in {folder}, found that {folder / parent} is a link")
     for target in found:
-        path = folder / target
+        path = folder / rule.checked(str(target), str(folder))
         if os.path.lexists(path):
             _refuse_an_input(path, inputs)
             if not force:

@@ -195,6 +195,7 @@ class Archive:
         header: what the file says of itself.
         metadata: the stored JSON object, ``{}`` if there is none.
         file_bytes: the file's size.
+        checksum: that of the head, which holds those of all payloads: it names the content.
 
     Examples:
         >>> import tempfile
@@ -208,11 +209,12 @@ class Archive:
 
     def __init__(
         self, path: Path, file: BinaryIO, header: Header, metadata: dict[str, Any], offsets: NDArray[np.int64],
-        checksums: NDArray[np.uint32], head_bytes: int, eager_bytes: int,
+        checksums: NDArray[np.uint32], head_bytes: int, eager_bytes: int, checksum: int = 0,
     ) -> None:  # fmt: skip
         self.path = path
         self.header = header
         self.metadata = metadata
+        self.checksum = checksum
         self.file_bytes = head_bytes + header.payload_bytes
         self._file = file
         self._offsets = offsets  # int64 [count + 1]: where each payload begins, and the last one ends
@@ -276,7 +278,8 @@ class Archive:
         index = inflate(head[at_index:at_checksums], header.index_bytes, f"the index of {source}")
         offsets = offsets_of(index, header, source)
         checksums = np.frombuffer(head, "<u4", header.blocks, at_checksums)
-        return cls(path, file, header, parse_metadata(text, source), offsets, checksums, head_bytes, eager_bytes)
+        metadata = parse_metadata(text, source)
+        return cls(path, file, header, metadata, offsets, checksums, head_bytes, eager_bytes, found_crc)
 
     def __len__(self) -> int:
         return self.header.count

@@ -22,6 +22,7 @@ from PIL import Image, ImageFile
 from tqdm import tqdm
 
 from tfcomp.errors import InputError, MissingDependencyError, TfcompError, missing_dependency
+from tfcomp.geometry import RAISED_BY
 from tfcomp.items import MAX_CHANNELS, Images, accepted_channels, whole_numbers
 from tfcomp.storage import colours, declarations, exif, jpeg_xl
 from tfcomp.storage.bare_files import without_metadata
@@ -150,7 +151,7 @@ def read_image(path: str | os.PathLike[str], *, whole: bool = False) -> Images:
 
     Raises:
         InputError: if the file cannot be read as an image with at most 8 bits a channel, or has more pixels than
-            Pillow lets pass (`PIL.Image.MAX_IMAGE_PIXELS`, 89 million).
+            `limit_pixels` lets pass (89 million, unless it was called).
         MissingDependencyError: for JPEG XL, if its plugin is not installed.
     """
     if Path(path).suffix.lower() == ARRAY:
@@ -214,10 +215,10 @@ def _opened(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of damaged metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             if Path(path).suffix.lower() == ".jxl":
                 _register_jpeg_xl()
             with Image.open(source) as image:
+                _refuse_too_large(image, path)
                 if image.format == "JXL":
                     _read_jpeg_xl_header(image, path, whole)
                 if _deep(image, path):
@@ -230,7 +231,20 @@ def _opened(
         raise
     except Exception as error:
         said = reason(error).replace(repr(source), "it")  # which may be no path
-        raise _UnreadableError(f"cannot read the image {path}: {said}") from error
+        hint = f"; {RAISED_BY}" if isinstance(error, Image.DecompressionBombError) else ""
+        raise _UnreadableError(f"cannot read the image {path}: {said}{hint}") from error
+
+
+def limit_pixels(max_pixels: int) -> None:
+    """Sets the most pixels that an image file may have, in this process; it is Pillow's own limit."""
+    Image.MAX_IMAGE_PIXELS = max_pixels
+
+
+def _refuse_too_large(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> None:
+    width, height = image.size
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and width * height > most:  # where Pillow only warns, which threads may miss
+        raise InputError(f"expected at most {most} pixels, found {width}x{height} in {path}; {RAISED_BY}")
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:

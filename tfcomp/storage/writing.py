@@ -3,18 +3,26 @@
 The new content is made under a temporary name beside the target, flushed to disk and renamed when complete; then the
 folder that holds it is flushed. Whatever goes wrong before, an interrupt included, leaves the target as it was and no
 temporary name behind; a power cut leaves the old content or the new one.
+
+A process that is killed leaves its temporary name behind. The name says whose it is, and whoever next writes into the
+folder removes it::
+
+    .NAME.tfcomp-PID-PLACE-TARGET-RANDOM.SUFFIX    PLACE: of the machine and its process numbers; TARGET: of the name
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import re
 import secrets
 import shutil
+import socket
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from tfcomp.errors import InputError
@@ -30,7 +38,73 @@ def local(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     return path
 
 
-def _beside(target: Path) -> Path:
+_TEMPORARY = re.compile(r"\..*\.tfcomp-(?P<pid>\d+)-(?P<place>[0-9a-f]{8})-(?P<target>[0-9a-f]{8})(?P<old>-old)?-.*")
+
+
+def _eight(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+
+
+@cache
+def _place() -> str:
+    """Where a process number means a process: this machine, and in it the container."""
+    try:
+        numbers = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        numbers = ""
+    return _eight(f"{socket.gethostname()} {numbers}")
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether no process of this machine has the number; False where that cannot be told."""
+    if os.name == "nt":  # where asking would end it
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def _left_behind(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+    """Temporary names in a folder of processes that are no more."""
+    names: list[str] = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(".")]
+    for name in sorted(names):
+        found = _TEMPORARY.fullmatch(name)
+        if found and found["place"] == _place() and _is_gone(int(found["pid"])):
+            yield folder / name, found
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Removes what processes that were killed have left in a folder under temporary names."""
+    for path, found in _left_behind(folder):
+        if not found["old"]:  # which may be the only one that there is
+            _remove(path)
+
+
+def _put_back(target: Path) -> None:
+    """Gives a folder its name again, if a process that was to replace it was killed between two renames."""
+    for path, found in _left_behind(target.parent):
+        if found["old"] and found["target"] == _eight(target.name):
+            if os.path.lexists(target):
+                _remove(path)
+            else:
+                path.rename(target)
+
+
+def _beside(target: Path, old: str = "") -> Path:
     """A free name in the target's folder, with the target's suffix: some writers choose the format by it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +112,8 @@ def _beside(target: Path) -> Path:
         raise InputError(f"cannot create the folder {target.parent}: {error.strerror}") from error
     begun = os.fsencode(target.stem)[:60].decode(sys.getfilesystemencoding(), "ignore")  # it counts bytes
     suffix = target.suffix if len(os.fsencode(target.suffix)) < 60 else ""
-    return target.with_name(f".{begun}.{secrets.token_hex(4)}{suffix}")
+    owner = f"tfcomp-{os.getpid()}-{_place()}-{_eight(target.name)}{old}-{secrets.token_hex(4)}"
+    return target.with_name(f".{begun}.{owner}{suffix}")
 
 
 def _flush(path: Path, flags: int = os.O_RDONLY) -> None:
@@ -74,7 +149,7 @@ def replacing_file(
     Args:
         path: the file to make or replace; its parents are made as needed.
         follow_links: whether a link of this name stays and the file that it leads to is replaced, or the link is.
-        one_of_many: leave it to the caller to `flush_folder` once for all.
+        one_of_many: leave it to the caller to `sweep` and to `flush_folder` once for all.
 
     Raises:
         InputError: if ``path`` is a folder or a device, or cannot be written.
@@ -85,6 +160,8 @@ def replacing_file(
         raise InputError(
             f"expected a file to write, found that {path} is a {'folder' if target.is_dir() else 'device'}"
         )
+    if not one_of_many:
+        sweep(target.parent)
     temporary = _beside(target)
     try:
         yield temporary
@@ -106,7 +183,7 @@ def replacing_folder(path: str | os.PathLike[str], marker: str, own: Collection[
     """A context whose value is a temporary folder: fill it, and it becomes ``path`` when the block ends.
 
     Where the system can, the old folder and the new one change places in one call; elsewhere there is a moment between
-    two renames in which neither has the name, and the old one is put back if the second fails.
+    two renames in which neither has the name, and the old one is put back if the second fails, or by the next run.
 
     Args:
         path: the folder to make; its parents are made as needed.
@@ -118,13 +195,15 @@ def replacing_folder(path: str | os.PathLike[str], marker: str, own: Collection[
         InputError: if ``path`` is a file, a folder of another kind or with other files, or cannot be written.
     """
     target = Path(local(path)).resolve()
+    _put_back(target)
+    sweep(target.parent)
     _refuse_others(target, marker, own)
     temporary = _beside(target)
     try:
         temporary.mkdir()
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
-    old = _beside(target)
+    old = _beside(target, "-old")
     try:
         yield temporary
         _flush_all(temporary)

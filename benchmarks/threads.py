@@ -1,0 +1,81 @@
+"""Sixteen threads on one codec beside one thread: the same answers, and how many times the throughput.
+
+    python benchmarks/threads.py [--seconds 20]
+
+The threads share one codec, whose networks run in LiteRT with one thread each and whose range coder's loops Numba
+compiles; both work without Python's lock. Rounds of one thread and of sixteen take turns, so that what else the machine
+does weighs on both. The ratio cannot pass the number of processors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from _settings import ROOT, full_or
+
+import tfcomp
+
+THREADS = 16
+GOLDEN = ROOT / "tests" / "golden" / "artifacts"
+
+
+def items_of(codec: tfcomp.Codec) -> Any:
+    """What a thread compresses at a time: a photograph of noise and slopes, or a thousand small images."""
+    rng = np.random.default_rng(0)
+    if not codec.item.any_size:
+        return rng.integers(0, 256, (1000, *codec.item.shape)).astype(np.uint8)
+    y, x = np.mgrid[:256, :384]
+    planes = [128 + 80 * np.sin(x / (9 + k)) * np.cos(y / (13 - k)) + rng.normal(0, 4, x.shape) for k in range(3)]
+    return [np.clip(np.stack(planes, -1), 0, 255).astype(np.uint8)]
+
+
+def measure(name: str, seconds: float) -> dict[str, float]:
+    """Items both ways a second, by one thread and by sixteen."""
+    codec = tfcomp.Codec.load(name if name == "photographs" else GOLDEN / name, threads=1)
+    items = items_of(codec)
+    payloads = codec.compress(items)
+    expected = codec.decompress(payloads)
+
+    def both_ways(_: int) -> bool:
+        same = codec.compress(items) == payloads
+        found = codec.decompress(payloads)
+        return same and all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+    spent, done = {1: 0.0, THREADS: 0.0}, {1: 0, THREADS: 0}
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(both_ways, range(THREADS)))  # interpreters are made
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < seconds or not done[THREADS]:
+        for threads in spent:
+            with ThreadPoolExecutor(threads) as pool:
+                start = time.perf_counter()
+                answers = list(pool.map(both_ways, range(THREADS)))
+                spent[threads] += time.perf_counter() - start
+            assert all(answers), f"{name}: {threads} threads got other answers than one"
+            done[threads] += len(answers)
+    speed = {threads: len(items) * done[threads] / spent[threads] for threads in spent}
+    return {
+        "items a second, one thread": round(speed[1], 2),
+        f"items a second, {THREADS} threads": round(speed[THREADS], 2),
+        "ratio": round(speed[THREADS] / speed[1], 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=full_or(20, 1), help="of each codec")
+    parser.add_argument("--codecs", nargs="+", default=["photographs", "contexts", "static"])
+    args = parser.parse_args()
+    tfcomp.use_numba()
+    found = {name: measure(name, args.seconds) for name in args.codecs}
+    print(json.dumps({"processors": os.cpu_count(), **found}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
