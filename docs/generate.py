@@ -93,6 +93,7 @@ def specification(title: str, *modules: ModuleType) -> str:
     return "\n".join(lines)
 
 
+page("security.md", (ROOT / "SECURITY.md").read_text())
 page("reference/python.md", reference())
 page("reference/command-line.md", commands())
 page("formats/payload.md", specification("Payload", range_coder, payloads, tiles, varints, base))

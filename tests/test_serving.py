@@ -1,27 +1,21 @@
-"""The folder for TensorFlow Serving, and the client against servers that speak its two protocols.
-
-The server's binary is not here. The folder is loaded by TensorFlow's own loader; gRPC is answered by the published
-``PredictionService``, REST by a server that follows the published JSON form, both running the exported SavedModels.
-"""
+"""The folder for TensorFlow Serving, and the client against the stand-ins of `model_servers`."""
 
 from __future__ import annotations
 
-import base64
 import io
-import json
 import re
+import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import model_servers
 import numpy as np
 import pytest
+from kinds import ROOT
+from model_servers import Models, found_in, grpc_server, http_server, predict, rest_server
 from PIL import Image
 
 from tfcomp.artifact import serving
@@ -43,24 +37,8 @@ def folder(exported: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def models(folder: Path) -> dict[tuple[str, int], Any]:
-    """The models and versions that a server finds in the folder: integer names alone count."""
-    paths = [p for p in folder.glob("*/*") if p.name.isdecimal()]
-    return {(p.parent.name, int(p.name)): tf.saved_model.load(str(p)) for p in paths}
-
-
-def _newest(models: dict[tuple[str, int], Any], name: str) -> int:
-    return max(v for n, v in models if n == name)
-
-
-def _predict(
-    models: dict[tuple[str, int], Any], name: str, version: int | None, inputs: dict[str, Any], signature: str = ""
-) -> Any:
-    """What the server does: the named signature of the asked version, or of the newest."""
-    version = version or _newest(models, name)
-    if (name, version) not in models:
-        raise KeyError(f"Servable not found for request: Specific({name}, {version})")
-    return models[name, version].signatures[signature or "serving_default"](**inputs)
+def models(folder: Path) -> Models:
+    return found_in(folder)
 
 
 # === Folder ===
@@ -95,7 +73,7 @@ def test_batching_allows_what_the_client_sends(folder: Path) -> None:
     assert int(fields["max_batch_size"]) == serving.MAX_BATCH
 
 
-def test_warm_up_requests_are_answered(exported: Any, folder: Path, models: dict[tuple[str, int], Any]) -> None:
+def test_warm_up_requests_are_answered(exported: Any, folder: Path, models: Models) -> None:
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
     for name, sizes in (("encoder", [1, 1, 1, 3]), ("decoder", [1, 1, 1, 3])):
@@ -104,7 +82,7 @@ def test_warm_up_requests_are_answered(exported: Any, folder: Path, models: dict
         assert len(requests) <= 1000  # the server's limit
         assert {request.model_spec.name for request in requests} == {name}
         batches = [{k: tf.make_ndarray(v) for k, v in request.inputs.items()} for request in requests]
-        answers = [_predict(models, name, 12, {k: tf.constant(v) for k, v in batch.items()}) for batch in batches]
+        answers = [predict(models, name, 12, {k: tf.constant(v) for k, v in batch.items()}) for batch in batches]
         assert [len(next(iter(answer.values()))) for answer in answers] == sizes
         if name == "encoder":
             np.testing.assert_array_equal(batches[-1]["image"], exported[2][:3])
@@ -128,8 +106,6 @@ def test_refuses_what_would_break_the_folder(exported: Any, folder: Path, tmp_pa
 
 
 def test_refuses_a_damaged_artifact(exported: Any, tmp_path: Path) -> None:
-    import shutil
-
     damaged, folder = tmp_path / "artifact", tmp_path / "models"
     shutil.copytree(exported[1], damaged)
     path = damaged / "encoder" / "1" / "saved_model.pb"
@@ -143,101 +119,14 @@ def test_refuses_a_damaged_artifact(exported: Any, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def grpc_address(models: dict[tuple[str, int], Any]) -> Iterator[str]:
-    import grpc
-    from tensorflow_serving.apis.predict_pb2 import PredictResponse
-    from tensorflow_serving.apis.prediction_service_pb2_grpc import (
-        PredictionServiceServicer,
-        add_PredictionServiceServicer_to_server,
-    )
-
-    class Service(PredictionServiceServicer):
-        def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
-            spec = request.model_spec
-            spec.version.value = spec.version.value or _newest(models, spec.name)
-            inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
-            if any(value.shape.rank == 1 and len(value) > serving.MAX_BATCH for value in inputs.values()):
-                context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Task size is larger than maximum batch size")
-            try:
-                outputs = _predict(models, spec.name, spec.version.value, inputs, spec.signature_name)
-            except KeyError as error:
-                context.abort(grpc.StatusCode.NOT_FOUND, str(error))
-            response = PredictResponse(model_spec=spec)
-            for name, value in outputs.items():
-                response.outputs[name].CopyFrom(tf.make_tensor_proto(value.numpy()))
-            return response
-
-    server = grpc.server(ThreadPoolExecutor(2))
-    add_PredictionServiceServicer_to_server(Service(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield f"grpc://127.0.0.1:{port}"
-    server.stop(0).wait()
-
-
-def _plain(value: Any) -> Any:
-    """A column of a request: an object of b64 is a byte string."""
-    if isinstance(value, dict):
-        return base64.b64decode(value["b64"], validate=True)
-    return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return [_json(item) for item in value.tolist()]
-    return {"b64": base64.b64encode(value).decode()}
-
-
-@contextmanager
-def _http(answer: Callable[[str, Any], tuple[int, Any]]) -> Iterator[str]:
-    """The address of a server that gives status and JSON for a path and JSON."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-        def do_GET(self) -> None:
-            self._answer(None)
-
-        def _answer(self, request: Any) -> None:
-            status, found = answer(self.path, request)
-            body = json.dumps(found).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+def grpc_address(models: Models) -> Iterator[str]:
+    with grpc_server(models) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
-def rest_address(models: dict[tuple[str, int], Any]) -> Iterator[str]:
-    def answer(path: str, request: Any) -> tuple[int, Any]:
-        if request is None:
-            name = path.rpartition("/")[2]
-            versions = [(v, "END" if v == 99 else "AVAILABLE") for n, v in [*models, (name, 99)] if n == name]
-            return 200, {"model_version_status": [{"version": str(v), "state": state} for v, state in versions]}
-        try:
-            name, version = re.fullmatch(r"/v1/models/(\w+)(?:/versions/(\d+))?:predict", path).groups()
-            dtypes = {"image": tf.uint8, "payload_bytes": tf.string, "file_bytes": tf.string, "quality": tf.int32}
-            inputs = {key: tf.constant(_plain(value), dtypes[key]) for key, value in request["inputs"].items()}
-            asked = request.get("signature_name", "")
-            outputs = _predict(models, name, version and int(version), inputs, asked)
-            ((key, output),) = outputs.items()
-            return 200, {"outputs": _json(output.numpy()) if key.endswith("_bytes") else output.numpy().tolist()}
-        except KeyError as error:
-            return 404, {"error": str(error)}
-
-    with _http(answer) as address:
+def rest_address(models: Models) -> Iterator[str]:
+    with rest_server(models) as address:
         yield address
 
 
@@ -310,26 +199,26 @@ def test_client_asks_for_a_version(exported: Any, address: str) -> None:
 
 
 def test_client_learns_which_version_answered(
-    exported: Any, models: dict[tuple[str, int], Any], address: str, monkeypatch: pytest.MonkeyPatch
+    exported: Any, models: Models, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, client = exported[2][:IMAGES], serving.Client(address)
     assert client.versions == {}
-    newest = _newest(models, "encoder")
-    served, answer = [], _predict
+    newest = model_servers.newest(models, "encoder")
+    served, answer = [], model_servers.predict
 
     def appears_meanwhile(*args: Any) -> Any:
         models[("encoder", 20)] = models[("encoder", newest)]  # after the first of two requests
         served.append(args[2])
         return answer(*args)
 
-    monkeypatch.setitem(globals(), "_predict", appears_meanwhile)
+    monkeypatch.setattr(model_servers, "predict", appears_meanwhile)
     try:
         payloads = client.compress(images)
         assert client.versions == {"encoder": newest}
         assert len(served) == 2
         assert served[1] == newest
         client.decompress(payloads[:1])
-        assert client.versions == {"encoder": newest, "decoder": _newest(models, "decoder")}
+        assert client.versions == {"encoder": newest, "decoder": model_servers.newest(models, "decoder")}
         client.compress(images[:1])
         assert client.versions["encoder"] == 20
         old = serving.Client(address, version=1)
@@ -362,7 +251,7 @@ def test_client_says_that_no_server_answers(address: str) -> None:
 
 
 def test_client_refuses_answers_of_another_kind() -> None:
-    with _http(lambda path, _: (200, {"outputs": [{"b64": ""}] if "decoder" in path else [3]})) as address:
+    with http_server(lambda path, _: (200, {"outputs": [{"b64": ""}] if "decoder" in path else [3]})) as address:
         for client in (serving.Client(address, version=1), serving.Client(address, version=2, any_size=True)):
             with pytest.raises(ServerError, match="expected payloads of the encoder, found"):
                 client.compress(np.zeros((1, 28, 28, 1), np.uint8))
@@ -383,7 +272,7 @@ def test_client_refuses_answers_of_another_kind() -> None:
 )
 @pytest.mark.parametrize("version", [None, 1])
 def test_client_names_every_odd_answer(found: Any, version: int | None) -> None:
-    with _http(lambda *_: (200, found)) as address, pytest.raises(ServerError, match="expected"):
+    with http_server(lambda *_: (200, found)) as address, pytest.raises(ServerError, match="expected"):
         serving.Client(address, version=version).compress(np.zeros((1, 28, 28, 1), np.uint8))
 
 
@@ -407,7 +296,7 @@ def test_rest_client_needs_no_tensorflow() -> None:
 
 
 @pytest.fixture(scope="module")
-def any_size(kinds: Any, folder: Path, models: dict[tuple[str, int], Any]) -> Any:
+def any_size(kinds: Any, folder: Path, models: Models) -> Any:
     """A codec of items of any size, served as version 40."""
     kind = kinds("spatial_any")
     serving.export(kind.folder, folder, version=40, warm_up=[kind.items[2], kind.items[3]])
@@ -441,3 +330,30 @@ def test_warm_up_of_items_of_any_size(any_size: Any, folder: Path) -> None:
         assert len(requests) == 2
     with pytest.raises(InputError, match="expected warm-up images"):
         serving.export(any_size.folder, folder, warm_up=[])
+
+
+# === Documentation ===
+
+
+@pytest.mark.xdist_group("spatial_any")
+def test_the_page_of_the_documentation_runs(
+    exported: Any, kinds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code as it stands; the addresses are those of the stand-ins, the second of a server of images of any size."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(exported[1], "artifact")
+    Image.fromarray(exported[2][0, ..., 0]).save("digit.png")
+    one, first, second = re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-to/serving.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(one, names)
+    with grpc_server(found_in(tmp_path / "models")) as address:
+        exec(first.replace("grpc://localhost:8500", address), names)
+    assert (
+        np.abs(names["restored"].astype(int) - exported[0].decompress(exported[0].compress(names["images"]))).max() < 9
+    )
+    kind = kinds("spatial_any")
+    names |= {"first": kind.items[1], "second": kind.items[2]}
+    serving.export(kind.folder, tmp_path / "any")
+    with rest_server(found_in(tmp_path / "any")) as address:
+        exec(second.replace("http://localhost:8501", address).replace("quality=5", "quality=1"), names)
+    assert [image.shape for image in names["restored"]] == [image.shape for image in kind.items[1:3]]
