@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfcomp import refinement
-from tfcomp.entropy.context import ContextModel
-from tfcomp.entropy.static import StaticModel
+from tfcomp.entropy.model_set import Model
 from tfcomp.errors import BitstreamError, InputError
 from tfcomp.items import Item
 from tfcomp.parts import Parts, Tally
@@ -199,7 +198,7 @@ class Codec:
         return self.parts.default_quality
 
     @property
-    def entropy_model(self) -> StaticModel | ContextModel:
+    def entropy_model(self) -> Model:
         """The entropy model of the default quality."""
         return self.parts.quality().entropy
 

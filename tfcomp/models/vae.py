@@ -189,6 +189,14 @@ class VAE(LatentModel):
     def latent_network(self) -> keras.Model:
         return self._mean_network
 
+    @property
+    def posterior_network(self) -> keras.Model | None:
+        if self.scale != "input" or self.item.any_size:
+            return None
+        mean, log_variance = (ops.cast(head, "float32") for head in self.encoder.outputs)
+        deviation = ops.exp(ops.clip(log_variance, *self.LOG_VARIANCE_RANGE) / 2)
+        return keras.Model(self.encoder.inputs[0], ops.stack([mean, deviation], axis=1), name="posterior_encoder")
+
     def posterior(self, images: Any, training: bool = False) -> tuple[Any, Any]:
         """Mean and log-variance of ``q(z|x)``, float32 [N, *latent_shape] each."""
         outputs = self.encoder(images, training=training)
