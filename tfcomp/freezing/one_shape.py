@@ -73,7 +73,7 @@ class OneShape:
         network = self.model.posterior_network
         if network is not None:
             encoder = FrozenNetwork(network)
-            posterior = batched(lambda some: encoder(some, training=False), self.images) * np.float32(UNIT)
+            posterior = batched(encoder, self.images) * np.float32(UNIT)
             unit = np.full(self.latents.shape[1:], 1 / UNIT, np.float32)
             rounding, model = (
                 Rounding(unit, np.zeros_like(unit)),

@@ -16,9 +16,10 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from tfcomp import words
 from tfcomp.coding.tables import FrequencyTables, Int32
 from tfcomp.entropy.candidate_search import bounded, divergence_bits, draws, search
-from tfcomp.entropy.sample import CHUNK_BITS, INDEX_BITS, UNIT, SampleModel
+from tfcomp.entropy.sample import CHUNK_BITS, INDEX_BITS, STREAM, UNIT, SampleModel
 from tfcomp.errors import InputError
 from tfcomp.items import Images
 
@@ -29,7 +30,7 @@ BLOCK_BITS = 12.0
 """Largest mean divergence of a block; chosen with `MARGIN` by ``benchmarks/vae_sample.py``, on training images."""
 MARGIN = 5
 """How many bits more than its divergence a block has candidates for; see `tfcomp.entropy.candidate_search`."""
-DRAW_BITS = 3
+DRAW_BITS = 4
 """Bits of an item's draw; see `tfcomp.entropy.sample`."""
 COLLAPSED_BITS = 0.01
 """Mean divergence below which a position's posterior is taken for the prior."""
@@ -53,6 +54,7 @@ def fit(posterior: Float32, images: Images, precision: int, seed: int) -> Sample
         raise InputError(
             f"expected a precision of {CHUNK_BITS} bits or more for samples of a posterior, found {precision}"
         )
+    words.key(seed, STREAM)  # refuses what is no seed
     divergence = divergence_bits(*bounded(posterior)).mean(axis=0)
     block, scored = blocks(divergence)
     flat = FrequencyTables.from_probabilities([np.ones(INDEX_BITS + 1)] * (int(block.max()) + 1), 0 * np.unique(block))
