@@ -49,7 +49,7 @@ def names_of(of: SampleModel, count: int, seed: int = 0) -> NDArray[np.int32]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 8), st.integers(10, 14), st.integers(0, LIST_BITS), st.lists(st.integers(0, LAST), min_size=16))
+@given(st.integers(1, 8), st.integers(11, 14), st.integers(0, LIST_BITS), st.lists(st.integers(0, LAST), min_size=16))
 def test_names_come_back_within_a_byte_of_their_ideal(
     blocks: int, precision: int, draw_bits: int, drawn: list[int]
 ) -> None:

@@ -16,13 +16,13 @@ draw, a number of a few bits, is the encoder's choice, and so sent; the lists of
 A payload is the code of `tfcomp.coding.range_coder` and nothing else, of one symbol and three for each block:
 
     draw    ``0 <= draw < 2**R``, as it is: a table of equal frequencies
-    length  ``b = floor(log2(index + 1))``, 0 to 20, under the block's table; those of all blocks come first
-    high    the upper ``max(b - 10, 0)`` bits of ``index + 1 - 2**b``, as they are
-    low     its lower ``min(b, 10)`` bits likewise
+    length  ``b = floor(log2(index + 1))``, 0 to 22, under the block's table; those of all blocks come first
+    high    the upper ``max(b - 11, 0)`` bits of ``index + 1 - 2**b``, as they are
+    low     its lower ``min(b, 11)`` bits likewise
 
 `SampleModel` has them as one row of integers for each item, ``draw, index, index, ...``: the names of its candidates.
 
-Any bytes decode to some index below ``2**21`` for each block, and an index to its integers at once: nothing is
+Any bytes decode to some index below ``2**23`` for each block, and an index to its integers at once: nothing is
 searched.
 """
 
@@ -48,7 +48,7 @@ from tfcomp.words import UInt32, mix
 
 UNIT = 1 << 12
 """What the prior's deviation is in whole numbers."""
-INDEX_BITS, CHUNK_BITS = 20, 10
+INDEX_BITS, CHUNK_BITS = 22, 11
 """The most bits of an index, and how many of them one symbol has."""
 LIST_SHIFT, LIST_BITS = 24, 4
 STREAM = 4
@@ -177,7 +177,7 @@ class SampleModel:
     # === Payloads ===
 
     def encode(self, names: NDArray[np.integer]) -> list[bytes]:
-        """int32 [N, 1 + blocks], draws below ``2**R`` and indices of 0 to ``2**21 - 2`` -> N payloads."""
+        """int32 [N, 1 + blocks], draws below ``2**R`` and indices of 0 to ``2**23 - 2`` -> N payloads."""
         if names.ndim != 2 or names.shape[1] != 1 + self.blocks or not np.issubdtype(names.dtype, np.integer):
             raise InputError(f"expected names as int32 [N, {1 + self.blocks}], found {names.dtype} {list(names.shape)}")
         highest = np.append(1 << self.draw_bits, np.full(self.blocks, (2 << INDEX_BITS) - 1))
