@@ -50,7 +50,8 @@ UNIT = 1 << 12
 """What the prior's deviation is in whole numbers."""
 INDEX_BITS, CHUNK_BITS = 22, 11
 """The most bits of an index, and how many of them one symbol has."""
-LIST_SHIFT, LIST_BITS = 24, 4
+LIST_SHIFT, LIST_BITS, MAX_DRAW_BITS = 24, 4, 7
+"""Where a list's number stands in a counter, and how many bits it has: for blocks after the first, and at most."""
 STREAM = 4
 """Words of the candidates; `tfcomp.models.sampling` has other streams."""
 MAX_INTEGER = 1 << 24
@@ -69,7 +70,7 @@ class SampleModel:
         latent_shape: shape of one item's latent.
         seed: the shared randomness, 0 to 2**32 - 1.
         margin: how many bits more than a block's divergence the encoder has candidates for.
-        draw_bits: ``R``, of the draw, 0 to `LIST_BITS`.
+        draw_bits: ``R``, of the draw, 0 to `MAX_DRAW_BITS`.
 
     Raises:
         BitstreamError: if the arrays do not fit one another.
@@ -100,8 +101,8 @@ class SampleModel:
             raise BitstreamError(f"expected 2 to 2**16 quantiles within {MAX_INTEGER}, a power of two, found {size}")
         if np.any(self.tables.lower != 0) or np.any(self.tables.sizes != INDEX_BITS + 1):
             raise BitstreamError(f"expected tables of the lengths 0 to {INDEX_BITS}, found others")
-        if not 0 <= self.draw_bits <= LIST_BITS:
-            raise BitstreamError(f"expected a draw of 0 to {LIST_BITS} bits, found {self.draw_bits}")
+        if not 0 <= self.draw_bits <= MAX_DRAW_BITS:
+            raise BitstreamError(f"expected a draw of 0 to {MAX_DRAW_BITS} bits, found {self.draw_bits}")
         if self.tables.precision < CHUNK_BITS or not 0 <= self.margin <= INDEX_BITS or not 0 <= self.seed < 2**32:
             raise BitstreamError(
                 f"expected a precision of {CHUNK_BITS} or more, a margin of 0 to {INDEX_BITS} and a seed of 32 bits, "

@@ -26,11 +26,11 @@ from tfcomp.items import Images
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-BLOCK_BITS = 12.0
+BLOCK_BITS = 14.0
 """Largest mean divergence of a block; chosen with `MARGIN` by ``benchmarks/vae_sample.py``, on training images."""
 MARGIN = 5
 """How many bits more than its divergence a block has candidates for; see `tfcomp.entropy.candidate_search`."""
-DRAW_BITS = 4
+DRAW_BITS = 6
 """Bits of an item's draw; see `tfcomp.entropy.sample`."""
 COLLAPSED_BITS = 0.01
 """Mean divergence below which a position's posterior is taken for the prior."""
