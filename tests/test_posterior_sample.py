@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import litert_js
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -266,7 +267,7 @@ def kind(kinds: Callable[[str], Kind]) -> Kind:
 
 
 def latents_of_all_runtimes(kind: Kind, payloads: list[bytes]) -> dict[str, Any]:
-    """What each runtime makes of payloads before its network, int32 [N, *latent_shape], or of images, uint8."""
+    """What each runtime makes of payloads before its network, int32 [N, *latent_shape]."""
     codec = kind.codec
     whole = WholeSavedModels(kind.folder, several=False, any_size=False)
     return {
@@ -277,8 +278,8 @@ def latents_of_all_runtimes(kind: Kind, payloads: list[bytes]) -> dict[str, Any]
     }
 
 
-def decoded_by_litert(of: SampleModel, payloads: list[bytes]) -> NDArray[np.int32]:
-    """The integers that the graph's decoder gives as a ``.tflite``, the network left out: int32 [N, symbols]."""
+def litert_decoder(of: SampleModel) -> bytes:
+    """The graph's decoder as a ``.tflite``, the network left out: a payload's buffer and length -> integers."""
     tf = pytest.importorskip("tensorflow")
     from tfcomp.artifact.conversion import to_litert
     from tfcomp.graph.sample_coder import SampleCoder
@@ -289,12 +290,28 @@ def decoded_by_litert(of: SampleModel, payloads: list[bytes]) -> NDArray[np.int3
         return {"integers": coder.decode(tf.reshape(payload, [1, coder.capacity]), length)}
 
     specs = [tf.TensorSpec([coder.capacity], tf.uint8, "payload"), tf.TensorSpec([1], tf.int32, "length")]
-    run = interpreter_of(to_litert(tf.function(integers, input_signature=specs, autograph=False)))
-    rows = []
-    for payload in payloads:
-        buffer = np.frombuffer(payload.ljust(coder.capacity, b"\0"), np.uint8)
-        rows.append(run(payload=buffer, length=np.int32([len(payload)]))["integers"][0])
-    return np.array(rows)
+    return to_litert(tf.function(integers, input_signature=specs, autograph=False))
+
+
+def rows_of(of: SampleModel, payloads: list[bytes]) -> list[dict[str, Any]]:
+    """The inputs of `litert_decoder`."""
+    size = of.max_payload_bytes
+    return [{"payload": np.frombuffer(p.ljust(size, b"\0"), np.uint8), "length": np.int32([len(p)])} for p in payloads]
+
+
+def decoded_by_litert(of: SampleModel, payloads: list[bytes]) -> NDArray[np.int32]:
+    """int32 [N, symbols]."""
+    run = interpreter_of(litert_decoder(of))
+    return np.array([run(**row)["integers"][0] for row in rows_of(of, payloads)])
+
+
+def decoded_in_a_browser(of: SampleModel, payloads: list[bytes]) -> NDArray[np.int32] | None:
+    """int32 [N, symbols] by LiteRT.js; None where there is no browser."""
+    if litert_js.absent():
+        return None
+    with litert_js.Browser() as browser:
+        run = browser.load({"decoder": litert_decoder(of)})
+        return np.array([row["integers"][0] for row in run("decoder", rows_of(of, payloads))])
 
 
 def check_every_runtime(kind: Kind, count: int) -> None:
@@ -304,7 +321,9 @@ def check_every_runtime(kind: Kind, count: int) -> None:
     payloads = of.encode(names)
     for runtime, found in latents_of_all_runtimes(kind, payloads).items():
         np.testing.assert_array_equal(found, of.integers(names), err_msg=runtime)
-    np.testing.assert_array_equal(decoded_by_litert(of, payloads), of.integers(names))
+    np.testing.assert_array_equal(decoded_by_litert(of, payloads).reshape(count, -1), of.flat(of.integers(names)))
+    if (found := decoded_in_a_browser(of, payloads)) is not None:
+        np.testing.assert_array_equal(found.reshape(count, -1), of.flat(of.integers(names)), err_msg="LiteRT.js")
 
 
 def test_payloads_are_the_same_latents_in_every_runtime(kind: Kind) -> None:

@@ -218,8 +218,8 @@ class VAE(LatentModel):
     def draw_noise(self, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if self.scale != "shared":
             raise InputError(
-                "expected a posterior whose scale the decoder knows, found one that depends on the input; it is sampled "
-                "by candidates, not by dither"
+                "expected a posterior whose scale the decoder knows, found one that depends on the input, which is "
+                "sampled by candidates"
             )
         if self.item.any_size:
             raise InputError(f"expected items of one shape to sample a posterior of, found {self.item}")
