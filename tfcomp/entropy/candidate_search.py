@@ -22,6 +22,7 @@ Weights are floats. They only propose: an encoder that rounds otherwise sends an
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def bounded(posterior: Float32) -> tuple[Float32, Float32]:
     Args:
         posterior: float32 [N, 2, *latent_shape], mean and deviation in whole numbers.
     """
-    flat = posterior.reshape(len(posterior), 2, -1) / np.float32(UNIT)
+    flat = posterior.reshape(len(posterior), 2, math.prod(posterior.shape[2:])) / np.float32(UNIT)
     mean = np.clip(np.nan_to_num(flat[:, 0]), -LARGEST, LARGEST)
     return mean, np.clip(np.nan_to_num(flat[:, 1], nan=1.0), LEAST, LARGEST)
 
