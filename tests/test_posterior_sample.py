@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -29,6 +30,7 @@ from tfcomp.words import mix, words
 
 LAST = (2 << INDEX_BITS) - 2  # the largest index
 POSITIONS = 8
+GOLDEN = Path(__file__).parent / "golden" / "samples.json"
 
 
 @cache
@@ -121,6 +123,27 @@ def test_a_model_is_its_arrays() -> None:
             SampleModel.from_arrays({**arrays, **change})
         with pytest.raises(BitstreamError, match="expected"):
             SampleModel.from_arrays({name: a for name, a in arrays.items() if name not in change})
+
+
+def test_golden_samples(rewrite_golden: bool) -> None:
+    if rewrite_golden:
+        of = replace(model(), quantiles=posterior_blocks.quantiles(4))
+        names = names_of(of, 24)
+        case = {
+            "fingerprint": of.fingerprint.hex(),
+            "arrays": {name: array.tolist() for name, array in of.arrays().items()},
+            "names": names.tolist(),
+            "integers": of.integers(names).tolist(),
+            "payloads": [payload.hex() for payload in of.encode(names)],
+        }
+        GOLDEN.write_text(",\n".join(json.dumps(case).split(', "')).replace(",\n", ',\n"') + "\n")
+    case = json.loads(GOLDEN.read_text())
+    of = SampleModel.from_arrays({name: np.array(array, np.int32) for name, array in case["arrays"].items()})
+    payloads = [bytes.fromhex(payload) for payload in case["payloads"]]
+    assert of.fingerprint.hex() == case["fingerprint"]
+    assert of.decode_names(payloads).tolist() == case["names"]
+    assert of.decode(payloads).tolist() == case["integers"]
+    assert of.encode(np.int32(case["names"])) == payloads
 
 
 # === Candidates ===
