@@ -3,9 +3,9 @@
 Ordered random coding (Theis and Yosri 2022, "Algorithms for the Communication of Samples"). Each candidate ``z`` of a
 block, drawn from the prior, has a weight ``w = q(z) / p(z)`` under the posterior ``q``, and a time ``t``: the times of
 a list's candidates are the arrivals of a Poisson process, in the list's order. The encoder sends the candidate of the
-least ``t / w`` among the first ``N``. Over the randomness of candidates and times, the chosen one is distributed as ``q``
-where ``N`` is infinite (Li and El Gamal 2018), and nearly as by importance sampling with ``N`` candidates where it is
-large (Havasi, Peharz and Hernandez-Lobato 2019, "Minimal Random Code Learning"),
+least ``t / w`` among the first ``N``. Over the randomness of candidates and times, the chosen one is distributed as
+``q`` where ``N`` is infinite (Li and El Gamal 2018), and nearly as by importance sampling with ``N`` candidates where
+it is large (Havasi, Peharz and Hernandez-Lobato 2019, "Minimal Random Code Learning"),
 
     P(n) = w_n / (w_1 + ... + w_N),
 
@@ -17,7 +17,8 @@ and the bias falls with the margin as fast as ``log w`` leaves less of its mass 
 Diaconis 2018, "The sample size required in importance sampling", theorem 1.1).
 
 Times are words too (`times`), and the draw is one of the item (`draws`), so that an encoder has no state and no
-randomness of its own: one image has one payload. Weights are floats. They only propose: an encoder that rounds otherwise sends another candidate now and then, as good.
+randomness of its own: one image has one payload. Weights are floats. They only propose: an encoder that rounds
+otherwise sends another candidate now and then, as good.
 """
 
 from __future__ import annotations
