@@ -24,7 +24,8 @@ sample of the posterior that the model was trained with, at the price of its rat
 Take the mean for the best picture at a given number of bytes: rounding adds less noise than the posterior, and the
 steps are yours to choose. Take the sample where the decoder is to see what it saw in training, noise and all: for
 measurements of the rate that the objective promises, for reconstructions spread as the model believes, and as the
-building block of schemes that need an error independent of the image. ``docs/explanation/sampling.md`` has what each costs.
+building block of schemes that need an error independent of the image. ``docs/explanation/sampling.md`` has what each
+costs.
 """
 
 from __future__ import annotations
