@@ -15,10 +15,11 @@ import mkdocs_gen_files
 from latex2mathml.converter import convert
 
 import tfcomp
+from tfcomp import words
 from tfcomp.artifact import manifest
 from tfcomp.cli.arguments import parser
 from tfcomp.coding import range_coder, varints
-from tfcomp.entropy import base, payloads, tiles
+from tfcomp.entropy import base, payloads, sample, tiles
 from tfcomp.storage import container_format
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,7 +97,7 @@ def specification(title: str, *modules: ModuleType) -> str:
 page("security.md", (ROOT / "SECURITY.md").read_text())
 page("reference/python.md", reference())
 page("reference/command-line.md", commands())
-page("formats/payload.md", specification("Payload", range_coder, payloads, tiles, varints, base))
+page("formats/payload.md", specification("Payload", range_coder, payloads, tiles, sample, words, varints, base))
 page("formats/tfz.md", specification("The .tfz file", container_format))
 page("formats/artifact.md", specification("The artifact", manifest))
 for source in (ROOT / "docs" / "explanation").glob("*.md"):

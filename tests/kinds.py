@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 import tfcomp
+from tfcomp.freezing import posterior_blocks
 from tfcomp.layout import CHESSBOARD
 
 ROOT = Path(__file__).resolve().parent.parent
-KINDS = ("dense", "conv_qualities", "spatial_any", "lapped", "own_any")
+KINDS = ("dense", "conv_qualities", "vae_sample", "spatial_any", "lapped", "own_any")
 ANY_SIZE = ("spatial_any", "lapped", "own_any")
 SIZES = [(1, 1), (1, 60), (33, 8), (40, 50), (97, 61), (300, 301)]
 
@@ -83,6 +85,9 @@ def _model(name: str) -> tuple[Any, Any]:
     if name == "conv_qualities":
         model = tfcomp.AutoEncoder.conv((28, 28, 1), 8, filters=(8,), hidden=32, beta=(2.0, 0.2, 0.02))
         return _trained(model, glyphs, 80, 32), glyphs[:300]
+    if name == "vae_sample":
+        model = tfcomp.VAE.dense((28, 28, 1), 6, hidden=(32,), beta=3.0)
+        return _trained(model, glyphs, 80, 32), glyphs[:300]
     calibration = [scene(120, 150, seed=seed) for seed in range(40, 44)]
     if name == "spatial_any":
         model = tfcomp.AutoEncoder.spatial((None, None, 3), 4, filters=(8, 8), beta=0.002)
@@ -99,7 +104,8 @@ def _model(name: str) -> tuple[Any, Any]:
 def make(name: str, folder: Path) -> Kind:
     """The kind of this name, exported into a folder."""
     model, calibration = _model(name)
-    codec = tfcomp.Codec.freeze(model, calibration)
+    with patch.multiple(posterior_blocks, BLOCK_BITS=5.0, MARGIN=2):  # few candidates: searches are quick
+        codec = tfcomp.Codec.freeze(model, calibration, latents="sample" if name == "vae_sample" else "mean")
     codec.export(folder, with_model=name == "lapped")
     if codec.item.any_size:
         return Kind(codec, folder, [scene(h, w, seed=7) for h, w in SIZES])

@@ -281,7 +281,8 @@ def test_what_cannot_be_sampled_is_refused_in_one_line() -> None:
     shared = VAE.dense((4, 4, 1), 2, hidden=(3,), scale="shared")
     for model, options, message in (
         (plain, {"latents": "sample"}, "beta > 0"),
-        (vae, {"latents": "sample"}, 'scale="shared"'),
+        (vae, {"latents": "sample", "precision": 10}, "precision of 11"),
+        (vae, {"latents": "sample", "seed": 2**32}, "seed of 0 to"),
         (shared, {"latents": "sample", "step": 1.0}, "no step and no target"),
         (shared, {"latents": "sample", "seed": -1}, "seed of 0 to"),
         (shared, {"latents": "median"}, "'mean' or 'sample'"),

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfcomp import refinement
-from tfcomp.entropy.context import ContextModel
-from tfcomp.entropy.static import StaticModel
+from tfcomp.entropy.model_set import Model
 from tfcomp.errors import BitstreamError, InputError
 from tfcomp.items import Item
 from tfcomp.parts import Parts, Tally
@@ -92,9 +91,10 @@ class Codec:
             sets: number of sets of tables that compete for each message, for items of one shape. On MNIST, 64 save 5 to
                 8 % of the bytes (``benchmarks/mnist_rate_distortion.py``); they ask for thousands of calibration
                 images, and their size is in every artifact.
-            latents: ``"mean"``, or ``"sample"`` for a sample of the posterior, of a `VAE` with ``scale="shared"`` or an
-                `AutoEncoder` with ``beta > 0``, for items of one shape; see `tfcomp.freezing.freeze`.
-            seed: of the sample's shared randomness, 0 to 2**32 - 1. A codec holds one draw of it, for all items.
+            latents: ``"mean"``, or ``"sample"`` for a sample of the posterior, of a `VAE` or an `AutoEncoder` with
+                ``beta > 0``, for items of one shape; see `tfcomp.freezing.freeze`. The mean needs fewer bytes for the
+                same picture.
+            seed: of the sample's shared randomness, 0 to 2**32 - 1.
 
         Returns:
             A codec that runs on the model's networks in TensorFlow.
@@ -199,7 +199,7 @@ class Codec:
         return self.parts.default_quality
 
     @property
-    def entropy_model(self) -> StaticModel | ContextModel:
+    def entropy_model(self) -> Model:
         """The entropy model of the default quality."""
         return self.parts.quality().entropy
 

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from tfcomp.entropy.base import fingerprint
 from tfcomp.entropy.context import ContextModel
-from tfcomp.entropy.model_set import MAX_QUALITIES
-from tfcomp.entropy.static import StaticModel
+from tfcomp.entropy.model_set import MAX_QUALITIES, Model
 from tfcomp.errors import BitstreamError, InputError
 from tfcomp.geometry import DEFAULT_MAX_PIXELS, Grid
 from tfcomp.items import Item
@@ -46,7 +45,7 @@ class Quality:
     number: int
     step: Float32
     offset: Float32
-    entropy: StaticModel | ContextModel
+    entropy: Model
     curvature: Float32 | None = None
     lagrangian: float | None = None
 

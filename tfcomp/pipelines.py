@@ -1,8 +1,10 @@
-"""How the parts of a codec are run: items of one shape in batches, items of any size in tiles."""
+"""How the parts of a codec are run: items of one shape in batches, rounded or sampled, items of any size in tiles."""
 
 from __future__ import annotations
 
+from tfcomp.entropy.sample import SampleModel
 from tfcomp.parts import Parts
+from tfcomp.sampled import SampledPipeline
 from tfcomp.tiled import TiledPipeline
 from tfcomp.uniform import UniformPipeline
 
@@ -12,4 +14,6 @@ Pipeline = TiledPipeline | UniformPipeline
 
 def pipeline_of(parts: Parts) -> Pipeline:
     """The pipeline for a codec's items."""
-    return TiledPipeline(parts) if parts.item.any_size else UniformPipeline(parts)
+    if parts.item.any_size:
+        return TiledPipeline(parts)
+    return SampledPipeline(parts) if isinstance(parts.quality().entropy, SampleModel) else UniformPipeline(parts)

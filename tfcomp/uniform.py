@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from tfcomp.coding.tables import Int32
+from tfcomp.entropy.context import ContextModel
+from tfcomp.entropy.sample import SampleModel
 from tfcomp.entropy.static import StaticModel
 from tfcomp.errors import InputError
 from tfcomp.items import Images
@@ -38,7 +40,7 @@ class UniformPipeline:
     def encode(self, items: Any, quality: Quality, effort: int = 0) -> tuple[Int32, int]:
         """Integers, int32 [N, *latent_shape], and how many of the rounded ones lay outside their table's support."""
         images, model = self.parts.item.batch(items), _static(quality)
-        found = _batched(partial(self._rounded, quality), images, "encode")
+        found = batched(partial(self._rounded, quality), images, "encode")
         latents = model.clip(found)
         clipped = int(np.count_nonzero(found != latents))
         if effort:
@@ -65,7 +67,7 @@ class UniformPipeline:
 
     def decode(self, payloads: Sequence[bytes], quality: Quality) -> Int32:
         """Integers of payloads, int32 [N, *latent_shape]."""
-        return _static(quality).decode(payloads)
+        return model_of(quality).decode(payloads)
 
     def decompress(self, payloads: Sequence[bytes], quality: Quality) -> Images:
         """Items of payloads, uint8 [N, *item_shape]."""
@@ -73,8 +75,8 @@ class UniformPipeline:
 
     def reconstruct(self, latents: Int32, quality: Quality) -> Images:
         """Items of integers, int32 [N, *latent_shape]."""
-        _static(quality).flat(latents)
-        return _batched(
+        model_of(quality).flat(latents)
+        return batched(
             lambda some: self.parts.transform.synthesise(quality.to_units(some), quality.number), latents, "decode"
         )
 
@@ -120,12 +122,19 @@ class UniformPipeline:
         return slope
 
 
-def _static(quality: Quality) -> StaticModel:
-    assert isinstance(quality.entropy, StaticModel), "parts of items of one shape have static models"
+def model_of(quality: Quality) -> StaticModel | SampleModel:
+    """The entropy model of a quality of items of one shape."""
+    assert not isinstance(quality.entropy, ContextModel), "parts of items of one shape have models of one shape"
     return quality.entropy
 
 
-def _batched(network: Callable[[NDArray[Any]], NDArray[Any]], items: NDArray[Any], label: str) -> NDArray[Any]:
+def _static(quality: Quality) -> StaticModel:
+    assert isinstance(quality.entropy, StaticModel), "rounded latents of one shape have static models"
+    return quality.entropy
+
+
+def batched(network: Callable[[NDArray[Any]], NDArray[Any]], items: NDArray[Any], label: str) -> NDArray[Any]:
+    """A function of items [N, ...] on some of them at a time."""
     starts = range(0, len(items), BATCH)
     bar = tqdm(starts, desc=label, unit="batch", delay=1.0, leave=False, disable=None)
     parts = [network(items[i : i + BATCH]) for i in bar]

@@ -28,6 +28,7 @@ from tfcomp.artifact.manifest import (
 )
 from tfcomp.artifact.tiled_graphs import TiledGraphs
 from tfcomp.artifact.uniform_graphs import UniformGraphs
+from tfcomp.entropy.base import SAMPLE
 from tfcomp.errors import InputError
 from tfcomp.items import Images
 from tfcomp.parts import Parts
@@ -35,7 +36,6 @@ from tfcomp.pipelines import pipeline_of
 from tfcomp.runtimes.keras_networks import KerasTransform
 from tfcomp.runtimes.litert import LiteRTTransform
 from tfcomp.storage.writing import replacing_folder
-from tfcomp.uniform import UniformPipeline
 from tfcomp.version import __version__
 
 
@@ -125,8 +125,8 @@ def _networks(parts: Parts, transform: KerasTransform, quantize: str) -> dict[st
         items = transform.calibration
         assert items is not None
         turns = [parts.qualities[i % len(parts.qualities)] for i in range(len(items))]
-        pipeline = UniformPipeline(parts)
-        values = [q.to_units(pipeline.encode(items[i : i + 1], q)[0]) for i, q in enumerate(turns)]
+        pipeline = pipeline_of(parts)
+        values = [q.to_units(np.asarray(pipeline.encode(items[i : i + 1], q)[0])) for i, q in enumerate(turns)]
         told = {"quality": np.array([[q.number] for q in turns], np.int32)} if transform.takes_quality else {}
         images, latents = {"image": items[:, None]}, {"latent": np.stack(values), **told}
     kept = "float16" if quantize == "float32" and parts.item.any_size else quantize
@@ -134,6 +134,8 @@ def _networks(parts: Parts, transform: KerasTransform, quantize: str) -> dict[st
         ENCODER_LATENT: to_litert(transform.analyse_graph, kept, images),
         DECODER_LATENT: to_litert(transform.synthesise_graph, kept, latents),
     }
+    if parts.format_id == SAMPLE:  # effort has no place there
+        return found
     slope = _slope(parts, transform, found, "float16" if quantize == "float16" else "float32")
     return found if slope is None else {**found, ENCODER_SLOPE: slope}
 

@@ -22,6 +22,9 @@ Items of one shape. SavedModels take any batch of N::
     encoder.tflite            image uint8 [1, H, W, C] -> payload uint8 [MAX], zero after its length; length int32 [1]
     decoder.tflite            payload uint8 [MAX], length int32 [1] -> image uint8 [1, H, W, C]
 
+Samples of a posterior (the format ``sample-1``) have no ``slope``, and ``latent`` of their encoder has two heads, mean
+and deviation: float32 [N, 2, *latent_shape].
+
 With several qualities, what makes or reads payloads has one more input, ``quality`` int32 [N], from 1 for the lowest; a
 number beyond the ends is taken for the end. So has ``latent`` of the decoder, and ``slope``, where the decoder network
 knows the quality.

@@ -21,8 +21,9 @@ from tfcomp.artifact.manifest import (
     read_checked,
     verify_saved_model,
 )
+from tfcomp.entropy.base import SAMPLE
 from tfcomp.entropy.context import ContextModel
-from tfcomp.entropy.static import StaticModel
+from tfcomp.entropy.model_set import Model
 from tfcomp.errors import BitstreamError, InputError, everything_as
 from tfcomp.geometry import Grid
 from tfcomp.parts import Parts
@@ -93,8 +94,8 @@ def _parts(path: Path, manifest: Manifest, runtime: str, threads: int | None) ->
     return parts
 
 
-def _latent_shape(model: StaticModel | ContextModel) -> tuple[int | None, ...]:
-    return model.latent_shape if isinstance(model, StaticModel) else (None, None, model.layout.channels)
+def _latent_shape(model: Model) -> tuple[int | None, ...]:
+    return (None, None, model.layout.channels) if isinstance(model, ContextModel) else model.latent_shape
 
 
 def _trained(folder: Path, manifest: Manifest, numbers: arrays.Arrays) -> Any:
@@ -106,8 +107,11 @@ def _trained(folder: Path, manifest: Manifest, numbers: arrays.Arrays) -> Any:
 
     model = load_model(folder / MODEL)
     half = manifest.item.any_size
+    encoder = model.posterior_network if manifest.format == SAMPLE else model.latent_network
+    if encoder is None:
+        raise BitstreamError(f"expected a model with a posterior in {folder / MODEL}, found one without")
     return KerasTransform(
-        FrozenNetwork(model.latent_network, half=half),
+        FrozenNetwork(encoder, half=half),
         FrozenNetwork(model.decoder, half=half),
         numbers["unit"],
         numbers["zero"],

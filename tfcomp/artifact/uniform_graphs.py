@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,15 @@ import tensorflow as tf
 from tfcomp.artifact.conversion import Samples, to_litert
 from tfcomp.artifact.files_in_graph import decoded_file
 from tfcomp.artifact.manifest import DECODER, DECODER_LITERT, ENCODER, ENCODER_LITERT
+from tfcomp.entropy.sample import SampleModel
 from tfcomp.entropy.static import StaticModel
 from tfcomp.graph.messages import GraphCoder
+from tfcomp.graph.sample_coder import SampleCoder
 from tfcomp.graph.tile_coder import exact
 from tfcomp.items import Images
 from tfcomp.parts import Parts
 from tfcomp.runtimes.keras_networks import KerasTransform
-from tfcomp.uniform import LARGEST
+from tfcomp.uniform import LARGEST, model_of
 
 
 class UniformGraphs:
@@ -31,16 +33,15 @@ class UniformGraphs:
     def __init__(self, parts: Parts, transform: KerasTransform) -> None:
         self.parts, self.transform = parts, transform
         self.several = len(parts.qualities) > 1
-        models = [quality.entropy for quality in parts.qualities if isinstance(quality.entropy, StaticModel)]
-        of = models[-1]
-        self.latent_shape = of.latent_shape
+        models = [model_of(quality) for quality in parts.qualities]
+        self.latent_shape = shape_of_latent = models[-1].latent_shape
         self._numbers = np.array([quality.number for quality in parts.qualities], np.int32)
         # From rows of qualities to step and offset of each item, float32 [N, *latent_shape].
         self._step, self._offset = (
-            exact(np.stack([np.broadcast_to(getattr(q, name), of.latent_shape) for q in parts.qualities]))
+            exact(np.stack([np.broadcast_to(getattr(q, name), shape_of_latent) for q in parts.qualities]))
             for name in ("step", "offset")
         )
-        self.coder = GraphCoder(of.tables, np.stack([model.index for model in models]), of.segments, of.sets)
+        self.coder = _coder(models)
         shape = parts.item.shape
         image = tf.TensorSpec([None, *shape], tf.uint8, "image")
         text = tf.TensorSpec([None], tf.string, "payload_bytes")
@@ -57,8 +58,9 @@ class UniformGraphs:
         encoder = {
             "serving_default": self._bytes_of,
             "latent": transform.analyse_graph,
-            "slope": transform.slope_graph,
         }
+        if not isinstance(self.coder, SampleCoder):
+            encoder["slope"] = transform.slope_graph
         if parts.item.channels in (1, 3):
             encoder["file"] = function(self._file_to_bytes, file, *each)
         self.saved_models = {
@@ -88,6 +90,10 @@ class UniformGraphs:
     def _encode(self, image: Any, quality: Any) -> tuple[Any, Any]:
         """Payload buffers, uint8 [N, MAX], and lengths, int32 [N]."""
         latent, row = self.transform.analyse_graph(image)["latent"], self._row(quality)
+        found: tuple[Any, Any]
+        if isinstance(self.coder, SampleCoder):
+            found = self.coder.encode(latent, image)
+            return found
 
         def nearest(latent: Any) -> Any:
             if row is not None:
@@ -96,7 +102,7 @@ class UniformGraphs:
             return tf.round(tf.clip_by_value(latent, -LARGEST, LARGEST))
 
         integers = tf.cast(nearest(latent) if row is None else _in_floats(nearest, latent), tf.int32)
-        found: tuple[Any, Any] = self.coder.encode(tf.reshape(integers, [-1, self.coder.symbols]), row)
+        found = self.coder.encode(tf.reshape(integers, [-1, self.coder.symbols]), row)
         return found
 
     def _decode(self, buffer: Any, length: Any, quality: Any) -> Any:
@@ -163,6 +169,16 @@ class UniformGraphs:
         found = self.transform.calibration
         assert found is not None, "a codec that was frozen keeps calibration items"
         return found
+
+
+def _coder(models: Sequence[StaticModel | SampleModel]) -> GraphCoder | SampleCoder:
+    """The coder of all qualities; of samples there is one alone."""
+    static = [model for model in models if isinstance(model, StaticModel)]
+    if not static:
+        (model,) = (model for model in models if isinstance(model, SampleModel))
+        return SampleCoder(model)
+    of = static[-1]
+    return GraphCoder(of.tables, np.stack([model.index for model in static]), of.segments, of.sets)
 
 
 def _in_floats(function: Callable[[Any], Any], values: Any) -> Any:

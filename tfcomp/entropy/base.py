@@ -24,10 +24,11 @@ FINGERPRINT_BYTES = 16
 TABLE_RANKS = {"precision": 0, "lower": 1, "sizes": 1, "frequencies": 1}
 """Number of axes of each array of `tfcomp.coding.tables.FrequencyTables`."""
 
-STATIC, CONTEXT = "static-1", "context-1"
+STATIC, CONTEXT, SAMPLE = "static-1", "context-1", "sample-1"
 FORMATS = {
     STATIC: "latents of one shape, a table for each position: `static.StaticModel`; a payload is the code alone",
     CONTEXT: "latents of any size, in tiles: `context.ContextModel`; a payload begins with its quality and size",
+    SAMPLE: "samples of a posterior, of one shape: `sample.SampleModel`; a payload is the code alone",
 }
 """Every format that this version reads. An id is never given to another format; a change makes a new one."""
 

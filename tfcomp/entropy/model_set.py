@@ -4,7 +4,7 @@
     NAME               an array that all qualities have
     Q/NAME             an array that quality Q has for its own, Q from 1
 
-Which names there are is the models' matter: `StaticModel.arrays`, `ContextModel.arrays`. An array that is equal in all
+Which names there are is the models' matter: `StaticModel.arrays` and so on. An array that is equal in all
 qualities is stored once, and so are the tables of models that were read. `MODELS` says which class a written format id
 stands for.
 """
@@ -20,17 +20,19 @@ from numpy.typing import NDArray
 
 from tfcomp.entropy import base
 from tfcomp.entropy.context import ContextModel
+from tfcomp.entropy.sample import SampleModel
 from tfcomp.entropy.static import StaticModel
 from tfcomp.errors import BitstreamError, InputError
 
 MAX_QUALITIES = 64
 """Largest number of qualities of a codec: a payload of an item of any size has six bits for it."""
 
-Model = StaticModel | ContextModel
+Model = StaticModel | ContextModel | SampleModel
 
 MODELS: dict[str, type[Model]] = {
     StaticModel.format_id: StaticModel,
     ContextModel.format_id: ContextModel,
+    SampleModel.format_id: SampleModel,
 }
 """The class of each of `base.FORMATS`."""
 

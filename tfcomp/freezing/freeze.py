@@ -12,13 +12,20 @@ decoder, or by a target; see `steps`.
 Qualities. Several steps, or a model trained for several prices, make a codec of as many qualities, each with tables of
 its own. The unit of the transform's latent is the step of the highest.
 
-Mean or sample. By default the latent is the posterior's mean, in steps chosen as above. ``latents="sample"`` codes an
-exact sample of the posterior the model was trained with, at the price of its rate (see `models.sampling`): steps and
-offsets are drawn from a seed, and every position of the latent has a table of its own, for its own step and offset.
+Mean or sample. By default the latent is the posterior's mean, in steps chosen as above. ``latents="sample"`` codes a
+sample of the posterior that the model was trained with, at the price of its rate, in one of two ways:
+
+- Where the decoder knows the posterior's deviation, as with ``scale="shared"`` and an autoencoder's noise, by dither
+  (`models.sampling`): exact; steps and offsets are drawn from a seed, and every position of the latent has a table of
+  its own, for its own step and offset.
+- Where the encoder gives the deviation, by candidates (`entropy.sample`, `posterior_blocks`): exact but for a bias that
+  a margin makes small; each block of the latent has a table of how long its index is.
+
 Take the mean for the best picture at a given number of bytes: rounding adds less noise than the posterior, and the
 steps are yours to choose. Take the sample where the decoder is to see what it saw in training, noise and all: for
 measurements of the rate that the objective promises, for reconstructions spread as the model believes, and as the
-building block of schemes that need an error independent of the image.
+building block of schemes that need an error independent of the image. ``docs/explanation/sampling.md`` has what each
+costs.
 """
 
 from __future__ import annotations

@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from tfcomp.entropy.sample import UNIT, SampleModel
 from tfcomp.entropy.static import StaticModel
-from tfcomp.freezing.snapshot import Snapshot, psnr_db
+from tfcomp.freezing import posterior_blocks
+from tfcomp.freezing.snapshot import Snapshot, batched, psnr_db
 from tfcomp.freezing.static_tables import Mass, TableFitter, trained_mass
 from tfcomp.freezing.steps import Float32, Rounding, measured
 from tfcomp.items import Images
 from tfcomp.models.latent_model import LatentModel
 from tfcomp.models.priors import FactorizedPrior
 from tfcomp.parts import Parts, Quality
+from tfcomp.runtimes.frozen_network import FrozenNetwork
 from tfcomp.runtimes.keras_networks import KerasTransform, sensitivity
 
 SEARCH_IMAGES = 1000
@@ -37,7 +40,7 @@ class OneShape:
     """
 
     def __init__(self, model: LatentModel, images: Images, precision: int, sets: int = 1) -> None:
-        self.model, self.images, self.sets = model, images, sets
+        self.model, self.images, self.precision, self.sets = model, images, precision, sets
         self.snapshot = Snapshot(model)
         self.latents = self.snapshot.latents(images)
         self.tables = TableFitter(self.latents, precision)
@@ -66,10 +69,20 @@ class OneShape:
         return self._parts(self._trained, self.tables.models(self._trained, self._priors))
 
     def of_sample(self, seed: int) -> Parts:
-        """A sample of the posterior."""
+        """A sample of the posterior: of candidates where its deviation depends on the input, else by dither."""
+        network = self.model.posterior_network
+        if network is not None:
+            encoder = FrozenNetwork(network)
+            posterior = batched(encoder, self.images) * np.float32(UNIT)
+            unit = np.full(self.latents.shape[1:], 1 / UNIT, np.float32)
+            rounding, model = (
+                Rounding(unit, np.zeros_like(unit)),
+                posterior_blocks.fit(posterior, self.images, self.precision, seed),
+            )
+            return self._parts([rounding], [model], encoder)
         steps, offsets = self.model.draw_noise(seed)
-        model = self.tables.model_of_sample(steps, offsets, self.prior)
-        return self._parts([Rounding(steps, offsets)], [model])
+        of_dither = self.tables.model_of_sample(steps, offsets, self.prior)
+        return self._parts([Rounding(steps, offsets)], [of_dither])
 
     # === Trials ===
 
@@ -120,7 +133,9 @@ class OneShape:
     def _psnr_db(self, latents: Float32) -> float:
         return psnr_db(self.images[: len(latents)], self.snapshot.pixels(latents, self.model.qualities))
 
-    def _parts(self, roundings: Sequence[Rounding], models: Sequence[StaticModel]) -> Parts:
+    def _parts(
+        self, roundings: Sequence[Rounding], models: Sequence[StaticModel | SampleModel], encoder: Any = None
+    ) -> Parts:
         unit, zero = roundings[-1].step, roundings[-1].offset
         shape = self.latents.shape[1:]
 
@@ -133,7 +148,7 @@ class OneShape:
         )
         kept = self.images[:: -(-len(self.images) // KEPT_IMAGES)]
         transform = KerasTransform(
-            self.snapshot.encoder,
+            encoder or self.snapshot.encoder,
             self.snapshot.decoder,
             unit,
             zero,

@@ -33,7 +33,26 @@ from tfcomp.graph.operators import Tensor, cut, mask, nesting, of_rows, scan, sc
 ROWS = 1 << 14  # entries, 4 bytes each, of the starts that the symbols of one message are compared with at once
 
 
-class GraphCoder:
+class PayloadBuffers:
+    """Payloads as strings and as buffers of one size.
+
+    Attributes:
+        capacity: ``MAX``, bytes of a payload buffer.
+    """
+
+    capacity: int
+
+    def to_bytes(self, buffer: Tensor, length: Tensor) -> Tensor:
+        """Payloads, string [N], from their buffers, uint8 [N, MAX], and lengths, int32 [N]."""
+        characters = tf.gather([bytes([value]) for value in range(DIGIT)], tf.cast(buffer, tf.int32))
+        return tf.strings.substr(tf.strings.reduce_join(characters, axis=-1), tf.zeros_like(length), length)
+
+    def from_bytes(self, payloads: Tensor) -> tuple[Tensor, Tensor]:
+        """Buffers, uint8 [N, MAX], and lengths, int32 [N], from payloads, string [N]; no byte after ``MAX`` is kept."""
+        return tf.io.decode_raw(payloads, tf.uint8, fixed_length=self.capacity), tf.strings.length(payloads)
+
+
+class GraphCoder(PayloadBuffers):
     """Encodes and decodes messages of ``S`` latents each, in the graph.
 
     Attributes:
@@ -126,17 +145,7 @@ class GraphCoder:
         """
         lower, upper, offset = (of_rows(values, rows) for values in (self._lower, self._upper, self._offset))
         positions = tf.minimum(tf.maximum(latents, lower), upper) + offset
-        positions = self._to_steps(positions)
-        starts, slopes = tf.gather(self._starts, positions), tf.gather(self._slopes, positions)
-        whole = tf.fill(tf.shape(positions)[1:], 1 << RANGE_BITS)
-
-        def step(state: tuple[Tensor, ...], slope: Tensor, is_last: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-            return (lane_steps.next_range(state[0], slope, is_last, self._precision),), state[0]
-
-        is_last = mask(slopes <= 0)
-        (last,), ranges = scan(step, (whole,), (slopes, is_last), nesting(positions.shape[0]))
-        digits = lane_steps.digits(ranges, last, starts, slopes, self._precision, self._digits)
-        lengths = tf.reduce_max(mask(digits > 0) * tf.range(1, self._digits + 1), axis=-1)
+        digits, lengths = code(self._to_steps(positions), self._starts, self._slopes, self._precision, self._digits)
         if self.segments == 1:
             return tf.cast(digits[:, 0], tf.uint8), lengths[:, 0]
         return self._join(digits, lengths)
@@ -203,17 +212,6 @@ class GraphCoder:
         data = tf.reshape(tf.pad(data, [[0, 0], [0, self._digits]]), [-1])
         return tf.gather(data, row + begin[..., None] + place) * mask(place < lengths[..., None])
 
-    # === Payloads as strings ===
-
-    def to_bytes(self, buffer: Tensor, length: Tensor) -> Tensor:
-        """Payloads, string [N], from their buffers, uint8 [N, MAX], and lengths, int32 [N]."""
-        characters = tf.gather([bytes([value]) for value in range(DIGIT)], tf.cast(buffer, tf.int32))
-        return tf.strings.substr(tf.strings.reduce_join(characters, axis=-1), tf.zeros_like(length), length)
-
-    def from_bytes(self, payloads: Tensor) -> tuple[Tensor, Tensor]:
-        """Buffers, uint8 [N, MAX], and lengths, int32 [N], from payloads, string [N]; no byte after ``MAX`` is kept."""
-        return tf.io.decode_raw(payloads, tf.uint8, fixed_length=self.capacity), tf.strings.length(payloads)
-
     # === From latents in order to one row for each step, and one lane for each segment ===
 
     def _layout(self) -> Int32:
@@ -246,3 +244,22 @@ class GraphCoder:
         # Not tf.argmin, which does not say which of equals it takes.
         least = sums <= tf.reduce_min(sums, axis=-1, keepdims=True)
         return tf.reduce_min(tf.where(least, tf.range(sets.count), sets.count), axis=-1)
+
+
+def code(positions: Tensor, starts: Int32, slopes: Int32, precision: int, most: int) -> tuple[Tensor, Tensor]:
+    """The bytes of each lane, int32 [N, K, most], and their number, int32 [N, K].
+
+    Args:
+        positions: int32 [T, N, K], of each symbol in ``starts`` and ``slopes``; `nesting` gives such a ``T``.
+        starts, slopes, precision: see `lane_steps.intervals`.
+        most: bytes that no lane exceeds.
+    """
+    start, slope = tf.gather(starts, positions), tf.gather(slopes, positions)
+    whole = tf.fill(tf.shape(positions)[1:], 1 << RANGE_BITS)
+
+    def step(state: tuple[Tensor, ...], slope: Tensor, is_last: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        return (lane_steps.next_range(state[0], slope, is_last, precision),), state[0]
+
+    (last,), ranges = scan(step, (whole,), (slope, mask(slope <= 0)), nesting(positions.shape[0]))
+    digits = lane_steps.digits(ranges, last, start, slope, precision, most)
+    return digits, tf.reduce_max(mask(digits > 0) * tf.range(1, most + 1), axis=-1)

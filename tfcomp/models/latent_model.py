@@ -129,6 +129,14 @@ class LatentModel(Training):
         """Keras model: uint8 images -> the float latent [N, *latent_shape] that a codec quantizes."""
         raise NotImplementedError
 
+    @property
+    def posterior_network(self) -> keras.Model | None:
+        """Keras model: uint8 images -> the posterior's mean and deviation, float [N, 2, *latent_shape].
+
+        None unless the deviation depends on the input; where it does not, `draw_noise` has samples.
+        """
+        return None
+
     def draw_noise(self, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Step and offset of each latent, float32 [*latent_shape], that give one sample of the posterior.
 

@@ -26,8 +26,8 @@ carries little: there ``q`` is nearly known from ``u``.
 
 Invariants:
 
-- Every draw is a function of the integers (seed, position) by `words`, a 32-bit hash. A codec stores the drawn steps
-  and offsets, so that no runtime computes them anew.
+- Every draw is a function of the integers (seed, position) by `tfcomp.words`, a 32-bit hash. A codec stores the drawn
+  steps and offsets, so that no runtime computes them anew.
 - A step has 12 significant bits: ``q * step`` is exact in float32 for ``|q| <= 2**12``, and ``q * step + offset`` is
   the same number whether a runtime fuses the two operations or not.
 """
@@ -37,31 +37,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tfcomp.errors import InputError
+from tfcomp.words import words
 
 Float32 = NDArray[np.float32]
 
 STEP_BITS = 12
 GAUSSIAN_GAP_BITS = 0.5208
 """What the layered quantizer costs above the divergence for each informative dimension, at high rate; see above."""
-
-
-def words(seed: int, stream: int, count: int) -> NDArray[np.uint32]:
-    """uint32 [count]: word ``i`` is ``mix(mix(mix(stream) ^ seed) ^ i)``, in arithmetic modulo 2**32.
-
-    ``mix`` is the bijection "lowbias32" of Wellons (Hash Function Prospector, 2018): ``x ^= x >> 16; x *= 0x7feb352d;
-    x ^= x >> 15; x *= 0x846ca68b; x ^= x >> 16``.
-    """
-    if not 0 <= seed < 2**32:
-        raise InputError(f"expected a seed of 0 to 2**32 - 1, found {seed}")
-    key = _mix(_mix(np.array([stream], np.uint32)) ^ np.uint32(seed))
-    return _mix(key ^ np.arange(count, dtype=np.uint32))
-
-
-def _mix(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
-    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
-    return x ^ (x >> np.uint32(16))
 
 
 def _unit(seed: int, stream: int, shape: tuple[int, ...]) -> NDArray[np.float64]:

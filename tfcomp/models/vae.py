@@ -51,9 +51,9 @@ class VAE(LatentModel):
         reach: see `AutoEncoder`.
         name: the model's.
         scale: ``"input"``: the encoder gives each input its own variances. ``"shared"``: one variance for each channel
-            of the latent, a trainable weight. Only then can ``Codec.freeze(..., latents="sample")`` code samples at
-            the price of the rate: the decoder must know the scale before it decodes, and sending it would cost bits
-            that the rate does not count.
+            of the latent, a trainable weight. ``Codec.freeze(..., latents="sample")`` codes samples of either, by
+            candidates (`tfcomp.entropy.sample`) where the decoder does not know the variance, else by dither
+            (`tfcomp.models.sampling`).
         free_bits: nats per dimension of the latent that cost nothing more in training: the rate of a dimension counts
             as at least this, on the mean of a batch (Kingma et al. 2016, "Improved Variational Inference with Inverse
             Autoregressive Flow", appendix C.8). The rate logged in training includes the floor; that of evaluation is
@@ -189,6 +189,14 @@ class VAE(LatentModel):
     def latent_network(self) -> keras.Model:
         return self._mean_network
 
+    @property
+    def posterior_network(self) -> keras.Model | None:
+        if self.scale != "input" or self.item.any_size:
+            return None
+        mean, log_variance = (ops.cast(head, "float32") for head in self.encoder.outputs)
+        deviation = ops.exp(ops.clip(log_variance, *self.LOG_VARIANCE_RANGE) / 2)
+        return keras.Model(self.encoder.inputs[0], ops.stack([mean, deviation], axis=1), name="posterior_encoder")
+
     def posterior(self, images: Any, training: bool = False) -> tuple[Any, Any]:
         """Mean and log-variance of ``q(z|x)``, float32 [N, *latent_shape] each."""
         outputs = self.encoder(images, training=training)
@@ -210,8 +218,8 @@ class VAE(LatentModel):
     def draw_noise(self, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if self.scale != "shared":
             raise InputError(
-                "expected a posterior whose scale the decoder knows, found one that depends on the input; "
-                'construct the VAE with scale="shared"'
+                "expected a posterior whose scale the decoder knows, found one that depends on the input, which is "
+                "sampled by candidates"
             )
         if self.item.any_size:
             raise InputError(f"expected items of one shape to sample a posterior of, found {self.item}")

@@ -25,7 +25,8 @@ class KerasTransform:
     """Analysis, synthesis and slope as TensorFlow functions of trained networks.
 
     Args:
-        encoder: uint8 [N, H, W, C] -> float [N, *latent_shape].
+        encoder: uint8 [N, H, W, C] -> float [N, *latent_shape]; for samples of a posterior [N, 2, *latent_shape], mean
+            and deviation.
         decoder: float32 latents -> pixels on [0, 1]; with ``takes_quality``, of two inputs, the second a one-hot
             quality, float32 [N, qualities].
         unit, zero: float32, broadcastable to the latent; a latent ``l`` in units stands for ``l * unit + zero``.
@@ -144,7 +145,8 @@ class KerasTransform:
         """Multiply-accumulates of each network for a pixel of the item, by ``"encoder"`` and ``"decoder"``."""
         shape = [1, *(n or MAC_SIDE for n in self.item_shape)]
         encoder = tf.function(self._analyse, autograph=False).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
-        latent = tf.TensorSpec(encoder.structured_outputs["latent"].shape, tf.float32)
+        found = encoder.structured_outputs["latent"].shape[-len(self.latent_shape) :]  # a posterior's has two heads
+        latent = tf.TensorSpec([1, *found], tf.float32)
         told = [tf.TensorSpec([1], tf.int32)] if self.takes_quality else []
         decoder = tf.function(self._synthesise, autograph=False).get_concrete_function(latent, *told)
         graphs = {"encoder": encoder, "decoder": decoder}

@@ -21,7 +21,10 @@ class Transform(Protocol):
     """
 
     def analyse(self, items: Images) -> Float32:
-        """uint8 [N, H, W, C] -> float32 [N, *latent_shape], in units, not rounded."""
+        """uint8 [N, H, W, C] -> float32 [N, *latent_shape], in units, not rounded.
+
+        For samples of a posterior (`tfcomp.entropy.sample`): [N, 2, *latent_shape], its mean and deviation.
+        """
         ...
 
     def synthesise(self, latents: Float32, quality: int) -> Images:
