@@ -108,6 +108,8 @@ for source in (ROOT / "notebooks").glob("*.ipynb"):
         if cell["cell_type"] == "markdown":
             cell["source"] = formulas("".join(cell["source"]))
     page(f"tutorials/{source.name}", json.dumps(notebook))
+for name in ("index.md", "measured.md"):  # whose figures lie where benchmarks write them
+    page(name, (ROOT / "docs" / name).read_text().replace("](../benchmarks/results/", "](results/"))
 for source in (ROOT / "benchmarks" / "results").glob("*.png"):
     with mkdocs_gen_files.open(f"results/{source.name}", "wb") as file:
         file.write(source.read_bytes())

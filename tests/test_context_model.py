@@ -219,7 +219,7 @@ def test_qualities_may_have_tables_of_different_sizes() -> None:
 
 def test_what_is_no_set_of_models_is_refused() -> None:
     arrays = stack((static(),))
-    with pytest.raises(BitstreamError, match="of static-1 or context-1, found 'context-2'"):
+    with pytest.raises(BitstreamError, match="of .*context-1.*, found 'context-2'"):
         unstack("context-2", arrays)
     for count in (0, 65, -1):
         with pytest.raises(BitstreamError, match="1 to 64 qualities"):

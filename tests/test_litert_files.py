@@ -17,6 +17,7 @@ from tfcomp.artifact import manifest as artifacts
 from tfcomp.artifact.tiled_graphs import TiledGraphs
 from tfcomp.codec import Codec
 from tfcomp.data import glyphs
+from tfcomp.entropy.base import SAMPLE
 from tfcomp.errors import BitstreamError, InputError
 from tfcomp.models.autoencoder import AutoEncoder
 from tfcomp.runtimes.litert import LiteRTTransform
@@ -39,16 +40,18 @@ def edges_of(kind: Kind, folder: Path) -> dict[str, tuple[dict[str, Any], dict[s
         made = {"payload": (np.uint8, (manifest.max_payload_bytes,)), "length": (np.int32, (1,))}
         payload = {**made, **asked}
     told = quality if getattr(transform, "takes_quality", False) else {}
-    return {
+    edges = {
         artifacts.ENCODER_LITERT: ({"image": image, **asked}, made),
         artifacts.DECODER_LITERT: (payload, {"image": restored}),
         artifacts.ENCODER_LATENT: ({"image": image}, {"latent": latent}),
         artifacts.DECODER_LATENT: ({"latent": latent, **told}, {"image": image}),
-        artifacts.ENCODER_SLOPE: (
+    }
+    if kind.codec.entropy_model.format_id != SAMPLE:  # samples are not refined
+        edges[artifacts.ENCODER_SLOPE] = (
             {"image": image, "latent": latent, **told},
             {"error": (np.float32, (1,)), "gradient": latent},
-        ),
-    }
+        )
+    return edges
 
 
 def test_litert_files_bind_by_name_with_the_stated_shapes_and_builtin_operators(kind: Kind) -> None:

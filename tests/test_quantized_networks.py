@@ -98,7 +98,7 @@ def test_8_bit_encoders_resolve_fine_steps_about_an_offset(images: np.ndarray) -
 def test_litert_halves_no_float_but_the_networks_weights(kind: Kind) -> None:
     """A threshold or a step that is not quite itself would choose other tables."""
     transform: Any = kind.codec.parts.transform
-    shapes = {w.shape for network in (transform.encoder, transform.decoder) for w in network.get_weights()}
+    shapes = {tuple(w.shape) for network in (transform.encoder, transform.decoder) for w in network.weights}
     # Where a layer of the lapped networks has no bias, the converter adds zeros.
     elements = {math.prod(shape) for shape in shapes} | {shape[-1] for shape in shapes if len(shape) == 4}
     half_wanted = kind.codec.item.any_size  # whose networks are rounded to 16 bits when they are frozen

@@ -16,6 +16,7 @@ from tfcomp.entropy.static import StaticModel
 from tfcomp.items import Item
 from tfcomp.parts import Parts, Quality
 from tfcomp.refinement import refine_tile
+from tfcomp.runtimes.frozen_network import FrozenNetwork
 from tfcomp.runtimes.keras_networks import KerasTransform
 from tfcomp.uniform import UniformPipeline
 
@@ -81,7 +82,7 @@ def test_slope_and_curvature_are_exact_where_the_decoder_is_linear(step: list[fl
     tables = FrequencyTables.from_probabilities([np.ones(9)], [-4], 4)
     model = StaticModel(tables, np.zeros(3, np.int32), (3,))
     quality = Quality(1, np.float32(step), np.float32([1, 0, 0]), model)
-    transform = KerasTransform(encoder, decoder, unit, zero, calibration=images)
+    transform = KerasTransform(FrozenNetwork(encoder), FrozenNetwork(decoder), unit, zero, calibration=images)
     pipeline = UniformPipeline(Parts(transform, Item(shape), (quality,), unit, zero))
     slope, measured = pipeline._slope(quality), pipeline.measured(quality)
     assert measured.curvature is not None

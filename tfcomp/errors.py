@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 
 class TfcompError(Exception):
     """Base of every error that the user's input, not a defect, is the cause of."""
@@ -26,21 +23,27 @@ class ServerError(TfcompError, ConnectionError):
     """A server could not be reached, refused a request or answered what nobody can read."""
 
 
-@contextmanager
-def everything_as(error: type[TfcompError], expected: str) -> Iterator[None]:
+class everything_as:  # noqa: N801 - a context, and not by `contextlib`, whose import an interrupt would find unhandled
     """The boundary to what others wrote: whatever a file or a server makes a parser raise becomes one named error.
 
     Args:
         error: the error to raise.
         expected: what was expected, the beginning of its message.
     """
-    try:
-        yield
-    except (error, ImportError):  # a package that is missing or broken is no fault of the file's
-        raise
-    except Exception as found:
-        said = " ".join(str(found).split())[:300]
-        raise error(f"{expected}, found something else ({type(found).__name__}: {said})") from found
+
+    def __init__(self, error: type[TfcompError], expected: str) -> None:
+        self.error, self.expected = error, expected
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, found: BaseException | None, _: object) -> None:
+        if isinstance(found, TfcompError) and not isinstance(found, (self.error, ImportError)):
+            raise self.error(f"{self.expected}: {found}") from found
+        # A package that is missing or broken is no fault of the file's.
+        if isinstance(found, Exception) and not isinstance(found, (TfcompError, ImportError)):
+            said = " ".join(str(found).split())[:300]
+            raise self.error(f"{self.expected}, found something else ({type(found).__name__}: {said})") from found
 
 
 EXTRAS = {

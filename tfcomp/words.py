@@ -22,9 +22,9 @@ STEPS = ((16, 0x7FEB352D), (15, 0x846CA68B), (16, None))
 def mix(x: Any) -> UInt32:
     """uint32, the shape of ``x``, which is uint32.
 
-    Example:
+    Examples:
         >>> hex(int(mix(np.array([1], np.uint32))[0]))
-        '0x6f07b5dc'
+        '0x688990c0'
     """
     mixed: UInt32 = x
     for shift, factor in STEPS:

@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> None:
     with replacing_folder(args.out, runs.RUN, own=[MODEL]) as folder, datasets.reading_errors():
         with held_native_lines(dropped=args.on_error == "skip"):
             shapes = _shapes(args.data, skipped, to_the_end=skipped is None)
+            if (others := _others(args)) is not None:
+                shapes |= image_shapes(image_files(others), to_the_end=skipped is None, skipped=skipped)
             model = _model(args, settings["side"], max(shape[2] for shape in shapes.values()))
             learnt, watched = _streams(args, settings["side"], model.item.channels, skipped)
         plan = Plan(settings["learning_rate"], args.steps, args.minutes)
@@ -126,6 +128,11 @@ def _shapes(data: str, skipped: Skipped | None, *, to_the_end: bool = False) -> 
     return found
 
 
+def _others(args: argparse.Namespace) -> Path | None:
+    """The folder of photographs to watch; None if some of those to learn from are held out."""
+    return Path(args.validation) if args.validation else runs.validation_folder(args.data)
+
+
 def _model(args: argparse.Namespace, side: int, channels: int) -> Any:
     if args.start is None:
         model: Any = fitting.new_model(args, (None, None, channels), LATENT_DIM)
@@ -149,7 +156,7 @@ def _streams(args: argparse.Namespace, side: int, channels: int, skipped: Skippe
     """Crops to learn from, without end, and those that are watched, at the photographs' own scale."""
     options: Any = {"channels": channels, "skipped": skipped}
     files = runs.training_folder(args.data)
-    others = Path(args.validation) if args.validation else runs.validation_folder(args.data)
+    others = _others(args)
     if others is None:
         learnt = streams.crops(files, side, seed=args.seed, validation_split=HELD_OUT, subset="training", **options)
         watched = streams.crops(

@@ -17,7 +17,7 @@ from tfcomp.cli.console import report_skipped, say
 from tfcomp.cli.native_lines import held_native_lines
 from tfcomp.codec import Codec
 from tfcomp.errors import BitstreamError, InputError, TfcompError
-from tfcomp.storage import archives
+from tfcomp.storage import archives, image_files
 from tfcomp.storage.container import Archive
 from tfcomp.storage.journal import Journal, put
 from tfcomp.storage.writing import flush_folder, local, sweep
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
     with Archive.open(args.input, **eager) as archive, held_native_lines(dropped=args.on_error == "skip"):
         artifact = args.codec or bundled_that_made(archive)
         codec = Codec.load(artifact).with_max_pixels(args.max_pixels)
+        image_files.limit_pixels(args.max_pixels)  # for those that are there already
         try:
             codec = codec.that_made(archive.header.fingerprint)
         except BitstreamError as error:

@@ -54,13 +54,13 @@ def unit_of(beta: float) -> float:
 
 
 def check_options(**options: Any) -> None:
-    """Raises `InputError` unless options of `AutoEncoder.lapped`, by name, are of the types it documents, or None."""
+    """Raises `InputError` unless options of `AutoEncoder.lapped`, by name, are of the types it documents."""
     for name, value in options.items():
         expected, least = _OPTIONS[name]
         inner = [n for row in value for n in row] if expected is _PATTERN and _listed(value, _listed) else value
         numbers = [value] if expected is _WHOLE else inner
         fits = _listed(numbers, networks.whole) and min(numbers) >= least and (expected is not _PAIR or len(value) == 2)
-        if value is not None and not fits:
+        if not (fits or value is None and name in _DEFAULTED):
             raise InputError(f"expected {name} as {expected} of at least {least}, found {value!r}")
 
 
@@ -76,6 +76,10 @@ _OPTIONS = {
     "phases": (_PATTERN, 0),
     "reach": (_WHOLE, 1),
 }
+
+
+_DEFAULTED = {"coefficients", "ranks", "groups"}
+"""Options for which None is a value, too."""
 
 
 def _listed(value: Any, allowed: Callable[[Any], bool] = lambda _: True) -> bool:

@@ -28,29 +28,31 @@ class FrozenNetwork:
         network: built; trained further, it does not change what this gives.
         half: round the weights to float16; a file keeps them so, after what the converter multiplies them with.
 
-    Example:
+    Examples:
+        >>> import numpy as np
         >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
         >>> network = keras.Sequential([keras.Input((2,)), dense])
         >>> frozen = FrozenNetwork(network)
-        >>> dense.kernel.assign([[0.0], [0.0]])
+        >>> dense.set_weights([np.zeros((2, 1)), np.zeros(1)])
         >>> float(frozen(tf.constant([[1.0, 2.0]]))[0, 0])
         3.0
 
     Attributes:
         input_shapes: of each input, the items' axis first.
+        weights: copies of the network's, in its order, float32 where they are floats.
     """
 
     def __init__(self, network: keras.Model, *, half: bool = False) -> None:
         self.input_shapes = [tuple(tensor.shape) for tensor in network.inputs]
-        self._network, self._weights = network, list(network.weights)
-        self._copies = [_copied(weight, half) for weight in self._weights]
+        self._network, self._variables = network, list(network.weights)
+        self.weights = [_copied(variable, half) for variable in self._variables]
 
     def __call__(self, inputs: Any) -> Any:
         """The network's output, as it infers."""
         scope = keras.StatelessScope()
         # Not as its argument, which would cast a float16 layer's weights back.
         scope.state_mapping.update(
-            {id(weight): tf.convert_to_tensor(copy) for weight, copy in zip(self._weights, self._copies, strict=True)}
+            {id(own): tf.convert_to_tensor(copy) for own, copy in zip(self._variables, self.weights, strict=True)}
         )
         with _ONE_AT_A_TIME, _in_float32(self._network), scope:
             return self._network(inputs, training=False)

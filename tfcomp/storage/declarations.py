@@ -58,7 +58,7 @@ def declared(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> Declar
             case "AVIF" | "JPEG2000":
                 found = _of_boxes(file, str(path))
             case "BMP" | "DIB":
-                found = _of_bmp(file.read(MAX_HEADER_BYTES), str(path))
+                found = _of_bmp(file, str(path))
             case "GIF":
                 found = _of_gif(file.read(MAX_HEADER_BYTES))
             case _:
@@ -198,8 +198,9 @@ def _jpeg_profile_parts(file: BinaryIO) -> Iterator[bytes]:
 # === BMP and GIF ===
 
 
-def _of_bmp(data: bytes, source: str) -> Declared | None:
-    """What a header of version 4 or 5 says (Windows' BITMAPV4HEADER and BITMAPV5HEADER)."""
+def _of_bmp(file: BinaryIO, source: str) -> Declared | None:
+    """What a header of version 4 or 5 says (Windows' BITMAPV4HEADER and BITMAPV5HEADER); a profile follows the pixels."""
+    data = file.read(138)
     if int.from_bytes(data[14:18], "little") < 108 or len(data) < 122:
         return None
     kind = int.from_bytes(data[70:74], "little")
@@ -207,9 +208,13 @@ def _of_bmp(data: bytes, source: str) -> Declared | None:
     gammas = np.array(struct.unpack_from("<3I", data, 110)) / 2**16
     if kind == _LINKED:
         raise InputError(f"expected a colour profile (ICC) in {source}, found the name of one elsewhere")
-    if kind == _EMBEDDED and len(data) >= 138:
-        at, size = struct.unpack_from("<2I", data, 126)
-        return data[14 + at : 14 + at + size] or None
+    if kind == _EMBEDDED:
+        at, size = struct.unpack_from("<2I", data.ljust(138, b"\0"), 126)
+        file.seek(14 + at)
+        profile = file.read(min(size, MAX_HEADER_BYTES))
+        if not 0 < size == len(profile):
+            raise InputError(f"expected a colour profile (ICC) of {size} bytes in {source}, found {len(profile)}")
+        return profile
     if kind == _CALIBRATED and ends.any() and not _is_like_srgb(ends, gammas):
         found = f"red, green and blue at {ends.round(3).tolist()} and gammas {gammas.round(3).tolist()}"
         raise InputError(f"expected sRGB or a colour profile (ICC) in {source}, found {found}")

@@ -52,6 +52,8 @@ def _place() -> str:
         numbers = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         numbers = ""
+    with suppress(OSError):
+        numbers += Path("/etc/machine-id").read_text()
     return _eight(f"{socket.gethostname()} {numbers}")
 
 
