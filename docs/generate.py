@@ -29,7 +29,7 @@ GROUPS = {
     "Data": ["datasets"],
     "Files and servers": ["container", "serving"],
     "Measuring": ["evaluate", "classical", "plots"],
-    "Errors": ["TfcompError", "InputError", "BitstreamError", "MissingDependencyError"],
+    "Errors": ["TfcompError", "InputError", "BitstreamError", "MissingDependencyError", "ServerError"],
 }
 """The public names, in reading order."""
 

@@ -17,7 +17,6 @@ import json
 import multiprocessing.connection
 import os
 import random
-import resource
 import sys
 import time
 import traceback
@@ -31,6 +30,8 @@ import targets
 
 from tfcomp.errors import TfcompError
 
+HANGS = 300.0
+"""Seconds without a word after which a process is killed, and its case wrong."""
 SECONDS = 10.0
 """Most CPU seconds of a case: inputs are some kilobytes, and images have 65,536 pixels in all at most."""
 TRACED_BYTES = 96 << 20
@@ -74,6 +75,8 @@ def run(number: int, seed: int) -> str:
 
 def _work(numbers: list[int], seed: int, limited: bool, pipe: Any) -> None:
     if limited:
+        import resource  # which Windows has not
+
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_BYTES, ADDRESS_BYTES))
     for name in {target_of(number, seed) for number in numbers[:1]}:
         if name != "saved_model":  # so that no case pays for what is read once
@@ -103,6 +106,7 @@ def fuzz(cases: int, seed: int, processes: int) -> tuple[Counter[str], dict[int,
     outcomes: Counter[str] = Counter()
     wrong: dict[int, str] = {}
     running: dict[Any, tuple[Any, list[int], bool, int]] = {}
+    heard: dict[Any, float] = {}
 
     def start(numbers: list[int], limited: bool) -> None:
         if numbers:
@@ -111,6 +115,7 @@ def fuzz(cases: int, seed: int, processes: int) -> tuple[Counter[str], dict[int,
             process.start()
             writer.close()
             running[reader] = (process, numbers, limited, -1)
+            heard[reader] = time.monotonic()
 
     for queue in queues:
         start(queue, queue is not groups[True])
@@ -128,6 +133,7 @@ def fuzz(cases: int, seed: int, processes: int) -> tuple[Counter[str], dict[int,
                     start(numbers[numbers.index(current) + 1 :] if current in numbers else [], limited)
                 continue
             running[reader] = (process, numbers, limited, number)
+            heard[reader] = time.monotonic()
             if outcome is None:
                 continue
             if "WRONG" in outcome:
@@ -135,9 +141,14 @@ def fuzz(cases: int, seed: int, processes: int) -> tuple[Counter[str], dict[int,
                 print(f"case {number}: {wrong[number]}", flush=True)
             else:
                 outcomes[outcome] += 1
+        for reader, (process, *_) in running.items():
+            if time.monotonic() - heard[reader] > HANGS:
+                process.kill()  # its pipe then ends, and the case is wrong
         if time.monotonic() - told > 60:
             told = time.monotonic()
             print(f"{outcomes.total() + len(wrong)} of {cases} cases, {told - begun:.0f} s", flush=True)
+    if (done := outcomes.total() + len(wrong)) != cases:
+        wrong[-1] = f"{done} of {cases} cases were run"
     return outcomes, wrong
 
 

@@ -32,6 +32,7 @@ from tfcomp.cli.main import main
 from tfcomp.coding import varints
 from tfcomp.entropy import tiles
 from tfcomp.entropy.context import ContextModel
+from tfcomp.entropy.sample import SampleModel
 from tfcomp.errors import TfcompError
 from tfcomp.storage import archives, names
 from tfcomp.storage.container import BLOCK, Archive
@@ -40,8 +41,9 @@ from tfcomp.storage.image_files import read_image
 from tfcomp.tiled import NEAREST
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden" / "artifacts"
-KINDS = ("static", "qualities", "contexts", "channels", "photographs")
-"""Artifacts of every kind: items of one shape, of one quality and several; of any size, with contexts and without."""
+KINDS = ("static", "qualities", "samples", "contexts", "channels", "photographs")
+"""Artifacts of every kind: items of one shape, of one quality, several, and samples of a posterior; of any size, with
+contexts and without."""
 MAX_PIXELS = 1 << 16
 """The limit of pixels under which cases run."""
 
@@ -276,6 +278,9 @@ def tables(rng: random.Random) -> None:
             part = draw.normal(0, 3, (5, 6, model.layout.channels)).astype(np.float32)
             code, coded = tiles.encode(model, part, np.full(part.shape[2], NEAREST, np.float32))
             np.testing.assert_array_equal(tiles.decode(model, code, 5, 6), coded)
+        elif isinstance(model, SampleModel):
+            chosen = model.decode_names([b"", b"\1"])
+            np.testing.assert_array_equal(model.decode_names(model.encode(chosen)), chosen)
         else:
             some = model.clip(draw.integers(-9, 10, (2, *model.latent_shape)))
             np.testing.assert_array_equal(model.decode(model.encode(some)), some)

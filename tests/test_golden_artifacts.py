@@ -2,6 +2,7 @@
 
     golden/artifacts/static/       items of one shape, one quality: all that `Codec.export` writes
     golden/artifacts/qualities/    items of one shape, three qualities: what LiteRT needs
+    golden/artifacts/samples/      items of one shape, samples of a VAE's posterior: what LiteRT needs
     golden/artifacts/contexts/     items of any size, two qualities, contexts: what LiteRT needs, and the trained model
     golden/artifacts/channels/     items of any size, a table for each channel: what LiteRT needs
     golden/artifacts/NAME.json     payloads of each, with their integers and pixels
@@ -32,6 +33,7 @@ NETWORKS = [artifacts.TABLES, artifacts.ENCODER_LATENT, artifacts.DECODER_LATENT
 KEPT = {
     "static": [*NETWORKS, artifacts.ENCODER_LITERT, artifacts.DECODER_LITERT, artifacts.ENCODER, artifacts.DECODER],
     "qualities": NETWORKS,
+    "samples": NETWORKS[:-1],  # which are not refined
     "contexts": [*NETWORKS, artifacts.MODEL],
     "channels": NETWORKS,
 }
@@ -42,7 +44,7 @@ NAMES = pytest.mark.parametrize("name", KEPT)
 
 def items(name: str) -> Any:
     """Items that each codec compresses, and is fitted to others like them."""
-    if name in ("static", "qualities"):
+    if name in ("static", "qualities", "samples"):
         return np.stack([scene(8, 8, 1, seed) for seed in range(5)])
     found: list[NDArray[np.uint8]] = [scene(height, width, 3, seed=1) for height, width in SIZES]
     return [*found, scene(11, 6, 1)]
@@ -67,6 +69,8 @@ def rewrite(name: str, whole: Path) -> None:
             model = tfcomp.AutoEncoder.dense((8, 8, 1), 6, hidden=(8,), beta=0.02)
         case "qualities":
             model = tfcomp.AutoEncoder.dense((8, 8, 1), 6, hidden=(8,), beta=(0.5, 0.05, 0.005))
+        case "samples":
+            model = tfcomp.VAE.dense((8, 8, 1), 3, hidden=(8,), beta=0.2)
         case "contexts":
             model = tfcomp.AutoEncoder.lapped(
                 (None, None, 3), beta=(0.02, 0.002), stride=4, coefficients=(5, 2), hidden=(4, 4), blocks=1, ranks=None,
@@ -77,7 +81,7 @@ def rewrite(name: str, whole: Path) -> None:
     data, batch = (crops, 8) if model.item.any_size else (fitted_to, 50)
     model.compile(optimizer=keras.optimizers.Adam(3e-3))
     model.fit(tfcomp.datasets.batches(data, batch, shuffle=True).repeat(), steps_per_epoch=60, verbose=0)
-    codec = tfcomp.Codec.freeze(model, data)
+    codec = tfcomp.Codec.freeze(model, data, latents="sample" if name == "samples" else "mean")
     codec.export(whole, with_model=artifacts.MODEL in KEPT[name])
     folder = GOLDEN / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -153,7 +157,7 @@ def test_golden_artifacts_say_what_they_are(name: str, tmp_path: Path, capsys: p
     assert codec.compute.keys() == {"encoder", "decoder"}
 
 
-@NAMES
+@pytest.mark.parametrize("name", sorted(set(KEPT) - {"samples"}))
 def test_golden_artifacts_have_effort(name: str) -> None:
     codec = tfcomp.Codec.load(GOLDEN / name)
     refined = codec.compress(items(name), effort=4)

@@ -8,7 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 
 from tfcomp import forks as forks
-from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, TfcompError, missing_dependency
+from tfcomp.errors import (
+    BitstreamError,
+    InputError,
+    MissingDependencyError,
+    ServerError,
+    TfcompError,
+    missing_dependency,
+)
 from tfcomp.models.registration import register_with_keras
 from tfcomp.version import __version__
 
@@ -34,6 +41,7 @@ __all__ = [
     "Codec",
     "InputError",
     "MissingDependencyError",
+    "ServerError",
     "TfcompError",
     "__version__",
     "callbacks",

@@ -195,7 +195,12 @@ def _rest(scheme: str, netloc: str, path: str, timeout_s: float) -> Predict:
     def newest(model: str) -> int:
         """The version that a request without one would get; the answer to such a request does not say it."""
         states = asked("GET", f"{path}/v1/models/{model}")["model_version_status"]
-        return max(int(state["version"]) for state in states if state["state"] == "AVAILABLE")
+        versions = [int(state["version"]) for state in states if state["state"] == "AVAILABLE"]
+        if not versions:
+            raise ServerError(
+                f"{netloc}{path}: expected a version of {model} that is served, found none that is available"
+            )
+        return max(versions)
 
     def predict(model: str, inputs: Inputs, version: int | None, signature: str) -> tuple[NDArray[Any], int]:
         with everything_as(ServerError, f"{netloc}{path}, {model}: expected the JSON of a prediction"):

@@ -22,7 +22,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from tfcomp.errors import BitstreamError, InputError
+from tfcomp.errors import InputError
 from tfcomp.items import Item
 from tfcomp.layout import CHESSBOARD, MEAN_PHASES, Layout, Pattern
 from tfcomp.models import lapped, networks, sampling
@@ -276,12 +276,8 @@ class AutoEncoder(LatentModel):
         coefficients = coefficients or (min(64, stride**2), min(16, stride**2))
         frequencies = lapped.Frequencies(stride, shape[2], coefficients, tuple(groups or lapped.DIAGONALS))
         unit = lapped.unit_of(betas[-1])
-        try:
-            layout = Layout(frequencies.groups, mean_phases, phases, reach)
-        except BitstreamError as error:  # a file's layout is checked there as well
-            raise InputError(str(error)) from error
         prior = ContextPrior(
-            layout,
+            Layout(frequencies.groups, mean_phases, phases, reach),
             qualities=len(betas),
             kinds=frequencies.kinds,
             first_scale=lapped.FIRST_SCALE_LEVELS / unit,

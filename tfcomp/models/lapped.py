@@ -60,7 +60,7 @@ def check_options(**options: Any) -> None:
         inner = [n for row in value for n in row] if expected is _PATTERN and _listed(value, _listed) else value
         numbers = [value] if expected is _WHOLE else inner
         fits = _listed(numbers, networks.whole) and min(numbers) >= least and (expected is not _PAIR or len(value) == 2)
-        if not (fits or value is None and name in _DEFAULTED):
+        if not (fits or (value is None and name in _DEFAULTED)):
             raise InputError(f"expected {name} as {expected} of at least {least}, found {value!r}")
 
 

@@ -199,7 +199,7 @@ def _jpeg_profile_parts(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _of_bmp(file: BinaryIO, source: str) -> Declared | None:
-    """What a header of version 4 or 5 says (Windows' BITMAPV4HEADER and BITMAPV5HEADER); a profile follows the pixels."""
+    """What a header of version 4 or 5 says (Windows' BITMAPV4HEADER, BITMAPV5HEADER); a profile follows the pixels."""
     data = file.read(138)
     if int.from_bytes(data[14:18], "little") < 108 or len(data) < 122:
         return None
