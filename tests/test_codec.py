@@ -226,6 +226,7 @@ def test_a_frozen_codec_does_not_change_when_its_model_trains_on(images: np.ndar
     np.testing.assert_array_equal(codec.decompress(payloads), restored)
 
 
+@pytest.mark.slow
 def test_a_model_of_mixed_precision_is_exported_and_read_by_many_threads(images: np.ndarray, tmp_path: Path) -> None:
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:

@@ -46,7 +46,7 @@ def test_what_is_no_error_passes(found: BaseException) -> None:
 
 def test_another_named_error_becomes_that_of_the_boundary() -> None:
     with (
-        pytest.raises(BitstreamError, match="expected tables, .*expected a grid"),
+        pytest.raises(BitstreamError, match="expected tables: expected a grid"),
         everything_as(BitstreamError, "expected tables"),
     ):
         raise InputError("expected a grid")

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
-from kinds import KINDS
 
 SCRIPT = ROOT / "export" / "python" / "litert_codec.py"
 
@@ -35,7 +34,13 @@ def test_python_example(exported: Any, tmp_path: Path) -> None:
         assert np.abs(codec.entropy_model.decode([payload])[0] - codec.encode(image[None])[0]).max() <= 1
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in KINDS[1:3]])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("spatial_any", marks=pytest.mark.xdist_group("spatial_any")),
+        pytest.param("conv_qualities", marks=[pytest.mark.xdist_group("conv_qualities"), pytest.mark.slow]),
+    ],
+)
 def test_python_example_takes_a_quality_and_any_size(kinds: Any, name: str, tmp_path: Path) -> None:
     kind = kinds(name)
     image = kind.items[3]

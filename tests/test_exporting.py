@@ -52,7 +52,7 @@ def codecs(images: np.ndarray) -> dict[str, Codec]:
 # === Exactness; `test_one_codec` has the kinds ===
 
 
-@pytest.mark.parametrize("name", ["sets of tables", "places"])
+@pytest.mark.parametrize("name", ["sets of tables", pytest.param("places", marks=pytest.mark.slow)])
 def test_whole_graphs_make_and_read_the_codecs_payloads(
     name: str, codecs: dict[str, Codec], images: np.ndarray, tmp_path: Path
 ) -> None:
@@ -80,6 +80,7 @@ def refused(codec: Codec, payload: bytes) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_exactness_finds_what_is_wrong(
     codecs: dict[str, Codec], images: np.ndarray, tmp_path: Path
 ) -> None:
@@ -153,6 +154,7 @@ def test_what_is_not_a_choice(codecs: dict[str, Codec], tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("lapped")
 def test_an_artifact_that_keeps_its_model_is_a_codec_and_a_model_again(kinds: Callable[[str], Kind]) -> None:
     kind = kinds("lapped")
@@ -220,6 +222,7 @@ def test_saved_models_run_in_a_process_without_tfcomp(exported: Any, tmp_path: P
     assert list(np.load(tmp_path / "payload_bytes.npy", allow_pickle=True)) == expected
 
 
+@pytest.mark.slow
 def test_the_manifest_says_what_was_measured(codecs: dict[str, Codec], tmp_path: Path) -> None:
     codec = codecs["VAE"]
     made = codec.export(tmp_path / "artifact", quantize="int8")

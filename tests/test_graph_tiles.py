@@ -123,7 +123,7 @@ both = pytest.mark.parametrize("name", ["contexts", "static"])
 SIZES = [(1, 1), (1, 40), (33, 5), (31, 44)]
 
 
-@both
+@pytest.mark.parametrize("name", [pytest.param("contexts", marks=pytest.mark.slow), "static"])
 def test_items_of_any_size_in_every_runtime(name: str) -> None:
     codec, runtimes = blocks(name), (in_tensorflow(name), in_litert(name))
     several = 0

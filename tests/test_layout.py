@@ -93,5 +93,5 @@ def test_arrays_of_other_ranks_and_sizes_are_refused() -> None:
     with pytest.raises(BitstreamError, match="the arrays of a layout"):
         Layout.from_arrays({**arrays, "groups": np.ones(5000, np.int32)})
     for name, wrong in (("reach", np.array(0, np.int32)), ("groups", np.zeros(2, np.int32)), ("reach", np.array(99))):
-        with pytest.raises(BitstreamError, match="the arrays of a layout, found"):
+        with pytest.raises(BitstreamError, match="the arrays of a layout"):
             Layout.from_arrays({**arrays, name: wrong})

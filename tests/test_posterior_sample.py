@@ -350,6 +350,7 @@ def check_every_runtime(kind: Kind, count: int) -> None:
         np.testing.assert_array_equal(found.reshape(count, -1), of.flat(of.integers(names)), err_msg="LiteRT.js")
 
 
+@pytest.mark.slow
 def test_payloads_are_the_same_latents_in_every_runtime(kind: Kind) -> None:
     check_every_runtime(kind, 300)
 

@@ -43,7 +43,9 @@ def litert_files(parts: Parts, quantize: str, calibration: int = 100) -> dict[st
 
 
 @pytest.mark.xdist_group("conv_qualities")
-@pytest.mark.parametrize("quantize", artifacts.QUANTIZATIONS)
+@pytest.mark.parametrize(
+    "quantize", [pytest.param(q, marks=[] if q == "int8" else pytest.mark.slow) for q in artifacts.QUANTIZATIONS]
+)
 def test_quantized_networks_leave_the_coder_exact(
     quantize: str, kinds: Callable[[str], Kind], images: np.ndarray
 ) -> None:

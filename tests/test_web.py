@@ -34,7 +34,7 @@ def browser() -> Iterator[litert_js.Browser]:
         yield opened
 
 
-@pytest.fixture(scope="module", params=["autoencoder", "vae"])
+@pytest.fixture(scope="module", params=["autoencoder", pytest.param("vae", marks=pytest.mark.slow)])
 def runtimes(
     request: pytest.FixtureRequest, exported: Any, browser: litert_js.Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
@@ -102,6 +102,7 @@ def test_a_browser_that_is_wrong_by_a_bit_does_not_pass(runtimes: dict[str, Any]
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("lapped")
 def test_items_of_any_size_in_fixed_shapes_in_the_browser(browser: litert_js.Browser, kinds: Any) -> None:
     from tfcomp.artifact.tiled_graphs import TiledGraphs
