@@ -28,7 +28,8 @@ from tfcomp.errors import BitstreamError, TfcompError
 from tfcomp.layout import Layout
 from tfcomp.storage import container, names
 
-NAMES = pytest.mark.parametrize("name", KEPT)
+READ = [name for name in KEPT if name != "samples"]  # which the page refuses in a line
+NAMES = pytest.mark.parametrize("name", READ)
 SMALL = {"fingerprint": bytes(range(16)), "item_shape": (0, 0, 3)}
 
 

@@ -23,7 +23,8 @@ from conftest import ROOT
 from kinds import scene
 from numpy.typing import NDArray
 from PIL import Image
-from test_golden_artifacts import GOLDEN, KEPT, cases, items
+from test_golden_artifacts import GOLDEN, cases, items
+from test_web_codec import READ
 
 import tfcomp
 from tfcomp import bundled
@@ -91,7 +92,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     (folder / "web").symlink_to(WEB)
     (folder / "photographs").symlink_to(bundled.folders()["photographs"])
-    for name in KEPT:
+    for name in READ:
         (folder / name).symlink_to(GOLDEN / name)
     return folder
 
@@ -316,7 +317,7 @@ def test_small_pictures_are_python_s(small: Report) -> None:
 
 def test_golden_artifacts_of_all_kinds(drive: Callable[..., Report]) -> None:
     jobs, codecs = [], []
-    for name in KEPT:
+    for name in READ:
         for quality, (payloads, _, images) in cases(name).items():
             codecs.append((name, quality, images, tfcomp.Codec.load(GOLDEN / name)))
             sent = [_rgba(item) for item in items(name)]
