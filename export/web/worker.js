@@ -4,6 +4,7 @@
 const imports = Promise.all(
   ["artifact", "codec", "networks", "pixels", "problem", "tfz"].map((name) => import(`./codec/${name}.js`)),
 ).then((modules) => Object.assign({}, ...modules));
+imports.catch(() => {}); // a file that is missing is told to the first request, which may come later
 
 const MAX_PIXELS = 89_000_000; // as tfcomp's reader of image files
 const MAX_SIDE = 16_384; // of a canvas, in some browsers
