@@ -22,8 +22,10 @@ MAX_BYTES = 1 << 28
 MAX_MEMBERS = 4096
 
 Arrays = dict[str, NDArray[Any]]
-_OWN = re.compile(r"(unit|zero|step|offset|curvature|lagrangian|model_.+)\.npy\Z")
-"""Names of the members that `to_arrays` makes."""
+_ROUNDING = ("step", "offset", "curvature")
+"""Names of a quality's arrays, which are stacked."""
+_MEMBERS = re.compile(rf"({'|'.join(('unit', 'zero', *_ROUNDING, 'lagrangian', 'model_.+'))})\.npy\Z")
+"""Names of the members that `to_arrays` makes; others are not read."""
 
 
 def write(path: Path, parts: Parts) -> None:
@@ -34,7 +36,7 @@ def write(path: Path, parts: Parts) -> None:
 def to_arrays(parts: Parts) -> Arrays:
     """Steps, offsets and entropy models as named arrays; those of qualities have one more axis, in front."""
     found: Arrays = {"unit": parts.unit, "zero": parts.zero}
-    for name in ("step", "offset", "curvature"):
+    for name in _ROUNDING:
         values = [getattr(quality, name) for quality in parts.qualities]
         if all(value is not None for value in values):
             found[name] = np.stack(values)
@@ -76,7 +78,7 @@ def read(content: bytes, source: str) -> Arrays:
         if len(members) > MAX_MEMBERS or full > MAX_BYTES:
             limits = f"at most {MAX_MEMBERS} arrays of {MAX_BYTES} bytes"
             raise BitstreamError(f"{source}: expected {limits}, found {len(members)} of {full}")
-        wanted = {member.filename.removesuffix(".npy"): member for member in members if _OWN.match(member.filename)}
+        wanted = {member.filename.removesuffix(".npy"): member for member in members if _MEMBERS.match(member.filename)}
         return {name: _array(file, member) for name, member in wanted.items()}
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 AGAIN_SECONDS = 15
 """Time after which an interrupt that nothing came of is raised again."""
 AT_ONCE = 0.01
-"""The same, where it is known that nothing came of it."""
+"""Time after which an interrupt that a finalizer is known to have swallowed is raised again."""
 INTERRUPTED = 130
 
 

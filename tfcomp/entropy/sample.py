@@ -185,7 +185,7 @@ class SampleModel:
         if np.any(names < 0) or np.any(names >= highest):
             raise InputError(f"expected names below {highest.tolist()}, found others")
         draw, number = names[:, :1].astype(np.int32), names[:, 1:].astype(np.int32) + 1
-        length = _length(number)
+        length = index_length(number)
         rest, below = number - (1 << length), np.minimum(length, CHUNK_BITS)
         symbols = np.concatenate([draw, length, rest >> below, rest - (rest >> below << below)], axis=1)
         return range_coder.encode(symbols.astype(np.int32), self.coded, self._index(length))
@@ -209,7 +209,7 @@ class SampleModel:
 
     def ideal_bits(self, names: Int32) -> NDArray[np.float64]:
         """float64 [N], the ideal code length of each item's names, int32 [N, 1 + blocks], in bits."""
-        length = _length(names[:, 1:] + 1)
+        length = index_length(names[:, 1:] + 1)
         return self.draw_bits + (self.tables.ideal_bits(length, np.arange(self.blocks, dtype=np.int32)) + length).sum(1)
 
     def _index(self, length: Int32) -> Int32:
@@ -247,7 +247,7 @@ class SampleModel:
         return cls(tables, quantiles, block, scored, shape, seed % 2**32, margin, draw_bits)
 
 
-def _length(numbers: NDArray[np.integer]) -> Int32:
+def index_length(numbers: NDArray[np.integer]) -> Int32:
     """``floor(log2(n))``, int32, of numbers of 1 to 2**31 - 1."""
     return (np.frexp(numbers.astype(np.float64))[1] - 1).astype(np.int32)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tfcomp import words
 from tfcomp.coding.tables import FrequencyTables, Int32
 from tfcomp.entropy.candidate_search import bounded, divergence_bits, draws, search
-from tfcomp.entropy.sample import CHUNK_BITS, INDEX_BITS, STREAM, UNIT, SampleModel
+from tfcomp.entropy.sample import CHUNK_BITS, INDEX_BITS, STREAM, UNIT, SampleModel, index_length
 from tfcomp.errors import InputError
 from tfcomp.items import Images
 
@@ -61,7 +61,7 @@ def fit(posterior: Float32, images: Images, precision: int, seed: int) -> Sample
     model = SampleModel(flat, quantiles(QUANTILE_BITS), block, scored, posterior.shape[2:], seed, MARGIN, DRAW_BITS)
     some = slice(None, None, -(-len(images) // TABLE_IMAGES))
     names = search(model, posterior[some], draws(model, images[some]))
-    lengths = np.frexp(names[:, 1:] + 1.0)[1] - 1
+    lengths = index_length(names[:, 1:] + 1)
     return replace(model, tables=tables(lengths.T, precision))
 
 

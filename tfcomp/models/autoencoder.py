@@ -263,8 +263,10 @@ class AutoEncoder(LatentModel):
             name: the model's.
         """
         lapped.check_options(
-            stride=stride, coefficients=coefficients, hidden=hidden, blocks=blocks, ranks=ranks, groups=groups,
-            mean_phases=mean_phases, phases=phases, reach=reach,
+            {
+                "stride": stride, "coefficients": coefficients, "hidden": hidden, "blocks": blocks, "ranks": ranks,
+                "groups": groups, "mean_phases": mean_phases, "phases": phases, "reach": reach,
+            }
         )  # fmt: skip
         shape = Item(networks.shape_of(input_shape)).shape
         betas = _prices(beta)

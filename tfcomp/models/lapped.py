@@ -15,7 +15,7 @@ wide, are trained with all else. Layers are stock Keras but for the two that tur
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -53,8 +53,15 @@ def unit_of(beta: float) -> float:
     return math.sqrt(ERROR_WEIGHT * 255**2 * LN2 * beta)
 
 
-def check_options(**options: Any) -> None:
-    """Raises `InputError` unless options of `AutoEncoder.lapped`, by name, are of the types it documents."""
+def check_options(options: Mapping[str, Any]) -> None:
+    """Checks options of `AutoEncoder.lapped`.
+
+    Args:
+        options: the values of ``stride``, ``coefficients`` and the other keys of `_OPTIONS`, by name.
+
+    Raises:
+        InputError: if one is not of the type that `AutoEncoder.lapped` documents.
+    """
     for name, value in options.items():
         expected, least = _OPTIONS[name]
         inner = [n for row in value for n in row] if expected is _PATTERN and _listed(value, _listed) else value

@@ -11,7 +11,7 @@ _BITS = ((0, 8), (0, 10), (0, 12), (6, 1))
 _FLOAT_BITS = ((0, 32), (0, 16), (0, 24), (6, 1))
 _PREVIEW_EIGHTHS = ((0, 16), (0, 32), (5, 1), (9, 33))
 _PREVIEW = ((6, 1), (8, 65), (10, 321), (12, 1345))
-"""Of a number by a selector of two bits: how many bits follow, and what is added to them."""
+"""Forms of a number that a selector of two bits chooses: how many bits follow, and what is added to them."""
 
 
 @dataclass(frozen=True)
