@@ -1,9 +1,11 @@
-"""The plan of training on crops: its learning rate, its end, and the scale of a loss."""
+"""Training on crops: its learning rate, its end, the scale of a loss, what is kept, and how a stopped run goes on."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,13 @@ import pytest
 pytest.importorskip("keras")
 import keras
 
-from tfcomp.cli.crop_training import PER_EPOCH, WARM_UP, Plan, clip_norm
+from tfcomp import AutoEncoder, load_model
+from tfcomp.cli import crop_training
+from tfcomp.cli.crop_training import clip_norm
+from tfcomp.cli.main import main
+from tfcomp.cli.runs import Run
+from tfcomp.cli.training_plan import PER_EPOCH, WARM_UP, Plan
+from tfcomp.cli.watching import Choice, Measured, Watch, Watching, mixtures
 
 
 def test_the_limit_of_gradients_is_that_of_the_loss_in_bits_a_pixel() -> None:
@@ -54,10 +62,8 @@ def test_as_many_steps_as_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> 
             plan.on_train_batch_end(batch)
             if plan.model.stop_training:
                 break
-        plan.on_test_begin()
         now[0] += 5
-        plan.on_test_end()
-        plan.on_epoch_end(epoch, {"loss": 1.0})
+        plan.watching = 5.0
         epoch += 1
     assert 540 < now[0] < 612
     assert plan.done == plan.steps
@@ -77,3 +83,118 @@ def test_a_minute_too_short_for_anything_still_ends(monkeypatch: pytest.MonkeyPa
         if plan.model.stop_training:
             break
     assert plan.done <= Plan.MEASURED[1] + 1
+
+
+# === What is kept ===
+
+
+def measured(*losses: float) -> Measured:
+    one = np.array(losses)
+    return Measured(one, one, one, one)
+
+
+def test_no_quality_is_given_up_for_another() -> None:
+    choice = Choice(np.array([1.0, 1.0]))
+    assert choice.offer(measured(1, 1), 0, lambda: [np.zeros(2)])
+    assert not choice.offer(measured(0.1, 1.001), 1, lambda: pytest.fail("kept"))
+    assert choice.offer(measured(0.99, 1), 2, lambda: [np.ones(2)])
+    assert not choice.offer(measured(0.995, 0.999), 3, lambda: pytest.fail("kept"))
+    assert not choice.offer(measured(float("nan"), 0.5), 4, lambda: pytest.fail("kept"))
+    assert choice.epoch == 2
+    np.testing.assert_array_equal(choice.weights[0], np.ones(2))
+    # From nothing, there is nothing to lose: every quality counts alike, whatever its price.
+    choice = Choice()
+    assert choice.offer(measured(1000, 1), 1, list)
+    assert choice.offer(measured(1001, 0.9), 2, list)
+
+
+def test_the_way_from_the_first_weights_to_the_last() -> None:
+    first, last = [np.zeros(3, np.float32), np.array(4)], [np.ones(3, np.float32), np.array(6)]
+    found = dict(mixtures(first, last))
+    assert set(found) == {0.5, 0.25, 0.125}
+    for share, (one, turn) in found.items():
+        np.testing.assert_allclose(one, np.full(3, share, np.float32))
+        assert one.dtype == np.float32
+        assert turn == 6
+
+
+def test_every_crop_is_measured_at_every_quality() -> None:
+    """Against the model's own evaluation of a batch that is one quality's, in which there is no noise."""
+    keras.utils.set_random_seed(0)
+    model = AutoEncoder.spatial((None, None, 1), 3, filters=(4,), beta=(0.1, 0.01))
+    crops = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
+    found = Watch(model, crops).measure()
+    for quality in range(2):
+        errors, losses = [], []
+        for crop in crops:
+            targets = crop[None] / np.float32(255)
+            terms = model.objective(np.repeat(crop[None], 2, axis=0), np.repeat(targets, 2, axis=0), training=False)
+            errors.append(np.square(np.clip(terms.pixels[quality], 0, 1) - targets[0]).mean())
+            losses.append(float(terms.distortion[quality]) + model.betas[quality] * float(terms.rate[quality]))
+        assert found.psnr_db[quality] == pytest.approx(-10 * np.log10(np.mean(errors)), rel=1e-4)
+        assert found.loss[quality] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert found.bits_per_pixel[1] > found.bits_per_pixel[0] > 0
+
+
+# === The command ===
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    sizes = ["--side", "16", "--batch-size", "2", "--network", "spatial", "--latent-dim", "2"]
+    return ["train", str(folder / "data"), "--out", str(folder / "run"), *sizes, *more]
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(crop_training, "PER_EPOCH", 2)
+    monkeypatch.setattr(crop_training, "WATCHED", 2)
+    for i in range(4):
+        image = np.random.default_rng(i).integers(0, 256, (24 + i, 30, 3)).astype(np.uint8)
+        (tmp_path / "data").mkdir(exist_ok=True)
+        np.save(tmp_path / "data" / f"{i}.npy", image)
+    return tmp_path
+
+
+def test_a_run_that_was_stopped_goes_on(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = command(photographs, "--beta", "0.1", "0.01", "--steps", "7")
+    whole = Watching.on_epoch_end
+
+    def stopped(self: Watching, epoch: int, logs: Any = None) -> None:
+        whole(self, epoch, logs)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Watching, "on_epoch_end", stopped)
+    assert main(train) == 130
+    kept = photographs / ".run.unfinished"
+    assert {path.name for path in photographs.iterdir()} == {"data", kept.name}
+    capsys.readouterr()
+    assert main([*train[:-1], "9"]) == 2
+    assert "expected steps 7 to go on with the run that was stopped, found 9; remove" in capsys.readouterr().err
+    iterations = int(keras.saving.load_model(kept / "model.keras").optimizer.iterations)
+    assert iterations == 4
+    monkeypatch.setattr(Watching, "on_epoch_end", whole)
+    assert main(train) == 0
+    said = capsys.readouterr().out
+    assert "goes on after 4 steps" in said
+    assert said.count("epoch ") == 3  # the third, the fourth, and which was kept
+    assert not kept.exists()
+    run = Run.read(photographs / "run")
+    assert run.settings["steps"] == 7
+    assert len(run.history["val_loss"]) == 4
+    assert all(np.isfinite(run.history["val_psnr_db"]))
+
+
+def test_no_quality_ends_worse_than_it_began(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = command(photographs, "--beta", "0.1", "0.01", "--steps", "3")
+    assert main(train) == 0
+    first = load_model(photographs / "run" / "model.keras")
+    start = ["--start", str(photographs / "run"), "--learning-rate", "300", "--steps", "8"]
+    more = ["train", str(photographs / "data"), "--out", str(photographs / "more"), "--side", "16", *start]
+    assert main(more) == 0
+    assert "no others were at least as good" in capsys.readouterr().out
+    last = load_model(photographs / "more" / "model.keras")
+    for before, after in zip(first.get_weights(), last.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)

@@ -214,7 +214,7 @@ def test_general_compressors_lose_nothing_and_gain_from_one_stream() -> None:
 
 def test_what_a_format_cannot_do_gets_one_clear_error() -> None:
     for wrong, expected in (
-        (lambda: classical.measure(IMAGES, "gif", 3), "jpeg, jpeg2000, webp, avif, jxl, png, found 'gif'"),
+        (lambda: classical.measure(IMAGES, "gif", 3), "jpeg, jpeg2000, webp, avif, avif-psnr, jxl, png, found 'gif'"),
         (lambda: classical.measure(IMAGES, "jpeg"), "expected a quality for JPEG"),
         (lambda: classical.measure(IMAGES, "png", 4), "expected no quality for PNG"),
         (lambda: classical.measure(IMAGES[..., 0], "webp", 4), "1 or 3"),

@@ -100,7 +100,8 @@ def _demo(command: argparse.ArgumentParser) -> None:
 
 def _train(command: argparse.ArgumentParser) -> None:
     command.add_argument("data", type=_path, metavar="DATA", help=f"{DATA}; for crops, a FOLDER of photographs")
-    command.add_argument("--out", type=_path, required=True, metavar="RUN", help="folder to write")
+    goes_on = "folder to write; a run on crops that was stopped goes on"
+    command.add_argument("--out", type=_path, required=True, metavar="RUN", help=goes_on)
     command.add_argument("--model", choices=["autoencoder", "vae"], default="autoencoder")
     command.add_argument(
         "--network",
@@ -140,7 +141,7 @@ def _train(command: argparse.ArgumentParser) -> None:
         "--validation",
         type=_path,
         metavar="FOLDER",
-        help="other photographs, to watch; default: FOLDER/val beside FOLDER/train, else one in twenty",
+        help="other photographs, to watch; default: FOLDER/val beside FOLDER/train, else one in ten",
     )
 
 

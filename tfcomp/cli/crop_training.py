@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from tfcomp.artifact.manifest import MODEL
-from tfcomp.cli import fitting, runs
-from tfcomp.cli.console import report_skipped, say
+from tfcomp.cli import fitting, runs, unfinished
+from tfcomp.cli.console import report_skipped
 from tfcomp.cli.native_lines import held_native_lines
+from tfcomp.cli.training_plan import PER_EPOCH, Plan
+from tfcomp.cli.watching import Choice, Watch, Watching, mixtures, tell
 from tfcomp.data import crops as streams
 from tfcomp.data import datasets
 from tfcomp.errors import InputError
@@ -29,15 +29,9 @@ from tfcomp.storage.writing import replacing_folder
 DEFAULTS = {"batch_size": 8, "learning_rate": 6e-4}
 LATENT_DIM = 64
 """Channels of a spatial latent, where the command does not say."""
-STEPS = 6000
-"""Number of steps, where neither steps nor minutes are given."""
-PER_EPOCH = 250
-WARM_UP = 100
-"""Number of steps in which the learning rate rises to its largest; then it falls, by a cosine, to `LAST_RATE` of it."""
-LAST_RATE = 0.01
-WATCHED = 64
-"""Number of crops, always the same, that are measured after each epoch."""
-HELD_OUT = 0.05
+WATCHED = 32
+"""Number of crops, always the same, that are measured at every quality after each epoch."""
+HELD_OUT = 0.1
 """Share of the photographs that these are cut from, if no folder of others is named."""
 
 
@@ -52,7 +46,7 @@ def suits(args: argparse.Namespace) -> bool:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains, and keeps the weights of the epoch that was best on the watched crops."""
+    """Trains, and keeps the best weights on the watched crops; a run that was stopped goes on."""
     settings = fitting.settled(args, fitting.CROPS, fitting.ONE_SHAPE, DEFAULTS)
     if args.network not in ("lapped", "spatial") and args.start is None:
         raise InputError(f"expected --network lapped or spatial to train on crops, found {args.network}")
@@ -68,27 +62,80 @@ def run(args: argparse.Namespace) -> None:
             shapes = _shapes(args.data, skipped, to_the_end=skipped is None)
             if (others := _others(args)) is not None:
                 shapes |= image_shapes(image_files(others), to_the_end=skipped is None, skipped=skipped)
-            model = _model(args, settings["side"], max(shape[2] for shape in shapes.values()))
-            learnt, watched = _streams(args, settings["side"], model.item.channels, skipped)
-        plan = Plan(settings["learning_rate"], args.steps, args.minutes)
+            before = unfinished.read(args.out, settings)
+            model = before[1] if before else _model(args, settings["side"], max(shape[2] for shape in shapes.values()))
+            epochs = before[0].epochs if before else 0
+            learnt, watched = _streams(args, settings["side"], model.item.channels, skipped, epochs)
+            watch = Watch(model, np.stack(list(watched.as_numpy_iterator())))
+        watching = _fit(args, settings, model, learnt.batch(settings["batch_size"]).prefetch(1), watch, before)
+        model.save(folder / MODEL)
+        runs.Run.write(folder, {**settings, "steps": watching.plan.done}, watching.history)
+    unfinished.remove(args.out)
+    report_skipped((skipped or {}).values(), len({*shapes, *(skipped or {})}))
+
+
+def _fit(
+    args: argparse.Namespace, settings: Mapping[str, Any], model: Any, learnt: Any, watch: Watch, before: Any
+) -> Watching:
+    """Trains the model, and gives it the best weights."""
+    state, _, choice = before or (None, None, Choice())
+    if state is None:
         clip = clip_norm(model.betas, settings["side"])
         # XLA takes long to compile under TensorFlow; without it JAX runs a step operator by operator.
         compiled = False if keras.backend.backend() == "tensorflow" else "auto"
         model.compile(optimizer=keras.optimizers.Adam(0.0, global_clipnorm=clip), jit_compile=compiled)
-        best = keras.callbacks.EarlyStopping("val_loss", mode="min", patience=10**9, restore_best_weights=True)
-        history = model.fit(
-            learnt.batch(settings["batch_size"]).prefetch(1),
+        if args.start is not None:
+            at_first = watch.measure()
+            choice.first = at_first.loss
+            choice.offer(at_first, 0, model.get_weights)
+            tell(f"{args.start}, on {len(watch.crops)} held-out crops: {at_first.told()}")
+    else:
+        tell(f"{args.out}: goes on after {state.done} steps, {state.seconds / 60:.0f} minutes")
+    done, seconds, history = (state.done, state.seconds, state.history) if state else (0, 0.0, {})
+    plan = Plan(settings["learning_rate"], args.steps, args.minutes, done=done, seconds=seconds)
+
+    def keep(epochs: int, history: Mapping[str, list[float]]) -> None:
+        first = None if choice.first is None else choice.first.tolist()
+        state = unfinished.State(settings, plan.done, plan.spent, epochs, history, first, choice.epoch, choice.score)
+        unfinished.write(args.out, state, model, choice)
+
+    watching = Watching(watch, choice, plan, keep, history)
+    if state is None or done < plan.steps:
+        model.fit(
+            learnt,
             steps_per_epoch=PER_EPOCH,
+            initial_epoch=state.epochs if state else 0,
             epochs=10**6,  # the plan says when it is over
-            validation_data=watched.batch(settings["batch_size"]).cache(),
             verbose=0,
-            callbacks=[plan, best],
-        ).history
-        model.optimizer.learning_rate = settings["learning_rate"]  # for who trains on
-        model.save(folder / MODEL)
-        runs.Run.write(folder, {**settings, "steps": plan.done}, history)
-    fitting.report(args.out, f"{WATCHED} held-out crops", history, int(np.argmin(history["val_loss"])))
-    report_skipped((skipped or {}).values(), len({*shapes, *(skipped or {})}))
+            callbacks=[plan, watching],
+        )
+    _settle(args, model, choice, watch)
+    model.optimizer.learning_rate = settings["learning_rate"]  # for who trains on
+    return watching
+
+
+def _settle(args: argparse.Namespace, model: Any, choice: Choice, watch: Watch) -> None:
+    """Gives the model the best weights: where none was better than those it began with, perhaps some between."""
+    kept = f"the weights of epoch {choice.epoch}"
+    if choice.first is not None and choice.epoch == 0:
+        last = model.get_weights()
+        kept = f"the weights of {args.start}, as no others were at least as good at every quality"
+        for share, weights in mixtures(choice.weights, last):
+            model.set_weights(weights)
+            if choice.offer(watch.measure(), 0, model.get_weights):
+                kept = f"the weights of {args.start} and {share:.0%} of the way to the last ones"
+                break
+    if not choice.weights:
+        raise InputError("expected training to reach a finite loss, found none; try a lower --learning-rate")
+    model.set_weights(choice.weights)
+    measured = watch.measure()
+    gain = "" if choice.first is None else f"; loss {_gains(choice.first, measured.loss)}"
+    tell(f"{args.out}: {kept}; on {len(watch.crops)} held-out crops: {measured.told()}{gain}")
+
+
+def _gains(before: Any, after: Any) -> str:
+    """The change of each quality's loss."""
+    return ", ".join(f"{100 * change:+.1f} %" for change in after / before - 1)
 
 
 def clip_norm(betas: tuple[float, ...], side: int) -> float | None:
@@ -152,89 +199,23 @@ def _model(args: argparse.Namespace, side: int, channels: int) -> Any:
     return model
 
 
-def _streams(args: argparse.Namespace, side: int, channels: int, skipped: Skipped | None) -> tuple[Any, Any]:
-    """Crops to learn from, without end, and those that are watched, at the photographs' own scale."""
+def _streams(
+    args: argparse.Namespace, side: int, channels: int, skipped: Skipped | None, epochs: int
+) -> tuple[Any, Any]:
+    """Crops to learn from, without end, and those that are watched, at the photographs' own scale.
+
+    A run that goes on after some epochs has other crops to learn from than its first ones.
+    """
     options: Any = {"channels": channels, "skipped": skipped}
+    seed = args.seed + epochs
     files = runs.training_folder(args.data)
     others = _others(args)
     if others is None:
-        learnt = streams.crops(files, side, seed=args.seed, validation_split=HELD_OUT, subset="training", **options)
+        learnt = streams.crops(files, side, seed=seed, validation_split=HELD_OUT, subset="training", **options)
         watched = streams.crops(
             files, side, scales=(1.0,), seed=1, validation_split=HELD_OUT, subset="validation", **options
         )
     else:
-        learnt = streams.crops(files, side, seed=args.seed, **options)
+        learnt = streams.crops(files, side, seed=seed, **options)
         watched = streams.crops(others, side, scales=(1.0,), seed=1, **options)
     return learnt, watched.take(WATCHED)
-
-
-class Plan(keras.callbacks.Callback):
-    """The learning rate of each step, the last step, and a line for each epoch.
-
-    Args:
-        rate: the largest learning rate.
-        steps: number of steps; None for `STEPS`, or for as many as ``minutes`` give time for.
-        minutes: time, the first step's tracing and all validation included. The first steps say how many there will
-            be, and every epoch corrects that.
-    """
-
-    MEASURED = 10, 30
-    """The steps between which time is first taken; those before are slower."""
-
-    def __init__(self, rate: float, steps: int | None, minutes: float | None) -> None:
-        super().__init__()
-        self.rate, self.done = rate, 0
-        self.steps = steps or STEPS
-        self.seconds = None if minutes is None else 60 * minutes
-        self._start = self._measured = self._validated = time.perf_counter()
-        self._validation: float | None = None  # seconds that the last one took
-        self._bar: Any = None
-
-    def rate_at(self, step: int) -> float:
-        """The learning rate of a step, from 0."""
-        if step < WARM_UP:
-            return self.rate * step / WARM_UP
-        share = min(1.0, (step - WARM_UP) / max(1, self.steps - WARM_UP))
-        return self.rate * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * share)))
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - as Keras calls it
-        if self.done > self.MEASURED[1]:
-            self._plan(self.MEASURED[0])
-        left = min(PER_EPOCH, self.steps - self.done)
-        self._bar = tqdm(desc=f"epoch {epoch + 1}", total=left, delay=1.0, leave=False, disable=None)
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        self.model.optimizer.learning_rate = self.rate_at(self.done)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        self.done += 1
-        self._bar.update()
-        first, last = self.MEASURED
-        if self.done == first:
-            self._measured = time.perf_counter()
-        elif self.done == last:
-            self._plan(first)
-        if self.done >= self.steps:
-            self.model.stop_training = True
-
-    def on_test_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-        self._validated = time.perf_counter()
-
-    def on_test_end(self, logs: Any = None) -> None:  # noqa: ARG002
-        self._validation = time.perf_counter() - self._validated
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        self._bar.close()
-        said = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
-        say(f"epoch {epoch + 1}, {self.done} of {self.steps} steps: {said}")
-
-    def _plan(self, first: int) -> None:
-        """How many steps there is time for before a last validation, by what those since the ``first`` have taken."""
-        if self.seconds is None:
-            return
-        now = time.perf_counter()
-        seconds_a_step = (now - self._measured) / (self.done - first)
-        first_steps = self._measured - self._start  # with their tracing; the first validation is traced too
-        last = first_steps if self._validation is None else self._validation
-        left = self._start + self.seconds - last - now
-        self.steps = max(self.done + 1, self.done + int(left / seconds_a_step))

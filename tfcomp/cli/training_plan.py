@@ -1,0 +1,110 @@
+"""The plan of training on crops: the learning rate of each step, and how many steps there are."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import keras
+from tqdm import tqdm
+
+STEPS = 6000
+"""Number of steps, where neither steps nor minutes are given."""
+PER_EPOCH = 250
+WARM_UP = 100
+"""Number of steps in which the learning rate rises to its largest; then it falls, by a cosine, to `LAST_RATE` of it."""
+LAST_RATE = 0.01
+
+
+class Plan(keras.callbacks.Callback):
+    """The learning rate of each step, the last step, and a bar that says how long it will take.
+
+    Args:
+        rate: the largest learning rate.
+        steps: number of steps; None for `STEPS`, or for as many as ``minutes`` give time for.
+        minutes: time, the first step's tracing and all measuring included. The first steps say how many there will be,
+            and every epoch corrects that.
+        done: steps of a run that was stopped before.
+        seconds: that it had taken.
+
+    Attributes:
+        done: steps until now.
+        watching: seconds that the last look at held-out crops took; None before the first.
+    """
+
+    MEASURED = 10, 30
+    """The steps between which time is first taken; those before are slower."""
+
+    def __init__(
+        self, rate: float, steps: int | None, minutes: float | None, *, done: int = 0, seconds: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.rate, self.done, self._begun = rate, done, done
+        self.steps = steps or STEPS
+        self.seconds = None if minutes is None else 60 * minutes
+        self._start = self._measured = time.perf_counter()
+        self._before = seconds
+        self.watching: float | None = None
+        self._bar: Any = None
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the beginning, those of a run that was stopped included."""
+        return self._before + time.perf_counter() - self._start
+
+    @property
+    def expected(self) -> float | None:
+        """Seconds from beginning to end, by what the steps have taken; None before they say."""
+        return self.spent + (self.steps - self.done) * self._a_step if self._counted > self.MEASURED[0] else None
+
+    @property
+    def _counted(self) -> int:
+        """Steps of this process."""
+        return self.done - self._begun
+
+    @property
+    def _a_step(self) -> float:
+        """Seconds, those in which held-out crops are measured between epochs included."""
+        return (time.perf_counter() - self._measured) / max(1, self._counted - self.MEASURED[0])
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, from 0."""
+        if step < WARM_UP:
+            return self.rate * step / WARM_UP
+        share = min(1.0, (step - WARM_UP) / max(1, self.steps - WARM_UP))
+        return self.rate * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * share)))
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002 - as Keras calls it
+        if self._counted > self.MEASURED[1]:
+            self._plan()
+        if self._bar is None:
+            self._bar = tqdm(desc="train", total=self.steps, initial=self.done, unit="step", delay=1.0, disable=None)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+        self.model.optimizer.learning_rate = self.rate_at(self.done)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+        self.done += 1
+        first, last = self.MEASURED
+        if self._counted == first:
+            self._measured = time.perf_counter()
+        elif self._counted == last:
+            self._plan()
+        self._bar.total = self.steps
+        self._bar.update()
+        if self.done >= self.steps:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002
+        self._bar.close()
+
+    def _plan(self) -> None:
+        """How many steps there is time for before a last look at held-out crops."""
+        if self.seconds is None:
+            return
+        now = time.perf_counter()
+        first_steps = self._measured - self._start  # with their tracing; the first look is traced too
+        last = first_steps if self.watching is None else self.watching
+        left = self.seconds - self._before - (now - self._start) - last
+        self.steps = max(self.done + 1, self.done + int(left / self._a_step))

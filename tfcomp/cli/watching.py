@@ -1,0 +1,192 @@
+"""What training on crops is judged by: held-out crops at every quality, and which weights are kept."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from tfcomp.cli.console import say
+from tfcomp.cli.training_plan import Plan
+from tfcomp.items import Images
+from tfcomp.models.objective import LN2
+
+SHARES = (0.5, 0.25, 0.125)
+"""How far from the first weights to the last ones to look, where the last are worse at some quality."""
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Means over the held-out crops at each quality.
+
+    Attributes:
+        loss: float64 [qualities], distortion + beta * rate.
+        distortion: float64 [qualities].
+        bits_per_pixel: float64 [qualities], by the trained density.
+        psnr_db: float64 [qualities], of the error pooled over all crops.
+    """
+
+    loss: Float64
+    distortion: Float64
+    bits_per_pixel: Float64
+    psnr_db: Float64
+
+    def told(self) -> str:
+        """Bits per pixel and PSNR of the lowest quality, a middle one, and the highest."""
+        last = len(self.loss) - 1
+        shown = sorted({0, (last + 1) // 2, last})
+        names = [f"quality {i + 1}: " if last else "" for i in shown]
+        pairs = [f"{self.bits_per_pixel[i]:.3g} bpp {self.psnr_db[i]:.2f} dB" for i in shown]
+        return ", ".join(f"{name}{pair}" for name, pair in zip(names, pairs, strict=True))
+
+    def logs(self, pixels: int) -> dict[str, float]:
+        """The mean over the qualities under Keras's names; rates are of a crop of so many pixels."""
+        return {
+            "val_loss": float(self.loss.mean()),
+            "val_distortion": float(self.distortion.mean()),
+            "val_rate_bits": float(self.bits_per_pixel.mean() * pixels),
+            "val_psnr_db": float(self.psnr_db.mean()),
+        }
+
+
+class Watch:
+    """Measures a model on the same crops again and again.
+
+    Args:
+        model: what is trained.
+        crops: uint8 [N, side, side, C].
+    """
+
+    def __init__(self, model: Any, crops: Images) -> None:
+        self.model, self.crops = model, crops
+        self._pass = _compiled(self._terms)
+
+    def measure(self) -> Measured:
+        qualities, (side, other, _) = self.model.qualities, self.crops.shape[1:]
+        sums = np.zeros((3, qualities))
+        for crop in self.crops:
+            # Examples of a batch are dealt out to the qualities in equal blocks: here, one to each.
+            batch = np.repeat(crop[None], qualities, axis=0)
+            sums += np.stack([np.asarray(ops.convert_to_numpy(part), np.float64) for part in self._pass(batch)])
+        distortion, rate, error = sums / len(self.crops)
+        loss = distortion + np.array(self.model.betas) * rate
+        psnr = -10 * np.log10(np.maximum(error, 1e-12))
+        return Measured(loss, distortion, rate / LN2 / (side * other), psnr)
+
+    def _terms(self, batch: Any) -> tuple[Any, Any, Any]:
+        images = ops.convert_to_tensor(batch, "uint8")
+        targets = ops.cast(images, "float32") / 255
+        terms = self.model.objective(images, targets, training=False)
+        pixels = ops.clip(ops.cast(terms.pixels, "float32"), 0, 1)
+        return terms.distortion, terms.rate, ops.mean(ops.square(pixels - targets), axis=(1, 2, 3))
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as a graph, where the backend is TensorFlow; else as it is, operator by operator."""
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function)
+
+
+@dataclass
+class Choice:
+    """The best weights until now.
+
+    Without a first measurement, of what training began with, the best are those whose mean logarithm of the losses is
+    lowest, in which every quality counts alike. With one, only weights are kept that are no worse at any quality.
+
+    Attributes:
+        first: the losses at the beginning, float64 [qualities]; None where training begins from nothing.
+        epoch: of the best weights, from 1; 0 for those of the beginning.
+        score: their mean logarithm of the losses.
+        weights: arrays, as Keras gives them.
+    """
+
+    first: Float64 | None = None
+    epoch: int = 0
+    score: float = float("inf")
+    weights: list[Any] = field(default_factory=list)
+
+    def offer(self, measured: Measured, epoch: int, weights: Callable[[], list[Any]]) -> bool:
+        """Keeps the weights if they are the best, and says whether they are."""
+        score = float(np.log(np.maximum(measured.loss, 1e-12)).mean())
+        worse = self.first is not None and bool((measured.loss > self.first).any())
+        if worse or not score < self.score:
+            return False
+        self.epoch, self.score, self.weights = epoch, score, [np.array(part) for part in weights()]
+        return True
+
+
+class Watching(keras.callbacks.Callback):
+    """Measures after each epoch, says where training stands, and keeps the best weights.
+
+    Args:
+        watch: what measures.
+        choice: what is kept.
+        plan: of the steps; it has to come before this callback.
+        after: is called after each epoch with the history until now.
+        history: of a run that was stopped before.
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        choice: Choice,
+        plan: Plan,
+        after: Callable[[int, Mapping[str, list[float]]], None],
+        history: Mapping[str, list[float]],
+    ) -> None:
+        super().__init__()
+        self.watch, self.choice, self.plan, self.after = watch, choice, plan, after
+        self.history = {name: list(values) for name, values in history.items()}
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        start = time.perf_counter()
+        measured = self.watch.measure()
+        best = self.choice.offer(measured, epoch + 1, self.model.get_weights)
+        side, other, _ = self.watch.crops.shape[1:]
+        for name, value in {**(logs or {}), **measured.logs(side * other)}.items():
+            self.history.setdefault(name, []).append(float(value))
+        told = [f"epoch {epoch + 1}", f"{self.plan.done} of {self.plan.steps} steps"]
+        if (expected := self.plan.expected) is not None:
+            told.append(f"{self.plan.spent / 60:.0f} of about {expected / 60:.0f} minutes")
+        tell(f"{', '.join(told)}: {measured.told()}{', the best so far' if best else ''}")
+        self.after(epoch + 1, self.history)
+        self.plan.watching = time.perf_counter() - start
+
+
+def tell(line: str) -> None:
+    """A line that is seen at once, also where stdout is a file."""
+    with tqdm.external_write_mode():
+        say(line)
+        if sys.stdout is not None:
+            with suppress(OSError):  # which the end of the command reports
+                sys.stdout.flush()
+
+
+def mixtures(first: Sequence[Any], last: Sequence[Any]) -> Iterator[tuple[float, list[Any]]]:
+    """Shares of the way, and weights on the way from the first ones to the last, from far to near.
+
+    (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", average the two so.)
+    """
+    for share in SHARES:
+        yield (
+            share,
+            [
+                a + np.asarray(share, a.dtype) * (b - a) if np.issubdtype(a.dtype, np.floating) else b
+                for a, b in zip(map(np.asarray, first), map(np.asarray, last), strict=True)
+            ],
+        )
