@@ -62,7 +62,8 @@ SETS = {
 
 def _avif(name: str, title: str, speed: int) -> Format:
     how = FORMATS[name]
-    return replace(how, title=f"{title}, speed {speed}", always={**how.always, "speed": speed})
+    # Quality 0 lies below every codec here, and 90 above.
+    return replace(how, title=f"{title}, speed {speed}", always={**how.always, "speed": speed}, sweep=how.sweep[1:-1])
 
 
 AGAINST = [
