@@ -28,7 +28,7 @@ SMALL = {
     "steps_per_epoch=250, epochs=20": "steps_per_epoch=2, epochs=1",
     "steps_per_epoch=100": "steps_per_epoch=2",
     "--network lapped --minutes 5": "--network lapped --start small --steps 2 --side 64 --batch-size 2",
-    "--network lapped --start photographs --minutes 5": "--network lapped --start photographs --steps 1 --side 64 "
+    "--network lapped --start photographs --minutes 5": "--network lapped --start small --steps 1 --side 64 "
     "--batch-size 2",
     "tfcomp export photographs": "tfcomp export small",
 }

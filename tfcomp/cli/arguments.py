@@ -221,7 +221,8 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
         "--against",
         default="webp,jpeg,avif,jxl,png",
         metavar="NAMES",
-        help="of jpeg, jpeg2000, webp, avif, jxl, png, zstd, brotli, lzma, with commas (default: %(default)s)",
+        help="of jpeg, jpeg2000, webp, avif, avif-psnr, jxl, png, zstd, brotli, lzma, and photographs, the bundled "
+        "codec, with commas (default: %(default)s)",
     )
     command.add_argument("--images", type=_whole(1), default=1000, metavar="N", help="at most (default: %(default)s)")
     command.add_argument(

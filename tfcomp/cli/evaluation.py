@@ -21,18 +21,20 @@ from tfcomp.storage import image_files
 
 def run(args: argparse.Namespace) -> None:
     """The command."""
-    comparison.chosen(args.against)
+    *_, bundled = comparison.chosen(args.against)
     skipped: image_files.Skipped | None = {} if args.on_error == "skip" else None
     with held_native_lines(dropped=args.on_error == "skip"):
         loaded = {name: Codec.load(name) for name in args.artifacts}
+        rivals = {name: Codec.load(name) for name in bundled}
         others: Images | Sequence[Images] = []
         if Path(args.data).is_dir() and all(codec.item.any_size for codec in loaded.values()):
-            test: Images | Sequence[Images] = _of_any_size(test_folder(args.data), args.images, loaded, skipped)
+            every = {**loaded, **rivals}
+            test: Images | Sequence[Images] = _of_any_size(test_folder(args.data), args.images, every, skipped)
         else:
             others, test = datasets.load_arrays(args.data, skipped=skipped)
-            for codec in loaded.values():
+            for codec in (*loaded.values(), *rivals.values()):
                 _require_shape(codec.item, test.shape[1:], args.data)
-    comparison.run(_each_quality(loaded), test, args.data, args.against, args.out, args.images)
+    comparison.run(_each_quality(loaded), test, args.data, args.against, args.out, args.images, rivals)
     report_skipped((skipped or {}).values(), len(others) + len(test) + len(skipped or {}))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfcomp import bundled
 from tfcomp.errors import InputError, missing_dependency
 from tfcomp.items import Images
 from tfcomp.measure import classical, evaluate
@@ -29,26 +30,33 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def chosen(against: str) -> tuple[list[str], list[str]]:
-    """The image formats and the general compressors that a list with commas names; their libraries are there.
+def chosen(against: str) -> tuple[list[str], list[str], list[str]]:
+    """The image formats, general compressors and bundled codecs that a list with commas names.
 
     Raises:
         InputError: if it names none, or another.
         MissingDependencyError: if this installation cannot write one of them.
     """
     names = list(dict.fromkeys(name.strip() for name in against.split(",") if name.strip()))
-    unknown = [name for name in names if name not in {*classical.FORMATS, *classical.COMPRESSORS}]
+    every = [*classical.FORMATS, *classical.COMPRESSORS, *bundled.folders()]
+    unknown = [name for name in names if name not in every]
     if unknown or not names:
-        known = ", ".join([*classical.FORMATS, *classical.COMPRESSORS])
+        known = ", ".join(every)
         raise InputError(f"expected some of {known} to compare with, found {repr(unknown[0]) if unknown else 'none'}")
     formats = [name for name in names if name in classical.FORMATS]
     for name in formats:
         classical.require(name)
-    return formats, [name for name in names if name in classical.COMPRESSORS]
+    return formats, [n for n in names if n in classical.COMPRESSORS], [n for n in names if n in bundled.folders()]
 
 
 def run(
-    codecs: Mapping[str, Codec], test: Images | Sequence[Images], data: str, against: str, out: str | None, count: int
+    codecs: Mapping[str, Codec],
+    test: Images | Sequence[Images],
+    data: str,
+    against: str,
+    out: str | None,
+    count: int,
+    rivals: Mapping[str, Codec],
 ) -> None:
     """Measure, print, and write ``evaluation.json``, ``rate_distortion.png`` and ``.pdf`` if asked to.
 
@@ -59,8 +67,9 @@ def run(
         against: see `chosen`.
         out: folder to write; None for the table alone.
         count: how many images at most, spread evenly over ``test``.
+        rivals: the bundled codecs of ``against``, by name.
     """
-    formats, compressors = chosen(against)
+    formats, compressors, _ = chosen(against)
     if out:
         try:
             import_module("matplotlib")  # better missed now than after minutes
@@ -72,7 +81,7 @@ def run(
     found = str(shapes[0]) if len(shapes) == 1 else f"{len(shapes)} sizes"
     print(f"{len(images)} of the {len(test)} test images of {data}, {found}, uint8")
 
-    curves, lossless = measure(codecs, images, formats, compressors)
+    curves, lossless = measure(codecs, images, formats, compressors, rivals)
     ours = curves[OURS]
     rates = bd_rates(curves)
     for point in ours:
@@ -99,7 +108,11 @@ def run(
 
 
 def measure(
-    codecs: Mapping[str, Codec], images: Images | Sequence[Images], formats: Sequence[str], compressors: Sequence[str]
+    codecs: Mapping[str, Codec],
+    images: Images | Sequence[Images],
+    formats: Sequence[str],
+    compressors: Sequence[str],
+    rivals: Mapping[str, Codec],
 ) -> tuple[dict[str, list[Point]], list[Point]]:
     """The lossy curves by title, our codecs' first, and the lossless points; with MS-SSIM where images allow it."""
     large = min(min(image.shape[:2]) for image in images) >= evaluate.MS_SSIM_SIDE
@@ -111,6 +124,10 @@ def measure(
         for name, codec in codecs.items()
     ]
     curves = {OURS: ours}
+    for name, rival in rivals.items():
+        numbers = range(1, rival.qualities + 1)
+        points = [evaluate.measure(rival, images, name, structural=structural, quality=n) for n in numbers]
+        curves[f"the bundled codec {name}"] = points
     for name in formats:
         points = classical.curve(images, name, structural=structural)
         if points:
