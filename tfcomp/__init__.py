@@ -14,6 +14,7 @@ from tfcomp.errors import (
     MissingDependencyError,
     ServerError,
     TfcompError,
+    WorkerLostError,
     missing_dependency,
 )
 from tfcomp.models.registration import register_with_keras
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tfcomp.models.autoencoder import AutoEncoder
     from tfcomp.models.loading import load_model
     from tfcomp.models.vae import VAE
+    from tfcomp.models.workers import fit_workers
     from tfcomp.storage import container
 
 __all__ = [
@@ -43,12 +45,14 @@ __all__ = [
     "MissingDependencyError",
     "ServerError",
     "TfcompError",
+    "WorkerLostError",
     "__version__",
     "callbacks",
     "classical",
     "container",
     "datasets",
     "evaluate",
+    "fit_workers",
     "load_model",
     "networks",
     "plots",
@@ -60,6 +64,7 @@ _HOME = {
     "AutoEncoder": "tfcomp.models.autoencoder",
     "Codec": "tfcomp.codec",
     "VAE": "tfcomp.models.vae",
+    "fit_workers": "tfcomp.models.workers",
     "load_model": "tfcomp.models.loading",
     "use_numba": "tfcomp.coding.lanes",
 }

@@ -23,6 +23,10 @@ class ServerError(TfcompError, ConnectionError):
     """A server could not be reached, refused a request or answered what nobody can read."""
 
 
+class WorkerLostError(TfcompError, ConnectionError):
+    """A process of several that train one model is gone, and with it the step that it was needed for."""
+
+
 class everything_as:  # noqa: N801 - a context, and not by `contextlib`, whose import an interrupt would find unhandled
     """The boundary to what others wrote: whatever a file or a server makes a parser raise becomes one named error.
 

@@ -31,6 +31,7 @@ from tfcomp.models.latent_model import Float32, LatentModel
 from tfcomp.models.networks import InputShape
 from tfcomp.models.objective import Distortion, Terms, sum_per_example
 from tfcomp.models.priors import FactorizedPrior, Prior
+from tfcomp.models.replicas import Seeds, place
 
 Prices = float | Sequence[float]
 
@@ -100,7 +101,7 @@ class AutoEncoder(LatentModel):
         if prior is None and betas[-1] > 0:
             prior = FactorizedPrior(components, self.qualities, name="prior")
         self.prior = prior
-        self.noise = keras.random.SeedGenerator()
+        self.noise = Seeds()
         if prior is not None:
             self._build_prior(prior)
         relative = np.array(betas) / betas[-1] if betas[-1] > 0 else np.ones(1)
@@ -346,9 +347,11 @@ class AutoEncoder(LatentModel):
         """Which quality, from 0, each example of a batch is coded at: int32 [N], in equal blocks.
 
         In training the first block's moves on from step to step, so that the next one has what a small batch left out.
+        Blocks are those of the whole batch, of which a replica may have a part.
         """
-        examples = ops.shape(batch)[0]
-        quality = ops.arange(examples, dtype="int32") * self.qualities // examples
+        own = ops.shape(batch)[0]
+        first, examples = place(own)
+        quality = (ops.arange(own, dtype="int32") + first) * self.qualities // examples
         if training:
             quality = (quality + ops.cast(self.turn, "int32")) % self.qualities
             self.turn.assign((self.turn + 1) % self.qualities)

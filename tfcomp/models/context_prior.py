@@ -116,7 +116,7 @@ class ContextPrior(keras.layers.Layer):
         """
         n, phases = self.layout.groups[0], self.layout.first_phases
         values = latent * steps
-        magnitudes = ops.abs(values)
+        magnitudes = values * ops.stop_gradient(ops.sign(values))  # of slope 0 at 0 under JAX too, whose abs has 1
         own_mean, own_scale = self._sums(0, values[..., :n], magnitudes[..., :n])
         planes = _planes(self.layout.first, phases, latent)
         means = [sum(own_mean[..., n * p : n * (p + 1)] * plane for p, plane in enumerate(planes))]

@@ -116,7 +116,9 @@ class FactorizedPrior(keras.layers.Layer):
             return weights
         if quality is None:
             raise InputError(f"expected one of {self.qualities} qualities, from 0, found none")
-        taken = [ops.take(weight, quality, axis=0) for weight in weights]
+        # Of a product, as the gradient of what is taken from a variable itself has rows for some qualities alone, and
+        # of the others TensorFlow's optimizers would leave the moments as they are.
+        taken = [ops.take(weight * 1.0, quality, axis=0) for weight in weights]
         if ops.ndim(quality) == 0:
             return taken
         return [ops.reshape(weight, (-1, *[1] * (rank - 3), *weight.shape[-2:])) for weight in taken]

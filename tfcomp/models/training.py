@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tfcomp.data import datasets
 from tfcomp.errors import InputError
 from tfcomp.models.objective import LN2, PeakSignalToNoise, Terms
+from tfcomp.models.replicas import place, replica
 
 
 class Objective(keras.Model):
@@ -123,9 +124,9 @@ class Objective(keras.Model):
             InputError: on class weights, of which images have no use, and on wrong images.
         """
         _check_class_weight(class_weight)
-        self._check_data(x, y)
+        self.check_data(x, y)
         if validation_data is not None:  # now, and not after the first epoch
-            self._check_data(*(validation_data if isinstance(validation_data, tuple) else (validation_data,))[:2])
+            self.check_data(*(validation_data if isinstance(validation_data, tuple) else (validation_data,))[:2])
         _tell_directions(callbacks)
         y = x if y is None and sample_weight is not None else y  # Keras passes over weights without targets
         alone = isinstance(x, np.ndarray) and y is None and sample_weight is None and not validation_split
@@ -164,7 +165,7 @@ class Objective(keras.Model):
         **kwargs: Any,
     ) -> Any:
         """Keras's `evaluate`, with its arguments; raises `InputError` on wrong images."""
-        self._check_data(x, y)
+        self.check_data(x, y)
         y = x if y is None and sample_weight is not None else y
         return super().evaluate(x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict, **kwargs)
 
@@ -177,7 +178,7 @@ class Objective(keras.Model):
         callbacks: Sequence[keras.callbacks.Callback] | None = None,
     ) -> NDArray[np.float32]:
         """Keras's `predict`: pixels float32 [N, *image_shape] on [0, 1]; raises `InputError` on wrong images."""
-        self._check_data(x, paired=False)
+        self.check_data(x, paired=False)
         return super().predict(x, batch_size, verbose, steps, callbacks)
 
     def train_on_batch(
@@ -190,7 +191,7 @@ class Objective(keras.Model):
     ) -> Any:
         """Keras's `train_on_batch`, with its arguments; raises `InputError` on class weights and on wrong images."""
         _check_class_weight(class_weight)
-        self._check_data(x, y)
+        self.check_data(x, y)
         y = x if y is None and sample_weight is not None else y
         return super().train_on_batch(x, y, sample_weight, None, return_dict)
 
@@ -198,7 +199,7 @@ class Objective(keras.Model):
         self.check_tensor("images", images)  # here, as Keras makes pages of what `call` raises
         return super().__call__(images, *args, **kwargs)
 
-    def _check_data(self, x: Any, y: Any = None, *, paired: bool = True) -> None:
+    def check_data(self, x: Any, y: Any = None, *, paired: bool = True) -> None:
         """Raises `InputError` on what is known to be wrong before TensorFlow sees it, whose own errors take pages.
 
         Args:
@@ -259,9 +260,17 @@ class Objective(keras.Model):
             )
 
     def mean_loss(self, terms: Terms, weights: Any, penalty: Any) -> Any:
-        """What is minimised: the mean over the batch of each example's loss times its weight, and the penalty."""
+        """What is minimised: the mean over the batch of each example's loss times its weight, and the penalty.
+
+        Of several replicas each has its share of that, which add up, whatever part of the batch it has.
+        """
         losses = self.loss_of(terms)
-        return ops.mean(losses if weights is None else weights * losses) + penalty
+        losses = losses if weights is None else weights * losses
+        _, replicas = replica()
+        if replicas == 1:
+            return ops.mean(losses) + penalty
+        _, examples = place(ops.shape(losses)[0])
+        return ops.sum(losses) / ops.cast(examples, losses.dtype) + penalty / replicas
 
     def log(self, targets: Any, terms: Terms, penalty: Any, weights: Any) -> dict[str, Any]:
         """Updates the metrics by one pass and the networks' own penalty in it, and returns their values."""
@@ -287,10 +296,8 @@ class TensorFlowTraining(Objective):
         with tf.GradientTape() as tape:
             terms = self.objective(images, targets, training=True)
             penalty = self.penalty()
-            # Replicas sum their gradients: each contributes its share of the mean over the whole batch.
-            share = self.mean_loss(terms, weights, penalty) / tf.distribute.get_strategy().num_replicas_in_sync
-            share = self.optimizer.scale_loss(share)
-        gradients = tape.gradient(share, self.trainable_variables)
+            loss = self.optimizer.scale_loss(self.mean_loss(terms, weights, penalty))
+        gradients = tape.gradient(loss, self.trainable_variables)  # which replicas add up
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         return self.log(targets, terms, penalty, weights)
 

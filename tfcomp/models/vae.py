@@ -16,6 +16,7 @@ from tfcomp.models import networks, sampling
 from tfcomp.models.latent_model import LatentModel
 from tfcomp.models.networks import InputShape
 from tfcomp.models.objective import Distortion, Terms, sum_per_example
+from tfcomp.models.replicas import Seeds, mean_of_batch
 
 SCALES = ("input", "shared")
 
@@ -83,7 +84,7 @@ class VAE(LatentModel):
         super().__init__(encoder, decoder, beta=beta, distortion=distortion, stride=stride, reach=reach, name=name)
         self.scale = scale
         self.free_bits = float(free_bits)
-        self.noise = keras.random.SeedGenerator()
+        self.noise = Seeds()
         self._mean_network = keras.Model(encoder.inputs[0], encoder.outputs[0], name="mean_encoder")
         if scale == "shared":
             self.log_variance = self.add_weight(
@@ -211,7 +212,7 @@ class VAE(LatentModel):
         pixels = self.decode(mean + ops.exp(log_variance / 2) * epsilon, training=training)
         divergence = gaussian_divergence(mean, log_variance)
         if training and self.free_bits:
-            above = ops.mean(divergence, axis=0, keepdims=True) > self.free_bits
+            above = mean_of_batch(divergence) > self.free_bits
             divergence = ops.where(above, divergence, self.free_bits)
         return Terms(self.distortion_function(targets, pixels), sum_per_example(divergence), pixels)
 

@@ -1,0 +1,282 @@
+"""Training by several processes, on one machine or on many, under TensorFlow: the loop that Keras's own `fit` lacks.
+
+Keras 3 does not train under `tf.distribute.MultiWorkerMirroredStrategy`. Around the model's `train_step` it takes
+little: every worker runs the same loop on its part of each batch, and TensorFlow adds up their gradients.
+
+A worker that is lost ends the step of all others with an error. Whatever started them starts all of them again, and
+they go on from the last epoch that was kept in ``checkpoint``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from tfcomp.errors import InputError, WorkerLostError, everything_as
+from tfcomp.models.replicas import replica
+from tfcomp.models.training import Objective
+from tfcomp.storage.writing import replacing_folder
+from tfcomp.version import __version__
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+MODEL, PROGRESS = "model.keras", "training.json"
+"""Files of a checkpoint: weights and the optimizer's state, and what was logged."""
+
+
+def fit_workers(
+    model: Any,
+    data: Any,
+    *,
+    epochs: int = 1,
+    steps_per_epoch: int | None = None,
+    validation_data: Any = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
+    verbose: int = 1,
+) -> keras.callbacks.History:
+    """Train a model that was made and compiled under a `tf.distribute` strategy, in every one of its workers.
+
+    Args:
+        model: made, or loaded, and compiled within ``strategy.scope()``.
+        data: a `tf.data.Dataset` of batches, uint8 [N, *image_shape], which has to give every worker the same ones in
+            the same order (a shuffle needs its seed); each takes its part of each batch. Or a function of (the worker's
+            number, their count) that gives the batches of this worker alone, for which ``steps_per_epoch`` is needed.
+        epochs: number of epochs in all, those before a restart included.
+        steps_per_epoch: number of batches in an epoch; data that end begin again. By default once through the data.
+        validation_data: as ``data``, but of an end; measured after each epoch.
+        callbacks: Keras's, in every worker. One that writes files belongs to worker 0 alone.
+        checkpoint: a folder on a disk that all workers see. Each epoch's end is kept in it, by worker 0, and training
+            goes on from what it holds; ``load_model(FOLDER / "model.keras")`` loads the model.
+        verbose: 0 for silence, 1 or 2 as in Keras, at worker 0 alone.
+
+    Returns:
+        Keras's `History`, of all epochs, the same in every worker. What is logged is of whole batches.
+
+    Raises:
+        InputError: on wrong data or options, under another backend than TensorFlow, or if workers differ in what they
+            have in ``checkpoint``.
+        WorkerLostError: if another worker is gone.
+
+    Examples:
+        >>> import numpy as np, tensorflow as tf
+        >>> from tfcomp.models.autoencoder import AutoEncoder
+        >>> strategy = tf.distribute.get_strategy()  # tf.distribute.MultiWorkerMirroredStrategy() where TF_CONFIG is
+        >>> with strategy.scope():
+        ...     model = AutoEncoder.dense((4, 4, 1), latent_dim=2, hidden=(8,), beta=0.5)
+        ...     model.compile(optimizer="adam")
+        >>> batches = tf.data.Dataset.from_tensor_slices(np.zeros((9, 4, 4, 1), np.uint8)).batch(4)
+        >>> len(fit_workers(model, batches, epochs=2, verbose=0).history["loss"])
+        2
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise InputError("expected Keras's backend to be tensorflow; under jax, fit itself trains on many machines")
+    if not isinstance(model, Objective) or getattr(model, "optimizer", None) is None:
+        raise InputError("expected a model of tfcomp that is compiled")
+    if model.steps_per_execution != 1 or model.jit_compile is True:
+        raise InputError("expected compile without steps_per_execution and jit_compile, which have no effect here")
+    strategy = model.distribute_strategy
+    number = _context(strategy).input_pipeline_id
+    learnt, steps = _distributed(model, strategy, data, "data", steps_per_epoch)
+    watched = None if validation_data is None else _distributed(model, strategy, validation_data, "validation_data")
+    with strategy.scope():
+        model.optimizer.build(model.trainable_variables)
+    history: dict[str, list[float]] = {}
+    if checkpoint is not None and (Path(checkpoint) / PROGRESS).is_file():
+        history = _resumed(model, Path(checkpoint))
+    begun = len(next(iter(history.values()), ()))
+    if len(found := set(_gathered(strategy, begun))) > 1:
+        raise InputError(f"expected all workers to see one checkpoint, found {sorted(found)} epochs in {checkpoint}")
+    train, test = (_compiled(model, step) for step in (model.train_step, model.test_step))
+
+    told = keras.callbacks.CallbackList(
+        list(callbacks), add_history=True, add_progbar=verbose > 0 and number == 0, model=model,
+        epochs=epochs, steps=steps, verbose=verbose,
+    )  # fmt: skip
+    model.stop_training = False
+    told.on_train_begin()
+    if history:
+        model.history.epoch, model.history.history = list(range(begun)), history
+    iterator = iter(learnt(begun * steps if steps_per_epoch else 0))
+    for epoch in range(begun, epochs):
+        if not steps_per_epoch and epoch > begun:
+            iterator = iter(learnt(0))
+        model.reset_metrics()
+        told.on_epoch_begin(epoch)
+        with _others_present(checkpoint):
+            for step in range(steps):
+                told.on_train_batch_begin(step)
+                logs = train(iterator)
+                told.on_train_batch_end(step, logs)
+                if model.stop_training:
+                    break
+            logs = _logged(model)
+            if watched is not None:
+                model.reset_metrics()
+                others = iter(watched[0](0))
+                for _ in range(watched[1]):
+                    test(others)
+                logs |= {f"val_{name}": value for name, value in _logged(model).items()}
+        told.on_epoch_end(epoch, logs)
+        if checkpoint is not None and number == 0:
+            _keep(model, Path(checkpoint), model.history.history)
+        if model.stop_training:
+            break
+    told.on_train_end()
+    return model.history
+
+
+# === Data ===
+
+
+def _distributed(
+    model: Any, strategy: Any, data: Any, name: str, steps: int | None = None
+) -> tuple[Callable[[int], Any], int]:
+    """A function that gives this worker's part of the data from a batch on, and the number of steps."""
+    import tensorflow as tf
+
+    given = _context(strategy)
+    own = callable(data)
+    batches = data(given.input_pipeline_id, given.num_input_pipelines) if own else data
+    if not isinstance(batches, tf.data.Dataset):
+        raise InputError(f"expected {name} as a tf.data.Dataset of batches, or a function that gives one, found {data}")
+    model.check_data(batches)
+    end = int(batches.cardinality())
+    if steps is None and (own or end < 0):
+        raise InputError(f"expected {name} whose number of batches is known{', and no function' if own else ''}")
+    if not own and given.num_input_pipelines > 1:
+        firsts = _gathered(strategy, _checksum(batches))
+        if len(set(firsts)) > 1:
+            raise InputError(
+                f"expected {name} to give every worker the same batches, found others; does a shuffle lack its seed?"
+            )
+    local = given.num_replicas_in_sync // given.num_input_pipelines
+    parts, first = (local, 0) if own else (given.num_replicas_in_sync, local * given.input_pipeline_id)
+
+    def parted(*batch: Any) -> Any:
+        whole = batch if len(batch) > 1 else batch[0]
+
+        def part(number: Any) -> Any:
+            def cut(x: Any) -> Any:
+                examples = tf.shape(x, tf.int64)[0]
+                return x[examples * number // parts : examples * (number + 1) // parts]
+
+            return tf.nest.map_structure(cut, whole)
+
+        return tf.data.Dataset.range(first, first + local).map(part)
+
+    def from_batch(number: int) -> Any:
+        found = batches.repeat() if steps else batches
+        found = found.skip(number) if number else found
+        found = found.flat_map(parted) if parts > 1 else found
+        return strategy.distribute_datasets_from_function(lambda _: found.prefetch(2))
+
+    return from_batch, steps or end
+
+
+def _context(strategy: Any) -> tf.distribute.InputContext:
+    """The number of this worker, and how many workers and replicas there are."""
+    import tensorflow as tf
+
+    seen = [tf.distribute.InputContext()]  # what there is where nothing is distributed
+
+    def note(context: Any) -> Any:
+        seen.append(context)
+        return tf.data.Dataset.range(1)
+
+    strategy.distribute_datasets_from_function(note)
+    return seen[-1]
+
+
+def _checksum(batches: Any) -> int:
+    import tensorflow as tf
+
+    found = 0
+    for batch in batches.take(1).as_numpy_iterator():
+        for array in tf.nest.flatten(batch):
+            found = zlib.crc32(array.tobytes(), found)
+    return found
+
+
+# === Workers ===
+
+
+def _gathered(strategy: Any, value: int) -> list[int]:
+    """A number of every worker, once for each of its replicas."""
+    import tensorflow as tf
+
+    def gather() -> Any:
+        number, replicas = replica()
+        own = tf.one_hot(number, replicas, dtype=tf.int64) * value
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own)
+
+    found = strategy.run(tf.function(gather))
+    return [int(n) for n in strategy.experimental_local_results(found)[0]]
+
+
+def _compiled(model: Any, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    import tensorflow as tf
+
+    strategy = model.distribute_strategy
+
+    def run(iterator: Any) -> Any:
+        return strategy.run(step, args=(iterator.get_next(),))
+
+    compiled = run if model.run_eagerly else tf.function(run, reduce_retracing=True)
+
+    def first(iterator: Any) -> dict[str, Any]:
+        """What the first replica here logged."""
+        return {name: strategy.experimental_local_results(value)[0] for name, value in compiled(iterator).items()}
+
+    return first
+
+
+def _logged(model: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in model.get_metrics_result().items()}
+
+
+@contextmanager
+def _others_present(checkpoint: Any) -> Iterator[None]:
+    """Within it, what TensorFlow says of a lost worker is a `WorkerLostError` of one line."""
+    import tensorflow as tf
+
+    lost = (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+    )
+    try:
+        yield
+    except lost as error:
+        gone = sorted(set(re.findall(r"/task:(\d+)", str(error.message))))
+        then = "training begins again" if checkpoint is None else f"training goes on from {checkpoint}"
+        raise WorkerLostError(
+            f"expected all workers to answer, lost {' and '.join(gone) or 'one'}; start all of them again, and {then}"
+        ) from error
+
+
+# === Checkpoints ===
+
+
+def _keep(model: Any, folder: Path, history: dict[str, list[float]]) -> None:
+    with replacing_folder(folder, PROGRESS, own=[MODEL]) as temporary:
+        model.save(temporary / MODEL)
+        (temporary / PROGRESS).write_text(json.dumps({"tfcomp": __version__, "history": history}, indent=2) + "\n")
+
+
+def _resumed(model: Any, folder: Path) -> dict[str, list[float]]:
+    """The history of a checkpoint, whose weights and optimizer the model has from now on."""
+    with everything_as(InputError, f"expected a checkpoint of fit_workers in {folder}, of this very model"):
+        found = dict(json.loads((folder / PROGRESS).read_text())["history"])
+        keras.saving.load_weights(model, folder / MODEL)
+    return found
