@@ -21,12 +21,6 @@ from tfcomp.storage import image_files
 RNG = np.random.default_rng(0)
 
 
-def test_grey_among_colours_becomes_rgb(tmp_path: Path) -> None:
-    grey, colour = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", (6, 5, 3))
-    found = image_files.read_images([tmp_path / "a.png", tmp_path / "b.png"])
-    np.testing.assert_array_equal(found, [np.repeat(grey[..., None], 3, axis=2), colour])
-
-
 @pytest.mark.parametrize(("mode", "channels"), [("1", 1), ("L", 1), ("LA", 1), ("P", 3), ("RGB", 3), ("RGBA", 3)])
 def test_modes(tmp_path: Path, mode: str, channels: int) -> None:
     Image.new("RGB", (5, 6), (200, 100, 50)).convert(mode).save(tmp_path / "a.png")

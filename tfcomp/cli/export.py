@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import numpy as np
+
 from tfcomp import bundled
 from tfcomp.artifact.manifest import QUANTIZATIONS, Manifest
 from tfcomp.cli.console import say
@@ -13,6 +15,8 @@ from tfcomp.cli.runs import Run, is_run, training_folder
 from tfcomp.codec import Codec
 from tfcomp.data import datasets
 from tfcomp.errors import InputError
+from tfcomp.freezing.calibration import MAX_PIXELS
+from tfcomp.items import Images
 
 FREEZING = ("data", "step", "target_psnr_db", "target_bytes", "sets")
 """Options that concern the freezing of a run."""
@@ -40,8 +44,17 @@ def _frozen(args: argparse.Namespace) -> Codec:
     model: Any = load_model(found.model)
     data = args.data or found.settings["data"]
     targets = {name: getattr(args, name) for name in ("step", "target_psnr_db", "target_bytes")}
-    calibration = training_folder(data) if model.item.any_size else datasets.load_arrays(data)[0]
+    calibration = training_folder(data) if model.item.any_size else _of_one_shape(data)
     return Codec.freeze(model, calibration, sets=args.sets or 1, **targets)
+
+
+def _of_one_shape(data: str) -> Images:
+    """The training images of a run, or as many of a large folder's, spread evenly, as a folder is calibrated on."""
+    images = datasets.opened(data)[0]
+    if not isinstance(images, datasets.ImageFiles):
+        return images
+    most = min(len(images), max(1, MAX_PIXELS // (images.shape[1] * images.shape[2])))
+    return images[np.arange(most) * len(images) // most]
 
 
 def _bundled(args: argparse.Namespace) -> Codec:

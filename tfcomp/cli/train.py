@@ -28,20 +28,26 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _one_shape(args: argparse.Namespace) -> None:
-    """Trains on arrays in memory."""
+    """Trains on arrays in memory, or on the files of a large folder."""
     skipped: Skipped | None = {} if args.on_error == "skip" else None
     settings = fitting.settled(args, fitting.ONE_SHAPE, fitting.CROPS, DEFAULTS)
     with held_native_lines(dropped=args.on_error == "skip"):
-        images, held_out = datasets.load_arrays(args.data, skipped=skipped)
+        images, held_out = datasets.opened(args.data, skipped=skipped, to_the_end=True)
     model = fitting.new_model(args, images.shape[1:], DEFAULTS["latent_dim"])  # type: ignore[arg-type]
     steps = settings["epochs"] * -(-len(images) // settings["batch_size"])
     schedule = keras.optimizers.schedules.CosineDecay(settings["learning_rate"], steps)
     model.compile(optimizer=keras.optimizers.Adam(schedule))
-    with replacing_folder(args.out, RUN, own=[MODEL]) as folder:
+    with replacing_folder(args.out, RUN, own=[MODEL]) as folder, datasets.reading_errors():
+        size: int | None = settings["batch_size"]
+        learnt, watched = images, held_out
+        if isinstance(images, datasets.ImageFiles):
+            learnt = datasets.batches(images, settings["batch_size"], shuffle=True, seed=args.seed)
+            watched = datasets.batches(held_out, settings["batch_size"], shuffle=False)
+            size = None
         history = model.fit(
-            images,
-            validation_data=held_out,
-            batch_size=settings["batch_size"],
+            learnt,
+            validation_data=watched,
+            batch_size=size,
             epochs=settings["epochs"],
             verbose=fitting.verbosity(),
         ).history

@@ -4,7 +4,8 @@
 
 A source is "mnist" or "tfds:NAME" (tensorflow-datasets, the `train` extra), "glyphs" (drawn by the package itself), a
 folder of images, or an ``.npy`` or ``.npz`` file. All but the first need no TensorFlow, except to wrap the arrays for
-training. Arrays are held in memory: the data sets of small images this package trains on are some ten megabytes.
+training. A folder of more than `HELD_BYTES` of pixels is a stream of its files (`folders`), read anew in each epoch;
+everything else is held in memory.
 """
 
 from __future__ import annotations
@@ -22,32 +23,67 @@ import numpy as np
 
 from tfcomp.data import glyphs
 from tfcomp.data.crops import crops, reading_errors
+from tfcomp.data.folders import ImageFiles, image_folder
 from tfcomp.errors import InputError, MissingDependencyError
 from tfcomp.items import Images, as_images, image_array
-from tfcomp.storage.image_files import Skipped, image_files, progress, read_images, reason
+from tfcomp.storage.image_files import Skipped, progress, reason
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-__all__ = ["as_images", "batches", "crops", "load", "load_arrays", "read_array", "reading_errors", "untuned"]
+__all__ = [
+    "ImageFiles",
+    "as_images",
+    "batches",
+    "crops",
+    "load",
+    "load_arrays",
+    "opened",
+    "read_array",
+    "reading_errors",
+    "untuned",
+]
 
 HELD_OUT = ("test", "validation")
 """Splits of a prepared data set that may be the test set, the first that there is."""
+HELD_BYTES = 1 << 26
+"""Largest size of a folder's pixels that are held in memory."""
 TEST_EVERY = 10
 """A source without a split of its own gives every tenth image, the first among them, to the test set."""
 
 
-def load(source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None) -> tuple[Any, Any]:
+def load(
+    source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None, seed: int | None = None
+) -> tuple[Any, Any]:
     """The training and the test images as two `tf.data.Dataset` of unbatched uint8 [H, W, C], `untuned`.
 
-    Arguments and errors are those of `load_arrays`; TensorFlow is needed besides.
+    A folder of more than `HELD_BYTES` is never in memory as a whole: its files are read as they are needed, in
+    parallel, again in each epoch. One that is damaged after its header then ends the iteration; see `reading_errors`.
+    `fit` takes the data sets under JAX as well.
+
+    Args:
+        source: see `load_arrays`.
+        data_dir: see `load_arrays`.
+        seed: of the order of the training images, all of them, another one in each epoch; by default always their own.
+
+    Raises:
+        InputError, MissingDependencyError: as `load_arrays`; TensorFlow is needed besides.
     """
     try:
         import tensorflow as tf
     except ImportError as error:
         raise MissingDependencyError(f'tf.data needs TensorFlow: pip install "tfcomp[train]" ({error})') from error
-    train, test = load_arrays(source, data_dir=data_dir)
-    return untuned(tf.data.Dataset.from_tensor_slices(train)), untuned(tf.data.Dataset.from_tensor_slices(test))
+
+    def stream(images: Images | ImageFiles, seed: int | None) -> tf.data.Dataset:
+        if isinstance(images, ImageFiles):
+            return images.stream(seed)
+        if seed is None:
+            return tf.data.Dataset.from_tensor_slices(images)
+        held = tf.convert_to_tensor(images)
+        return tf.data.Dataset.range(len(images)).shuffle(len(images), seed).map(lambda i: held[i])
+
+    train, test = opened(source, data_dir=data_dir)
+    return untuned(stream(train, seed)), untuned(stream(test, None))
 
 
 def load_arrays(
@@ -70,6 +106,28 @@ def load_arrays(
         InputError: if the source is unknown, unreadable, or holds anything but images of one size with 8 bits.
         MissingDependencyError: if tensorflow-datasets is needed and not installed.
     """
+    train, test = opened(source, data_dir=data_dir, skipped=skipped)
+    return tuple(part.read() if isinstance(part, ImageFiles) else part for part in (train, test))  # type: ignore[return-value]
+
+
+def opened(
+    source: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    skipped: Skipped | None = None,
+    to_the_end: bool = False,
+) -> tuple[Images | ImageFiles, Images | ImageFiles]:
+    """The training and the test images, as arrays, or as files where they are those of a large folder.
+
+    Args:
+        source: see `load_arrays`.
+        data_dir: see `load_arrays`.
+        skipped: see `load_arrays`.
+        to_the_end: whether all of each file is read now, so that none is found damaged later.
+
+    Raises:
+        InputError, MissingDependencyError: as `load_arrays`.
+    """
     name = os.fspath(source)
     if name == "glyphs":
         return glyphs.render(10_000, seed=0), glyphs.render(2_000, seed=1)
@@ -77,7 +135,7 @@ def load_arrays(
         return _load_tfds(name.removeprefix("tfds:"), data_dir)
     path = Path(name)
     if path.is_dir():
-        return _load_folder(path, skipped)
+        return _load_folder(path, skipped, to_the_end)
     if path.is_file() and path.suffix in (".npy", ".npz"):
         return _load_numpy(path)
     found = "a file of another kind" if path.exists() else "no such file or folder"
@@ -97,20 +155,23 @@ def untuned(data: tf.data.Dataset) -> tf.data.Dataset:
     return data.with_options(options)
 
 
-def batches(images: Images, size: int, *, shuffle: bool) -> tf.data.Dataset:
-    """Batches of an array, in a new order each time if shuffled; `untuned`.
+def batches(images: Images | ImageFiles, size: int, *, shuffle: bool, seed: int | None = None) -> tf.data.Dataset:
+    """Batches of an array or of files, in a new order each time if shuffled; `untuned`.
 
     Args:
         images: [N, ...], N > 0.
         size: of a batch; the last may be smaller.
         shuffle: whether in random order.
+        seed: of that order; by default TensorFlow's own, or 0 for files.
     """
     import tensorflow as tf
 
+    if isinstance(images, ImageFiles):
+        return untuned(images.stream((seed or 0) if shuffle else None).batch(size).prefetch(2))
     held = tf.convert_to_tensor(images)
     order = tf.data.Dataset.range(len(images))
     if shuffle:
-        order = order.shuffle(len(images))
+        order = order.shuffle(len(images), seed)
     return untuned(order.batch(size).map(lambda chosen: tf.gather(held, chosen)).prefetch(2))
 
 
@@ -135,13 +196,22 @@ def read_array(path: str | os.PathLike[str]) -> Images:
 # === Sources ===
 
 
-def _load_folder(folder: Path, skipped: Skipped | None) -> tuple[Images, Images]:
+def _load_folder(
+    folder: Path, skipped: Skipped | None, to_the_end: bool
+) -> tuple[Images | ImageFiles, Images | ImageFiles]:
     if (folder / "train").is_dir() and (folder / "test").is_dir():
-        train, test = (read_images(image_files(folder / name), skipped=skipped) for name in ("train", "test"))
+        train, test = (
+            image_folder(folder / name, skipped=skipped, to_the_end=to_the_end) for name in ("train", "test")
+        )
         if train.shape[1:] != test.shape[1:]:
             raise InputError(f"expected one size in {folder}, found train {train.shape[1:]} and test {test.shape[1:]}")
+    else:
+        found = image_folder(folder, skipped=skipped, to_the_end=to_the_end)
+        _require_two(len(found), str(folder))
+        train, test = found.split(TEST_EVERY)
+    if train.nbytes + test.nbytes > HELD_BYTES:
         return train, test
-    return _split(read_images(image_files(folder), skipped=skipped), str(folder))
+    return train.read(), test.read()
 
 
 def _load_numpy(path: Path) -> tuple[Images, Images]:
@@ -238,7 +308,11 @@ def _load_unpickled(file: Any) -> Any:
 
 
 def _split(images: Images, source: str) -> tuple[Images, Images]:
-    if len(images) < 2:
-        raise InputError(f"expected at least two images in {source}, one to train and one to test, found {len(images)}")
+    _require_two(len(images), source)
     test = np.arange(len(images)) % TEST_EVERY == 0
     return images[~test], images[test]
+
+
+def _require_two(count: int, source: str) -> None:
+    if count < 2:
+        raise InputError(f"expected at least two images in {source}, one to train and one to test, found {count}")

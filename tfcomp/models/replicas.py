@@ -1,7 +1,7 @@
 """What a model on one of several devices has to know: which part of a batch is its own, and noise of its own.
 
-Under `tf.distribute` every replica runs the whole step on its part of a batch. Under JAX a step sees the whole batch, on
-as many devices as there are, so that nothing here has any effect there.
+Under `tf.distribute` every replica runs the whole step on its part of a batch. Under JAX a step sees the whole batch,
+on as many devices as there are, so that nothing here has any effect there.
 """
 
 from __future__ import annotations

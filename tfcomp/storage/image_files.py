@@ -83,10 +83,14 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
     return [path for path in found if path.suffix.lower() != ARRAY] or found
 
 
-def image_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
-    """(height, width, channels) that `read_image` gives with ``whole``, from the file's header alone.
+def image_shape(path: str | os.PathLike[str], *, whole: bool = True) -> tuple[int, int, int]:
+    """(height, width, channels) that `read_image` gives, from the file's header alone.
 
     Of a PNG file whose EXIF data come last, height and width may have changed places.
+
+    Args:
+        path: the file.
+        whole: as of `read_image`.
 
     Raises:
         InputError: as `read_image`, as far as the header tells.
@@ -94,11 +98,15 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     if Path(path).suffix.lower() == ARRAY:
         height, width, channels = _array(path).shape
         return height, width, channels
-    return _read(path, _shape, whole=True)
+    return _read(path, _shape, whole=whole)
 
 
 def image_shapes(
-    paths: Sequence[str | os.PathLike[str]], *, to_the_end: bool = False, skipped: Skipped | None = None
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    to_the_end: bool = False,
+    skipped: Skipped | None = None,
+    whole: bool = True,
 ) -> dict[Path, tuple[int, int, int]]:
     """`image_shape` of each file.
 
@@ -106,14 +114,15 @@ def image_shapes(
         paths: the files.
         to_the_end: read all of each, so that one that is damaged is found before anything long begins.
         skipped: takes what is wrong with files that cannot be read; they are left out then.
+        whole: as of `read_image`.
 
     Raises:
-        InputError: as `read_image`, with ``whole``.
+        InputError: as `read_image`.
     """
 
     def shape(path: str | os.PathLike[str]) -> tuple[int, int, int] | TfcompError:
         try:
-            return image_shape(path) if not to_the_end else read_image(path, whole=True).shape
+            return image_shape(path, whole=whole) if not to_the_end else read_image(path, whole=whole).shape
         except TfcompError as error:
             if skipped is None:
                 raise
@@ -332,38 +341,6 @@ def _jpeg2000_bits(data: bytes) -> int:
     start = data.find(b"\xff\x4f\xff\x51")
     depth = data[start + 42 : start + 43] if start >= 0 else b""
     return 1 + (depth[0] & 127) if depth else 0
-
-
-def read_images(paths: Sequence[str | os.PathLike[str]], *, skipped: Skipped | None = None) -> Images:
-    """Image files of one size as uint8 [N, H, W, C]; if any has colours, the grey ones become RGB too.
-
-    Args:
-        paths: the files.
-        skipped: takes what is wrong with files that cannot be read; they are left out then.
-
-    Raises:
-        InputError: if a file cannot be read, or two differ in size; the message names both.
-    """
-    images: list[Images] = []
-    for path in progress(paths, "read images", total=len(paths)):
-        try:
-            image = read_image(path)
-        except TfcompError as error:
-            if skipped is None or len(skipped) + 1 == len(paths):
-                raise
-            skipped[Path(path)] = error
-            continue
-        if images and image.shape[:2] != images[0].shape[:2]:
-            size, first = ("x".join(map(str, reversed(i.shape[:2]))) for i in (image, images[0]))
-            raise InputError(
-                f"expected images of one size, found {paths[0]} of {first} and {path} of {size} pixels; "
-                "datasets.crops takes images of any size"
-            )
-        images.append(image)
-    channels = max((image.shape[2] for image in images), default=1)
-    if not images:
-        raise InputError("expected at least one image file, found none")
-    return np.stack([np.repeat(image, channels // image.shape[2], axis=2) for image in images])
 
 
 def write_image(path: str | os.PathLike[str], image: Images) -> None:
