@@ -155,15 +155,23 @@ def untuned(data: tf.data.Dataset) -> tf.data.Dataset:
     return data.with_options(options)
 
 
-def batches(images: Images | ImageFiles, size: int, *, shuffle: bool, seed: int | None = None) -> tf.data.Dataset:
-    """Batches of an array or of files, in a new order each time if shuffled; `untuned`.
+def batches(images: Images | ImageFiles, size: int, *, shuffle: bool, seed: int | None = None) -> Any:
+    """Batches of an array or of files, in a new order each time if shuffled.
 
     Args:
         images: [N, ...], N > 0.
         size: of a batch; the last may be smaller.
         shuffle: whether in random order.
-        seed: of that order; by default TensorFlow's own, or 0 for files.
+        seed: of that order; by default TensorFlow's own, or 0 for files and under JAX.
+
+    Returns:
+        A `tf.data.Dataset`, `untuned`. Under JAX a `keras.utils.PyDataset`, which needs no TensorFlow, and whose
+        batches as many threads as there are processors read ahead.
     """
+    import keras
+
+    if keras.backend.backend() == "jax":
+        return _numbered_batches(images, size, (seed or 0) if shuffle else None)
     import tensorflow as tf
 
     if isinstance(images, ImageFiles):
@@ -173,6 +181,31 @@ def batches(images: Images | ImageFiles, size: int, *, shuffle: bool, seed: int 
     if shuffle:
         order = order.shuffle(len(images), seed)
     return untuned(order.batch(size).map(lambda chosen: tf.gather(held, chosen)).prefetch(2))
+
+
+def _numbered_batches(images: Images | ImageFiles, size: int, seed: int | None) -> Any:
+    import keras
+
+    class Batches(keras.utils.PyDataset):  # made here, as nothing else of this module needs Keras
+        ordered = True  # `fit` is not to shuffle them again
+
+        def __init__(self) -> None:
+            super().__init__(workers=os.cpu_count() or 1, max_queue_size=4)
+            self.turn = -1
+            self.on_epoch_end()
+
+        def __len__(self) -> int:
+            return -(-len(images) // size)
+
+        def __getitem__(self, number: int) -> Images:
+            return images[self.order[number * size : (number + 1) * size]]
+
+        def on_epoch_end(self) -> None:  # the next one's first batches are read before it begins
+            self.turn += 1
+            order = np.arange(len(images))
+            self.order = order if seed is None else np.random.default_rng([seed, self.turn]).permutation(order)
+
+    return Batches()
 
 
 def read_array(path: str | os.PathLike[str]) -> Images:

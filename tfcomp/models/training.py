@@ -132,7 +132,7 @@ class Objective(keras.Model):
         alone = isinstance(x, np.ndarray) and y is None and sample_weight is None and not validation_split
         if alone and keras.backend.backend() == "tensorflow":
             x = datasets.batches(x, batch_size or 32, shuffle=shuffle)
-        if hasattr(x, "element_spec"):
+        if hasattr(x, "element_spec") or getattr(x, "ordered", False):
             shuffle = False  # with its default, True, Keras warns that it cannot shuffle a data set
         return super().fit(
             x,
