@@ -104,8 +104,8 @@ def images_for(model: Any, count: int = EXAMPLES) -> NDArray[np.uint8]:
     return np.clip(128 + 90 * waves + rng.normal(0, 6, waves.shape), 0, 255).astype(np.uint8)
 
 
-def noise_by_place() -> None:
-    """Makes the noise of training a function of the example's place in the whole batch."""
+def noise_by_place(alike: bool = False) -> None:
+    """Makes the noise of training a function of the example's place in the whole batch, or alike for all examples."""
     import keras
     from keras import ops
 
@@ -116,7 +116,7 @@ def noise_by_place() -> None:
         for side in shape[1:]:
             columns = columns * side
         first, _ = place(own)
-        rows = (ops.arange(own, dtype="int32") + first)[:, None]
+        rows = ((ops.arange(own, dtype="int32") + first) * (not alike))[:, None]
         numbers = (rows * 7919 + ops.arange(columns, dtype="int32")[None] * 104_729) % 10_007
         return ops.reshape((ops.cast(numbers, "float32") + 0.5) / 10_007, shape)
 
@@ -196,16 +196,21 @@ def train(way: str, folder: Path, names: list[str], worker: int) -> None:
             after = _weights(model)
             np.savez(folder / f"{name}, {way}.npz", before=before, after=after, **logs)
             if way == "JAX, one device":
+                assert "tensorflow" not in sys.modules
                 model.save(folder / f"{name}, {way}.keras")
 
 
 def freeze(folder: Path, names: list[str]) -> None:
-    """Freezes and exports what JAX trained, and compares what LiteRT decodes with what Keras does."""
+    """What JAX trained measures alike under TensorFlow; frozen and exported, LiteRT decodes it as Keras does."""
     import tfcomp
 
     for name in names:
         model = tfcomp.load_model(folder / f"{name}, JAX, one device.keras")
         images = images_for(model)
+        with np.load(folder / f"{name}, JAX, one device.npz") as logs:
+            expected = float(logs["val_loss"][-1])
+        measured = model.evaluate(images, batch_size=BATCH, verbose=0, return_dict=True)["loss"]
+        assert abs(measured / expected - 1) < LOSS_BOUND, (name, measured, expected)
         codec = tfcomp.Codec.freeze(model, list(images) if model.item.any_size else images)
         codec.export(folder / name)
         loaded = tfcomp.Codec.load(folder / name, runtime="litert")
@@ -218,7 +223,7 @@ def freeze(folder: Path, names: list[str]) -> None:
 # === All ways ===
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("localhost", 0))
@@ -236,7 +241,7 @@ def start(way: str, arguments: list[str]) -> list[subprocess.Popen[str]]:
     command = [sys.executable, __file__, "--way", way, *arguments]
     if way != "two workers":
         return [subprocess.Popen(command, env=environment, text=True)]
-    workers = [f"localhost:{port}" for port in _free_ports(2)]
+    workers = [f"localhost:{port}" for port in free_ports(2)]
     processes = []
     for worker in range(2):
         config = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": worker}}

@@ -24,12 +24,19 @@ from tfcomp.storage import container_format
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = {
-    "Models": ["AutoEncoder", "VAE", "load_model", "networks", "callbacks"],
+    "Models": ["AutoEncoder", "VAE", "load_model", "fit_workers", "networks", "callbacks"],
     "Codec": ["Codec", "use_numba"],
     "Data": ["datasets"],
     "Files and servers": ["container", "serving"],
     "Measuring": ["evaluate", "classical", "plots"],
-    "Errors": ["TfcompError", "InputError", "BitstreamError", "MissingDependencyError", "ServerError"],
+    "Errors": [
+        "TfcompError",
+        "InputError",
+        "BitstreamError",
+        "MissingDependencyError",
+        "ServerError",
+        "WorkerLostError",
+    ],
 }
 """The public names, in reading order."""
 

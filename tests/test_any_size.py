@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,50 +159,3 @@ def test_networks_that_do_not_fit_are_refused() -> None:
     one = keras.layers.UpSampling2D(4)(keras.layers.Reshape((1, 1, 3))(latent))
     with pytest.raises(InputError, match="returns the encoder's input shape|latent \\(None, None, channels\\)"):
         AutoEncoder(keras.Model(image, flat), keras.Model(latent, one))
-
-
-# === Other backends ===
-
-
-@pytest.mark.parametrize("kind", ["dense", pytest.param("lapped", marks=pytest.mark.slow)])
-def test_what_jax_trains_is_the_same_model_under_tensorflow(kind: str, tmp_path: Path) -> None:
-    pytest.importorskip("jax")
-    script = """
-        import random
-        import sys
-        import keras
-        import numpy as np
-        from tfcomp.models.autoencoder import AutoEncoder
-
-        assert keras.backend.backend() == "jax"
-        random.seed(1)  # Keras's own function for it would import TensorFlow
-        x = np.load("crops.npy")
-        if sys.argv[1] == "dense":
-            model = AutoEncoder.dense(x.shape[1:], 3, hidden=(8,), beta=(0.5, 0.1))
-        else:
-            model = AutoEncoder.lapped(
-                (None, None, 3), stride=4, coefficients=(8, 2), hidden=(8, 8), blocks=1, beta=(0.02, 0.01)
-            )
-        model.compile(optimizer=keras.optimizers.Adam(1e-3))
-        before, steps = model.evaluate(x, verbose=0, return_dict=True), model.steps
-        model.fit(x, batch_size=4, epochs=5, verbose=0)
-        logs = model.evaluate(x, verbose=0, return_dict=True)
-        assert logs["loss"] < before["loss"]
-        assert int(model.turn) == 5 % 2
-        assert np.all(model.steps != steps)
-        assert "tensorflow" not in sys.modules
-        model.save("model.keras")
-        np.savez("logs.npz", **logs, restored=model.reconstruct(x))
-    """
-    x = crops(4, (8, 8))
-    np.save(tmp_path / "crops.npy", x)
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", textwrap.dedent(script), kind]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    model = load_model(tmp_path / "model.keras")
-    logs = model.evaluate(x, verbose=0, return_dict=True)
-    with np.load(tmp_path / "logs.npz") as found:
-        for key in ("loss", "distortion", "rate_bits", "psnr_db"):
-            assert logs[key] == pytest.approx(float(found[key]), rel=1e-3)
-        assert np.abs(model.reconstruct(x).astype(int) - found["restored"]).max() <= 1

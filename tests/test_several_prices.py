@@ -133,18 +133,6 @@ def test_a_decoder_may_be_told_the_quality() -> None:
         AutoEncoder(model.encoder, model.decoder, beta=BETAS[:2])
 
 
-@pytest.mark.slow
-def test_mixed_precision_and_xla() -> None:
-    keras.mixed_precision.set_global_policy("mixed_float16")
-    try:
-        model = small()
-        model.compile(optimizer="adam", jit_compile=True)
-        history = model.fit(images(), validation_data=images(8), batch_size=8, epochs=3, verbose=0).history
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
-    assert np.isfinite(history["loss"]).all()
-
-
 @pytest.mark.parametrize("betas", [(), (0.1, 0.2), (0.1, 0.1), (0.1, 0.0), (math.nan, 0.1), (math.inf, 0.1)])
 def test_prices_that_do_not_fall_are_refused(betas: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="from the largest to the smallest, found"):

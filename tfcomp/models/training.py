@@ -124,6 +124,7 @@ class Objective(keras.Model):
             InputError: on class weights, of which images have no use, and on wrong images.
         """
         _check_class_weight(class_weight)
+        self._check_workers()
         self.check_data(x, y)
         if validation_data is not None:  # now, and not after the first epoch
             self.check_data(*(validation_data if isinstance(validation_data, tuple) else (validation_data,))[:2])
@@ -198,6 +199,9 @@ class Objective(keras.Model):
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> Any:
         self.check_tensor("images", images)  # here, as Keras makes pages of what `call` raises
         return super().__call__(images, *args, **kwargs)
+
+    def _check_workers(self) -> None:
+        """Raises `InputError` if `fit` is to train in several processes and cannot."""
 
     def check_data(self, x: Any, y: Any = None, *, paired: bool = True) -> None:
         """Raises `InputError` on what is known to be wrong before TensorFlow sees it, whose own errors take pages.
@@ -305,6 +309,20 @@ class TensorFlowTraining(Objective):
         """Forward pass and metrics of the same objective, without noise where the model can do without."""
         images, targets, weights = self.unpack(data)
         return self.log(targets, self.objective(images, targets, training=False), self.penalty(), weights)
+
+    def _check_workers(self) -> None:
+        strategy = self.distribute_strategy
+        replicas = strategy.num_replicas_in_sync
+        if replicas > 1 and replicas > len(strategy.extended.worker_devices):
+            raise InputError(
+                "expected tfcomp.fit_workers to train in several workers, found fit, which Keras has for one"
+            )
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:  # noqa: ARG002
+        """Keras's own adds up the replicas' parts of a first batch, of one size alone, to build what is built here."""
+        with self.distribute_strategy.scope():
+            if not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
 
 
 class KerasTraining(Objective):

@@ -148,7 +148,9 @@ def _distributed(
     own = callable(data)
     batches = data(given.input_pipeline_id, given.num_input_pipelines) if own else data
     if not isinstance(batches, tf.data.Dataset):
-        raise InputError(f"expected {name} as a tf.data.Dataset of batches, or a function that gives one, found {data}")
+        raise InputError(
+            f"expected {name} as a tf.data.Dataset of batches, or a function that gives one, found {type(batches).__name__}"
+        )
     model.check_data(batches)
     end = int(batches.cardinality())
     if steps is None and (own or end < 0):
@@ -271,12 +273,22 @@ def _others_present(checkpoint: Any) -> Iterator[None]:
 def _keep(model: Any, folder: Path, history: dict[str, list[float]]) -> None:
     with replacing_folder(folder, PROGRESS, own=[MODEL]) as temporary:
         model.save(temporary / MODEL)
-        (temporary / PROGRESS).write_text(json.dumps({"tfcomp": __version__, "history": history}, indent=2) + "\n")
+        seeds = [keras.ops.convert_to_numpy(state).tolist() for state in _seeds(model)]
+        said = {"tfcomp": __version__, "history": history, "seeds": seeds}
+        (temporary / PROGRESS).write_text(json.dumps(said, indent=2) + "\n")
+
+
+def _seeds(model: Any) -> list[Any]:
+    """The states of the model's random generators, which Keras does not save."""
+    saved = {id(weight) for weight in model.weights}
+    return [variable for variable in model.variables if id(variable) not in saved]
 
 
 def _resumed(model: Any, folder: Path) -> dict[str, list[float]]:
     """The history of a checkpoint, whose weights and optimizer the model has from now on."""
     with everything_as(InputError, f"expected a checkpoint of fit_workers in {folder}, of this very model"):
-        found = dict(json.loads((folder / PROGRESS).read_text())["history"])
+        found = json.loads((folder / PROGRESS).read_text())
         keras.saving.load_weights(model, folder / MODEL)
-    return found
+        for state, value in zip(_seeds(model), found["seeds"], strict=True):
+            state.assign(value)
+        return dict(found["history"])
