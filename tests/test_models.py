@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import keras
@@ -46,15 +43,6 @@ def loss_of(model: LatentModel, *data: np.ndarray) -> float:
 
 
 KINDS = ("autoencoder", "rate", "spatial", "vae")
-
-
-def run_script(script: str, tmp_path: Path) -> str:
-    """Run Python in a new process and return what it prints; a failure shows its traceback."""
-    path = tmp_path / "script.py"
-    path.write_text(textwrap.dedent(script))
-    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -148,8 +148,9 @@ def _distributed(
     own = callable(data)
     batches = data(given.input_pipeline_id, given.num_input_pipelines) if own else data
     if not isinstance(batches, tf.data.Dataset):
+        found = type(batches).__name__
         raise InputError(
-            f"expected {name} as a tf.data.Dataset of batches, or a function that gives one, found {type(batches).__name__}"
+            f"expected {name} as a tf.data.Dataset of batches or a function that gives one, found {found}"
         )
     model.check_data(batches)
     end = int(batches.cardinality())
