@@ -164,6 +164,8 @@ def train(way: str, folder: Path, names: list[str], worker: int) -> None:
     strategy = _strategy(way)
     import keras
 
+    from tfcomp.data import datasets
+
     noise_by_place()
     for name in names:
         start = folder / f"{name}.keras"
@@ -190,8 +192,8 @@ def train(way: str, folder: Path, names: list[str], worker: int) -> None:
             data = tf.data.Dataset.from_tensor_slices(images).batch(BATCH)
             logs = fit_workers(model, data, epochs=EPOCHS, validation_data=data, verbose=0).history
         else:
-            options: Any = {"batch_size": BATCH, "epochs": EPOCHS, "shuffle": False, "verbose": 0}
-            logs = model.fit(images, validation_data=images, **options).history
+            data, watched = (datasets.batches(images, BATCH, shuffle=False) for _ in range(2))
+            logs = model.fit(data, validation_data=watched, epochs=EPOCHS, verbose=0).history
         if worker == 0:
             after = _weights(model)
             np.savez(folder / f"{name}, {way}.npz", before=before, after=after, **logs)

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from commands import failure, picture
@@ -64,6 +65,27 @@ def test_a_seed_is_an_order_of_all_images_that_changes_from_epoch_to_epoch(
     assert len(set(orders)) == 6
     assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(orders[0]))}
     np.testing.assert_array_equal(values(datasets.load(folder, seed=1)[1]), datasets.load_arrays(folder)[1])
+
+
+def test_under_jax_batches_are_numbered_and_read_by_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    images, _ = datasets.opened(folder)
+    arrays = datasets.load_arrays(folder)[0]
+
+    def epochs(seed: int | None) -> list[list[int]]:
+        found = []
+        data = datasets.batches(images, 8, shuffle=seed is not None, seed=seed)
+        for _ in range(2):
+            epoch = np.concatenate([data[i] for i in range(len(data))])
+            data.on_epoch_end()
+            found.append(epoch[:, 0, 0, 0].tolist())
+        return found
+
+    plain = arrays[:, 0, 0, 0].tolist()
+    assert epochs(None) == [plain, plain]
+    assert epochs(3) == epochs(3)
+    assert len({tuple(order) for order in (plain, *epochs(3), *epochs(4))}) == 5
+    assert all(sorted(order) == sorted(plain) for order in epochs(3))
 
 
 def test_a_file_that_is_damaged_or_changed_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

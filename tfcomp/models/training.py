@@ -8,7 +8,8 @@ inside a stateless scope.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -135,23 +136,24 @@ class Objective(keras.Model):
             x = datasets.batches(x, batch_size or 32, shuffle=shuffle)
         if hasattr(x, "element_spec") or getattr(x, "ordered", False):
             shuffle = False  # with its default, True, Keras warns that it cannot shuffle a data set
-        return super().fit(
-            x,
-            y,
-            batch_size,
-            epochs,
-            verbose,
-            callbacks,
-            validation_split,
-            validation_data,
-            shuffle,
-            sample_weight=sample_weight,
-            initial_epoch=initial_epoch,
-            steps_per_epoch=steps_per_epoch,
-            validation_steps=validation_steps,
-            validation_batch_size=validation_batch_size,
-            validation_freq=validation_freq,
-        )
+        with _divided():
+            return super().fit(
+                x,
+                y,
+                batch_size,
+                epochs,
+                verbose,
+                callbacks,
+                validation_split,
+                validation_data,
+                shuffle,
+                sample_weight=sample_weight,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size,
+                validation_freq=validation_freq,
+            )
 
     def evaluate(
         self,
@@ -168,7 +170,8 @@ class Objective(keras.Model):
         """Keras's `evaluate`, with its arguments; raises `InputError` on wrong images."""
         self.check_data(x, y)
         y = x if y is None and sample_weight is not None else y
-        return super().evaluate(x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict, **kwargs)
+        with _divided():
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict, **kwargs)
 
     def predict(
         self,
@@ -350,6 +353,20 @@ class KerasTraining(Objective):
 
 DIRECTIONS = {"loss": "min", "distortion": "min", "rate_bits": "min", "psnr_db": "max"}
 """Which way each metric gets better."""
+
+
+@contextmanager
+def _divided() -> Iterator[None]:
+    """Within it, a batch that cannot lie on all devices under JAX is an `InputError`."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "IndivisibleError":
+            raise
+        raise InputError(
+            "expected batches whose number of images the devices divide, found another; "
+            "batch(..., drop_remainder=True) leaves out a last one that is smaller"
+        ) from error
 
 
 def _tell_directions(callbacks: Any) -> None:

@@ -149,9 +149,7 @@ def _distributed(
     batches = data(given.input_pipeline_id, given.num_input_pipelines) if own else data
     if not isinstance(batches, tf.data.Dataset):
         found = type(batches).__name__
-        raise InputError(
-            f"expected {name} as a tf.data.Dataset of batches or a function that gives one, found {found}"
-        )
+        raise InputError(f"expected {name} as a tf.data.Dataset of batches or a function that gives one, found {found}")
     model.check_data(batches)
     end = int(batches.cardinality())
     if steps is None and (own or end < 0):
