@@ -33,7 +33,7 @@ RESULTS = _settings.RESULTS / "many_devices.json"
 BATCH, EXAMPLES, LAST = 8, 26, 2
 """Of a batch, of an epoch, and of its last batch, which is smaller."""
 EPOCHS = _settings.full_or(6, 2)
-LOSS_BOUND, WEIGHT_BOUND = 1e-3, 1e-2
+LOSS_BOUND, WEIGHT_BOUND = 1e-4, 1e-3
 """Largest differences; see above. A value that falls on the other side of a rounding weighs more than a sum's order."""
 FIRST = "one device"
 WAYS = {
