@@ -188,7 +188,7 @@ def test_what_workers_cannot_train_on_is_one_line(tmp_path: Path, monkeypatch: p
             use()
         assert "\n" not in str(raised.value)
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(InputError, match="under jax, fit itself trains on many machines"):
+    with pytest.raises(InputError, match="backend to be tensorflow, found jax"):
         fit_workers(model, batches())
 
 

@@ -79,7 +79,7 @@ def fit_workers(
         2
     """
     if keras.backend.backend() != "tensorflow":
-        raise InputError("expected Keras's backend to be tensorflow; under jax, fit itself trains on many machines")
+        raise InputError(f"expected Keras's backend to be tensorflow, found {keras.backend.backend()}, which needs fit")
     if not isinstance(model, Objective) or getattr(model, "optimizer", None) is None:
         raise InputError("expected a model of tfcomp that is compiled")
     if model.steps_per_execution != 1 or model.jit_compile is True:
