@@ -29,6 +29,8 @@ from tfcomp.version import __version__
 if TYPE_CHECKING:
     import tensorflow as tf
 
+_LOST = re.compile("unhealthy|heartbeat|Collective ops is aborted")
+"""What TensorFlow says, in errors of several classes, when a worker is lost."""
 MODEL, PROGRESS = "model.keras", "training.json"
 """Files of a checkpoint: weights and the optimizer's state, and what was logged."""
 
@@ -106,13 +108,13 @@ def fit_workers(
     told.on_train_begin()
     if history:
         model.history.epoch, model.history.history = list(range(begun)), history
-    iterator = iter(learnt(begun * steps if steps_per_epoch else 0))
-    for epoch in range(begun, epochs):
-        if not steps_per_epoch and epoch > begun:
-            iterator = iter(learnt(0))
-        model.reset_metrics()
-        told.on_epoch_begin(epoch)
-        with _others_present(checkpoint):
+    with _others_present(checkpoint):
+        iterator = iter(learnt(begun * steps if steps_per_epoch else 0))
+        for epoch in range(begun, epochs):
+            if not steps_per_epoch and epoch > begun:
+                iterator = iter(learnt(0))
+            model.reset_metrics()
+            told.on_epoch_begin(epoch)
             for step in range(steps):
                 told.on_train_batch_begin(step)
                 logs = train(iterator)
@@ -126,11 +128,11 @@ def fit_workers(
                 for _ in range(watched[1]):
                     test(others)
                 logs |= {f"val_{name}": value for name, value in _logged(model).items()}
-        told.on_epoch_end(epoch, logs)
-        if checkpoint is not None and number == 0:
-            _keep(model, Path(checkpoint), model.history.history)
-        if model.stop_training:
-            break
+            told.on_epoch_end(epoch, logs)
+            if checkpoint is not None and number == 0:
+                _keep(model, Path(checkpoint), model.history.history)
+            if model.stop_training:
+                break
     told.on_train_end()
     return model.history
 
@@ -250,16 +252,12 @@ def _others_present(checkpoint: Any) -> Iterator[None]:
     """Within it, what TensorFlow says of a lost worker is a `WorkerLostError` of one line."""
     import tensorflow as tf
 
-    lost = (
-        tf.errors.UnavailableError,
-        tf.errors.AbortedError,
-        tf.errors.CancelledError,
-        tf.errors.DeadlineExceededError,
-    )
     try:
         yield
-    except lost as error:
-        gone = sorted(set(re.findall(r"/task:(\d+)", str(error.message))))
+    except tf.errors.OpError as error:
+        if not isinstance(error, tf.errors.UnavailableError) and not _LOST.search(str(error.message)):
+            raise
+        gone = sorted(set(re.findall(r"(?m)^/job:\w+/replica:\d+/task:(\d+)$", str(error.message))))
         then = "training begins again" if checkpoint is None else f"training goes on from {checkpoint}"
         raise WorkerLostError(
             f"expected all workers to answer, lost {' and '.join(gone) or 'one'}; start all of them again, and {then}"
