@@ -1,13 +1,14 @@
-"""Work on many items by as many processes as there are processors, each with the codec of its own.
+"""Work on many items by as many processes as there are processors, each with a codec that was sent to it by pickle.
 
-An interrupt concerns the command, not its workers: they do not see it, and end when the command ends them, or when it
-is gone.
+An interrupt concerns the process that asked, not its workers: they do not see it, and end when that process ends them,
+or when it is gone.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -16,9 +17,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import get_context
 from typing import Any
+
+from tqdm import tqdm
 
 from tfcomp.codec import Codec
 from tfcomp.errors import InputError
@@ -27,7 +30,7 @@ from tfcomp.storage.image_files import limit_pixels, progress
 FEW = 3
 """Largest number of items that are done one after another: starting other processes takes as long."""
 MOST_PROCESSES = 8
-"""Largest number of processes: each takes up to a gigabyte or two, for the largest photographs."""
+"""Largest number of processes where none is asked for: each takes up to a gigabyte or two, for large photographs."""
 AHEAD = 4
 """Number of items that wait for each process."""
 
@@ -37,36 +40,51 @@ _codec: Codec | None = None  # of a worker
 
 
 def each(
-    function: Callable[..., Any], jobs: Iterable[Job], count: int, codec: Codec, folder: str | None, label: str
+    function: Callable[..., Any],
+    jobs: Iterable[Job],
+    codec: Codec,
+    label: str,
+    *,
+    count: int | None = None,
+    few: int | None = None,
+    processes: int | None = None,
 ) -> Iterator[Any]:
     """The results of ``function(codec, *job)``, in order; jobs are taken a few ahead of them.
 
     Args:
         function: of a module, so that a worker finds it by name.
         jobs: arguments that can be sent to a worker.
-        count: number of jobs.
-        codec: what runs here.
-        folder: the artifact that it was loaded from, for the workers; None for the bundled one.
+        codec: what runs, here or in the workers; networks of a trained model, which cannot be sent, run here.
         label: of the progress bar, a verb.
+        count: number of jobs, if it is known.
+        few: largest number of jobs that are done here. Default: `FEW`.
+        processes: number of workers; 1 does all jobs here. Default: as many as processors, at most `MOST_PROCESSES`.
 
     Raises:
         InputError: if a worker ended, for want of memory as a rule; and what ``function`` raises.
     """
-    processes = min(count, os.cpu_count() or 1, MOST_PROCESSES)
-    pool = _pool(processes, folder, codec.max_pixels) if count > FEW and processes > 1 else None
+    most = min(os.cpu_count() or 1, MOST_PROCESSES) if processes is None else processes
+    jobs, few = iter(jobs), FEW if few is None else few
+    first = list(islice(jobs, few + 1))
+    jobs = chain(first, jobs)
+    if count is not None:
+        most = min(most, count)
+    pool = _pool(most, codec) if len(first) > few and most > 1 else None
     if pool is None:
         yield from progress((function(codec, *job) for job in jobs), label, count)
         return
     before = set(multiprocessing.active_children())
     with pool:
         try:
-            yield from progress(_in_order(pool, function, iter(jobs), AHEAD * processes), label, count)
+            yield from progress(_in_order(pool, function, jobs, AHEAD * most), label, count)
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in set(multiprocessing.active_children()) - before:
                 worker.terminate()
             if isinstance(error, BrokenProcessPool):
-                said = f"cannot {label} with {processes} processes at once: one of them ended"
+                said = f"cannot {label} with {most} processes at once: one of them ended, for want of memory"
+                if not hasattr(sys, "ps1"):
+                    said += ' or because a script does its work without `if __name__ == "__main__":`'
                 raise InputError(said) from error
             raise
 
@@ -82,10 +100,14 @@ def _in_order(pool: ProcessPoolExecutor, function: Callable[..., Any], jobs: Ite
         yield waiting.popleft().result()
 
 
-def _pool(processes: int, folder: str | None, max_pixels: int) -> ProcessPoolExecutor | None:
-    """The processes; None where the system has no semaphores for them, as without a writable ``/dev/shm``."""
+def _pool(processes: int, codec: Codec) -> ProcessPoolExecutor | None:
+    """The processes; None where the codec cannot be sent, or without semaphores, as without a writable ``/dev/shm``."""
     try:
-        return ProcessPoolExecutor(processes, get_context("spawn"), _start, (folder, max_pixels))
+        sent = pickle.dumps(codec.with_threads(1))
+    except TypeError:
+        return None
+    try:
+        return ProcessPoolExecutor(processes, get_context("spawn"), _start, (sent, codec.max_pixels))
     except (OSError, ImportError, NotImplementedError):
         return None
 
@@ -106,13 +128,24 @@ def _uninterrupted() -> Iterator[None]:
 # === In a worker ===
 
 
-def _start(folder: str | None, max_pixels: int) -> None:
+def _start(sent: bytes, max_pixels: int) -> None:
     global _codec
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what a worker has begun to write is undone
     threading.Thread(target=_end_with_parent, daemon=True).start()
     limit_pixels(max_pixels)
-    _codec = Codec.load(folder, threads=1).with_max_pixels(max_pixels)
+    _draw_no_bars()
+    _codec = pickle.loads(sent)  # noqa: S301 - the parent's own
+
+
+def _draw_no_bars() -> None:
+    """Leaves the terminal to the process that asked, whose own bar tells of all workers."""
+    drawn = tqdm.__init__
+
+    def hidden(self: Any, *arguments: Any, **options: Any) -> None:
+        drawn(self, *arguments, **{**options, "disable": True})
+
+    tqdm.__init__ = hidden
 
 
 def _run(function: Callable[..., Any], job: Job) -> Any:
