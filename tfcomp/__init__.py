@@ -23,6 +23,7 @@ TYPE_CHECKING = False  # to import `typing` takes longer than all else here, and
 if TYPE_CHECKING:
     from typing import Any
 
+    from tfcomp import bulk
     from tfcomp.artifact import serving
     from tfcomp.codec import Codec
     from tfcomp.coding.lanes import use_numba
@@ -44,6 +45,7 @@ __all__ = [
     "ServerError",
     "TfcompError",
     "__version__",
+    "bulk",
     "callbacks",
     "classical",
     "container",
@@ -65,6 +67,7 @@ _HOME = {
 }
 """Module of each class and function."""
 _MODULES = {
+    "bulk": "tfcomp.bulk",
     "callbacks": "tfcomp.models.callbacks",
     "classical": "tfcomp.measure.classical",
     "container": "tfcomp.storage.container",

@@ -42,7 +42,7 @@ class LiteRTTransform:
 
     def with_threads(self, threads: int) -> LiteRTTransform:
         """The same networks with so many threads each."""
-        slope = self._slope and self._slope.content
+        slope = self._slope.content if self._slope else None
         return LiteRTTransform(self._analysis.content, self._synthesis.content, slope, threads)
 
     @property
