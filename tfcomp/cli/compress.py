@@ -1,4 +1,4 @@
-"""``tfcomp compress``: images into one ``.tfz`` file."""
+"""``tfcomp compress``: images into one ``.tfz`` file, or by `tfcomp.bulk` into many."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tfcomp import outcomes, workers
-from tfcomp.cli.console import report_skipped, say
+from tfcomp import bulk, outcomes, workers
+from tfcomp.cli.console import report_skipped, say, say_report
 from tfcomp.cli.native_lines import held_native_lines
 from tfcomp.codec import Codec, CompressionReport
 from tfcomp.coding import varints
@@ -21,6 +21,7 @@ from tfcomp.geometry import DEFAULT_MAX_PIXELS
 from tfcomp.items import Images
 from tfcomp.outcomes import Coded, Source
 from tfcomp.storage import archives, container, image_files
+from tfcomp.storage.writing import local
 
 
 @dataclass
@@ -66,6 +67,11 @@ def run(args: argparse.Namespace) -> None:
     """The command."""
     if args.quality is not None and args.target_bytes is not None:
         raise InputError("expected --quality or --target-bytes, found both")
+    if args.shard_size is not None:
+        _shards(args)
+        return
+    for path in (*args.inputs, args.output):
+        local(path)
     skip, written = args.on_error == "skip", Written()
     with held_native_lines(dropped=skip):
         codec = Codec.load(args.codec).with_max_pixels(args.max_pixels)
@@ -97,6 +103,23 @@ def run(args: argparse.Namespace) -> None:
             f"note: few bytes for {written.claimed:,} pixels; decompress takes them with --max-pixels {written.claimed}"
         )
     report_skipped(written.skipped, len(sources))
+
+
+def _shards(args: argparse.Namespace) -> None:
+    if args.force:
+        raise InputError("expected --force with one OUT.tfz, found it with --shard-size, which replaces nothing")
+    with held_native_lines(dropped=args.on_error == "skip"):
+        report = bulk.compress(
+            args.inputs,
+            args.output,
+            codec=Codec.load(args.codec).with_max_pixels(args.max_pixels),
+            quality=args.quality,
+            effort=args.effort,
+            target_bytes=args.target_bytes,
+            shard_size=args.shard_size,
+            on_error=args.on_error,
+        )
+    say_report(args.output, report)
 
 
 # === Reading ===

@@ -1,4 +1,4 @@
-"""``tfcomp decompress``: the images of a ``.tfz`` file into a folder."""
+"""``tfcomp decompress``: the images of a ``.tfz`` file, or of a folder of them, into a folder."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfcomp import bundled, outcomes, workers
+from tfcomp import bulk, bundled, outcomes, workers
 from tfcomp.artifact import reading
 from tfcomp.artifact.manifest import DECODER_LATENT, MANIFEST, Manifest
-from tfcomp.cli.console import report_skipped, say
+from tfcomp.bulk.listing import addresses_of, opened
+from tfcomp.bulk.runs import is_run
+from tfcomp.cli.console import report_skipped, say, say_report
 from tfcomp.cli.native_lines import held_native_lines
 from tfcomp.codec import Codec
 from tfcomp.errors import BitstreamError, InputError, TfcompError
@@ -23,7 +25,11 @@ from tfcomp.storage.writing import flush_folder, local, sweep
 
 
 def run(args: argparse.Namespace) -> None:
-    """The command. One that was killed half-way goes on from there: see `journal`."""
+    """The command. One that was killed half-way goes on from there: see `journal` and `tfcomp.bulk`."""
+    if not args.input.endswith(".tfz") and is_run(args.input):
+        _shards(args)
+        return
+    local(args.input)
     folder = Path(local(args.output))
     skipped: dict[int, TfcompError] | None = {} if args.on_error == "skip" else None
     eager = {} if skipped is None else {"eager_bytes": 0}  # to check each block when it is read
@@ -74,6 +80,17 @@ def run(args: argparse.Namespace) -> None:
     already = f", {len(kept)} of them there already" if kept else ""
     say(f"{args.output}: {written} image{'s' if written != 1 else ''}{already}")
     report_skipped([InputError(f"{names[i]}: {error}") for i, error in sorted((skipped or {}).items())], len(targets))
+
+
+def _shards(args: argparse.Namespace) -> None:
+    if args.force:
+        raise InputError("expected --force with one IN.tfz, found it with a folder of shards, which replaces nothing")
+    with opened(addresses_of(args.input)[0]) as first:
+        artifact = args.codec or bundled_that_made(first)
+    codec = Codec.load(artifact).with_max_pixels(args.max_pixels)
+    with held_native_lines(dropped=args.on_error == "skip"):
+        report = bulk.decompress(args.input, args.output, codec=codec, on_error=args.on_error)
+    say_report(args.output, report)
 
 
 def bundled_that_made(archive: Archive) -> str:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from tfcomp.errors import InputError, everything_as, missing_dependency
+from tfcomp.errors import InputError, MissingDependencyError, everything_as, missing_dependency
 from tfcomp.storage.writing import flush_folder, replacing_file, sweep
 
 Address = str | os.PathLike[str]
@@ -123,8 +123,12 @@ def resolve(address: Address) -> tuple[Any, str]:
         from fsspec.implementations.local import LocalFileSystem
     except ModuleNotFoundError as error:
         raise missing_dependency(error) or error from error
-    with everything_as(InputError, f"expected an address that fsspec knows, {text}"):
+    try:
         fs, path = url_to_fs(text)
+    except ImportError as error:  # which says what to install
+        raise MissingDependencyError(f"cannot reach {text}: {error}") from error
+    except Exception as error:
+        raise InputError(f"expected an address that fsspec knows, found {text}: {error}") from error
     return (None, path) if isinstance(fs, LocalFileSystem) else (fs, path.rstrip("/"))
 
 
