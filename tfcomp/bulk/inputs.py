@@ -125,6 +125,28 @@ def shards(paths: Address | Iterable[Address], size: int, item: Item) -> Iterato
         raise InputError("expected at least one image, found none")
 
 
+def files(folder: Address) -> Iterator[str]:
+    """The image files in a folder and its subfolders, in the order in which `tfcomp.bulk.compress` takes them.
+
+    Args:
+        folder: a path or an address.
+
+    Returns:
+        The address of each; a folder's names are held at a time.
+
+    Raises:
+        InputError: if there is none.
+    """
+    root, none = os.fspath(folder).rstrip("/"), True
+    for suffixes in (SUFFIXES, {ARRAY}):
+        for name in places.found(root or "/", suffixes):
+            none = False
+            yield f"{root}/{name}"
+        if not none:
+            return
+    raise InputError(f"expected image files in {os.fspath(folder)}, found none")
+
+
 # === Inside ===
 
 
@@ -146,14 +168,9 @@ def _in(path: str, item: Item) -> Iterator[tuple[str, str] | Rows]:
     elif (suffix in SUFFIXES and places.resolve(path)[0] is not None) or not places.is_folder(path):
         yield path, rule.portable(PurePosixPath(path).name)
     else:
-        none = True
-        for suffixes in (SUFFIXES, {ARRAY}):
-            for name in places.found(path, suffixes):
-                none = False
-                yield f"{path.rstrip('/')}/{name}", rule.portable(name)
-            if not none:
-                return
-        raise InputError(f"expected image files in {path}, found none")
+        begin = len(path.rstrip("/")) + 1
+        for address in files(path):
+            yield address, rule.portable(address[begin:])
 
 
 def _array_header(file: BinaryIO, address: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
