@@ -493,6 +493,23 @@ def test_a_script_without_its_guard_is_told(rows: Path, tmp_path: Path) -> None:
     assert '`if __name__ == "__main__":`' in line
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds workers in /proc")
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.6])
+def test_a_worker_that_is_killed_ends_the_run_with_a_line(tmp_path: Path, delay: float) -> None:
+    """Also at its very start, when it has not read what it is sent."""
+    np.save(tmp_path / "rows.npy", RNG.integers(0, 256, (5000, 24, 24, 3), np.uint8))
+    process = script("photographs", tmp_path / "rows.npy", tmp_path / "out", 50)  # whose pickle fills a pipe
+    until, workers = time.monotonic() + 30, []
+    while time.monotonic() < until and len(workers) < 2 and process.poll() is None:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [n for n in children if b"spawn_main" in Path(f"/proc/{n}/cmdline").read_bytes()]
+    time.sleep(delay)
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "InputError: cannot compress with 2 processes at once: one of them ended" in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_killed_at_random_nothing_is_lost_or_doubled(tmp_path: Path, number: signal.Signals) -> None:

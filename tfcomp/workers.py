@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import chain, islice
 from multiprocessing import get_context
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 from tqdm import tqdm
@@ -69,12 +70,13 @@ def each(
     jobs = chain(first, jobs)
     if count is not None:
         most = min(most, count)
-    pool = _pool(most, codec) if len(first) > few and most > 1 else None
-    if pool is None:
+    sent = _sent(codec) if len(first) > few and most > 1 else None
+    pool = _pool(most, sent, codec.max_pixels) if sent else None
+    if sent is None or pool is None:
         yield from progress((function(codec, *job) for job in jobs), label, count)
         return
     before = set(multiprocessing.active_children())
-    with pool:
+    with _unlinked(sent), pool:
         try:
             yield from progress(_in_order(pool, function, jobs, AHEAD * most), label, count)
         except BaseException as error:
@@ -100,16 +102,38 @@ def _in_order(pool: ProcessPoolExecutor, function: Callable[..., Any], jobs: Ite
         yield waiting.popleft().result()
 
 
-def _pool(processes: int, codec: Codec) -> ProcessPoolExecutor | None:
-    """The processes; None where the codec cannot be sent, or without semaphores, as without a writable ``/dev/shm``."""
+def _sent(codec: Codec) -> SharedMemory | None:
+    """The codec's pickle in memory that workers share; None if it has none, or without a writable ``/dev/shm``.
+
+    It is no argument of the workers: `multiprocessing` writes these into a pipe that it also holds open for reading,
+    and waits for ever if they fill it and the worker is killed before it has read them.
+    """
     try:
-        sent = pickle.dumps(codec.with_threads(1))
-    except TypeError:
+        content = pickle.dumps(codec.with_threads(1))
+        memory = SharedMemory(create=True, size=len(content))
+    except (TypeError, OSError, ImportError):
         return None
+    assert memory.buf is not None
+    memory.buf[: len(content)] = content
+    return memory
+
+
+@contextmanager
+def _unlinked(memory: SharedMemory) -> Iterator[None]:
     try:
-        return ProcessPoolExecutor(processes, get_context("spawn"), _start, (sent, codec.max_pixels))
+        yield
+    finally:
+        memory.close()
+        memory.unlink()
+
+
+def _pool(processes: int, sent: SharedMemory, max_pixels: int) -> ProcessPoolExecutor | None:
+    """The processes; None without semaphores."""
+    try:
+        return ProcessPoolExecutor(processes, get_context("spawn"), _start, (sent.name, max_pixels))
     except (OSError, ImportError, NotImplementedError):
-        return None
+        with _unlinked(sent):
+            return None
 
 
 @contextmanager
@@ -128,14 +152,17 @@ def _uninterrupted() -> Iterator[None]:
 # === In a worker ===
 
 
-def _start(sent: bytes, max_pixels: int) -> None:
+def _start(sent: str, max_pixels: int) -> None:
     global _codec
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what a worker has begun to write is undone
     threading.Thread(target=_end_with_parent, daemon=True).start()
     limit_pixels(max_pixels)
     _draw_no_bars()
-    _codec = pickle.loads(sent)  # noqa: S301 - the parent's own
+    memory = SharedMemory(sent)
+    assert memory.buf is not None
+    _codec = pickle.loads(memory.buf)  # noqa: S301 - the parent's own
+    memory.close()
 
 
 def _draw_no_bars() -> None:
