@@ -6,6 +6,7 @@ It needs none of the other tests' fixtures, some of which import TensorFlow.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -194,6 +195,22 @@ def test_a_process_has_one_codec() -> None:
         Compress(3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="effort"):
         Compress(effort=-1)
+
+
+@needs_beam
+def test_the_page_of_the_documentation_runs(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (GOLDEN.parents[2] / "docs" / "how-to" / "beam.md").read_text()
+    (text,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert '"photographs"' in text
+    exec(text.replace('"photographs"', repr(str(GOLDEN / "contexts"))).replace("quality=5", "quality=1"), {})
+    count = 0
+    for path in (tmp_path / "shards").glob("*.tfz"):
+        with Archive.open(path) as archive:
+            count += len(archive)
+    assert count == 9
+    lines = [path.read_text().splitlines() for path in sorted(tmp_path.glob("*.txt-*"))]
+    assert sorted(map(len, lines)) == [1, 9]
 
 
 @pytest.mark.skipif(beam is not None, reason="apache-beam is installed")
