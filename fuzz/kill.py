@@ -224,6 +224,27 @@ def _decompress(count: int, *, old: bool) -> Scenario:
     return Scenario(0, prepare, arguments, state)
 
 
+def _shards(count: int) -> Scenario:
+    """Shards are whole one by one: each is the new one or not there; and so is the manifest."""
+
+    def arguments(folder: Path, out: str = "shards") -> list[str]:
+        options = ["--codec", str(GOLDEN / "contexts"), "--shard-size", "2"]
+        return ["compress", str(folder / "new"), "-o", str(folder / out), *options]
+
+    def prepare(folder: Path) -> None:
+        _pictures(folder / "new", count, 1)
+        _made(arguments(folder, "whole"), folder)
+
+    def state(folder: Path, template: Path) -> str:
+        whole = {path.name: path.read_bytes() for path in (template / "whole").iterdir()}
+        there = {p.name: p.read_bytes() for p in (folder / "shards").glob("[!.]*")}
+        for name, content in there.items():
+            assert content == whole[name] or (name == "bulk.json" and not json.loads(content)["complete"]), name
+        return "new" if there == whole else "old"
+
+    return Scenario(0, prepare, arguments, state)
+
+
 def _data(folder: Path) -> None:
     np.save(folder / "tiny.npy", np.random.default_rng(0).integers(0, 256, (200, 8, 8), np.uint8))
 
@@ -268,8 +289,9 @@ def _export() -> Scenario:
 
 def _scenarios() -> dict[str, Scenario]:
     found = {
-        "compress": (20, _compress(3)),
-        "compress by workers": (10, _compress(6)),
+        "compress": (15, _compress(3)),
+        "compress by workers": (5, _compress(6)),
+        "compress to shards by workers": (10, _shards(9)),
         "decompress": (15, _decompress(3, old=False)),
         "decompress over others": (10, _decompress(3, old=True)),
         "decompress by workers": (15, _decompress(6, old=False)),
