@@ -358,6 +358,12 @@ def test_other_arguments_are_refused_and_nothing_is_changed(rows: Path, tmp_path
         bulk.decompress(sorted(out.glob("*.tfz")), out, codec=SMALL, **ALONE)
 
 
+def test_a_run_that_has_made_nothing_can_be_begun_otherwise(rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read"):
+        bulk.compress(tmp_path / "misspelt.npy", tmp_path / "out", codec=SMALL, shard_size=5, **ALONE)
+    assert bulk.compress(rows, tmp_path / "out", codec=SMALL, shard_size=4, **ALONE).shards == 3
+
+
 def test_a_shorter_or_longer_list_is_another(rows: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.npy"
     np.save(short, np.load(rows)[:4])

@@ -52,7 +52,9 @@ class Compress(apache_beam.PTransform):  # type: ignore[misc, unused-ignore]
     Args:
         codec: a loaded codec, which is sent with the pipeline; or an artifact's folder, or the name of one that comes
             with the package, which each worker loads for itself. Default: ``"photographs"``.
-        quality, effort, target_bytes: see `tfcomp.Codec.compress`.
+        quality: 1 to the codec's `qualities`. Default: its own.
+        effort: see `tfcomp.Codec.compress`.
+        target_bytes: instead of a quality, the most that each payload may have, for images of any size.
     """
 
     def __init__(

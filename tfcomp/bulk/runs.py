@@ -97,17 +97,17 @@ class Run:
         place.sweep()
         names = [name for name in place.names() if not name.startswith(".")]
         own = {"format": FORMAT, "kind": kind, "settings": dict(settings)}
+        matched = [_SHARD.fullmatch(name) for name in names]
+        self.place, self._own, self._earlier = place, own, dict[str, Any]()
+        self.there = {int(found[1]) for found in matched if found}
         if MANIFEST in names:
             self._earlier = read_manifest(place)
-            _require_same(place, own, self._earlier)
+            if self.there or self._earlier.get("complete"):
+                _require_same(place, own, self._earlier)
         elif names:
             raise InputError(f"expected {place} to be new, empty or an earlier run, found {names[0]!a} in it")
-        else:
-            self._earlier = {}
+        if not self.there:  # nor is anything lost if an earlier one was begun otherwise
             place.write(MANIFEST, _text({**own, "complete": False}))
-        self.place, self._own = place, own
-        matched = [_SHARD.fullmatch(name) for name in names]
-        self.there = {int(found[1]) for found in matched if found}
 
     def finish(self, total: Report, inputs: str) -> None:
         """All shards are there; raises `InputError` if there are more than these."""
