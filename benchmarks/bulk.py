@@ -1,6 +1,6 @@
 """Many images by `tfcomp.bulk` and on Apache Beam: one worker and two, memory, kills, equality.
 
-    python benchmarks/bulk.py [--only small] [--kills 20] [--turns 3]
+    python benchmarks/bulk.py [--only small] [--parts times,kills,beam] [--kills 20] [--turns 3]
 
 Two collections: 100,000 images of 28x28, MNIST's in a row and again from its beginning, as one ``.npy``, by a small
 convolutional codec; and 2,000 photographs, BSDS500's training images at half their size, again and again, as files in
@@ -158,11 +158,12 @@ def pipeline(name: str, source: str, out: str, workers: str) -> None:
     print(json.dumps({"seconds": time.perf_counter() - start}))
 
 
-def started(*arguments: Any, python: Any = sys.executable) -> subprocess.Popen[str]:
+def started(*arguments: Any, python: Any = sys.executable, apart: bool = False) -> subprocess.Popen[str]:
+    """A part of this script as a process; where ``apart``, one that can be killed with all that it has started."""
     paths = os.pathsep.join([str(_settings.ROOT), str(_settings.ROOT / "benchmarks")])
     return subprocess.Popen(
         [str(python), __file__, *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=apart,
         env={**os.environ, "PYTHONPATH": paths},
     )  # fmt: skip
 
@@ -181,7 +182,7 @@ def killed(name: str, source: Path, out: Path, kills: int, seconds: float) -> di
     """Kills a run so many times, each somewhere in what is left of it, and brings it to its end."""
     rng, moments = random.Random(SEED), []
     for i in range(kills):
-        process = started("run", name, source, out, 2)
+        process = started("run", name, source, out, 2, apart=True)
         time.sleep(rng.uniform(0.5, 2.0 + 1.2 * seconds / kills))
         target = ("all", "first", "worker")[i % 3]
         workers = _children(process.pid)
@@ -239,8 +240,8 @@ def beam_payloads(folder: Path, source: Path) -> dict[str, bytes]:
 # === All of it ===
 
 
-def measure(name: str, kills: int, turns: int) -> dict[str, Any]:
-    """Everything about one collection."""
+def measure(name: str, parts: str, kills: int, turns: int) -> dict[str, Any]:
+    """Everything about one collection, or the parts that are named."""
     found: dict[str, Any] = {"items": COUNTS[name], "shard_size": SHARD[name]}
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary).resolve()
@@ -249,32 +250,40 @@ def measure(name: str, kills: int, turns: int) -> dict[str, Any]:
             Path(ended(started("make", name, folder, count))["path"])
             for folder, count in ((work, COUNTS[name]), (work / "fewer", COUNTS[name] // 10))
         )
-        found["tenth"] = ended(started("run", name, tenth, work / "tenth", 2))
-        print(name, "a tenth", found["tenth"], flush=True)
-        for _ in range(turns):  # of which the quickest counts: others may use the machine meanwhile
-            for label, workers in (("one", 1), ("two", 2)):
-                shutil.rmtree(work / label, ignore_errors=True)
-                taken = ended(started("run", name, source, work / label, workers))
-                found[label] = min(found.get(label, taken), taken, key=lambda run: run["seconds"])
-                print(name, label, taken, flush=True)
-        for count in (1, 2):
-            found[f"threads_{count}"] = ended(started("threads", name, tenth, "", count))
-        print(name, "threads", found["threads_1"], found["threads_2"], flush=True)
-        found["speedup"] = found["one"]["seconds"] / found["two"]["seconds"]
-        found["equal"] = equal(work / "one", work / "two")
-        found["killed"] = killed(name, source, work / "killed", kills, found["two"]["seconds"])
-        found["killed"]["equal"] = equal(work / "one", work / "killed")
-        whole = payloads(work / "one")
+        if "times" in parts:
+            found |= _times(name, source, tenth, work, turns)
+        else:
+            ended(started("run", name, source, work / "two", 2))
+        whole = payloads(work / "two")
         assert len(whole) == COUNTS[name]
-        print(name, f"speedup {found['speedup']:.2f}, equal {found['equal']}", found["killed"], flush=True)
-        if BEAM.exists():
+        if "kills" in parts:
+            found["killed"] = killed(name, source, work / "killed", kills, _settings.full_or(40, 5))
+            found["killed"]["equal"] = equal(work / "two", work / "killed")
+            print(name, found["killed"], flush=True)
+        if "beam" in parts and BEAM.exists():
             for workers in (1, 2):
                 out = work / f"beam{workers}"
                 taken = ended(started("beam", name, source, out, workers, python=BEAM))
                 found[f"beam_{workers}"] = {**taken, "equal": beam_payloads(out, source) == whole}
                 print(name, f"Beam, {workers}", found[f"beam_{workers}"], flush=True)
-                shutil.rmtree(out)
             found["beam_speedup"] = found["beam_1"]["seconds"] / found["beam_2"]["seconds"]
+    return found
+
+
+def _times(name: str, source: Path, tenth: Path, work: Path, turns: int) -> dict[str, Any]:
+    found = {"tenth": ended(started("run", name, tenth, work / "tenth", 2))}
+    print(name, "a tenth", found["tenth"], flush=True)
+    for _ in range(turns):  # of which the quickest counts: others may use the machine meanwhile
+        for label, workers in (("one", 1), ("two", 2)):
+            shutil.rmtree(work / label, ignore_errors=True)
+            taken = ended(started("run", name, source, work / label, workers))
+            found[label] = min(found.get(label, taken), taken, key=lambda run: run["seconds"])
+            print(name, label, taken, flush=True)
+    for count in (1, 2):
+        found[f"threads_{count}"] = ended(started("threads", name, tenth, "", count))
+    print(name, "threads", found["threads_1"], found["threads_2"], flush=True)
+    found["speedup"] = found["one"]["seconds"] / found["two"]["seconds"]
+    found["equal"] = equal(work / "one", work / "two")
     return found
 
 
@@ -282,6 +291,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=list(COUNTS))
     parser.add_argument("--kills", type=int, default=_settings.full_or(20, 3))
+    parser.add_argument("--parts", default="times,kills,beam")
     parser.add_argument("--turns", type=int, default=_settings.full_or(3, 1))
     args = parser.parse_args()
     if not (ARTIFACT / "manifest.json").is_file():
@@ -289,9 +299,11 @@ def main() -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in COUNTS:
         if args.only in (None, name):
-            results[name] = measure(name, args.kills, args.turns)
+            results[name] = results.get(name, {}) | measure(name, args.parts, args.kills, args.turns)
             RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     for name, found in results.items():
+        if "one" not in found:
+            continue
         per_worker = found["items"] / found["one"]["seconds"]
         print(f"{name}: {per_worker:.0f} images a second and worker, two workers {found['speedup']:.2f} times one")
         memory = [f"{found[label]['worker_peak_mib']:.0f}" for label in ("tenth", "two")]
