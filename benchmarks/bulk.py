@@ -45,6 +45,8 @@ ARTIFACT = _settings.RUNS / "bulk_small"
 BEAM = _settings.ROOT / ".venv-beam" / "bin" / "python"
 COUNTS = {"small": _settings.full_or(100_000, 3000), "photographs": _settings.full_or(2000, 30)}
 SHARD = {"small": _settings.full_or(1000, 300), "photographs": _settings.full_or(25, 3)}
+SECONDS = {"small": _settings.full_or(10, 2), "photographs": _settings.full_or(40, 4)}
+"""About what a run by two workers takes, over which the kills are spread."""
 FOLDER = 100
 """Number of photographs in a folder."""
 SEED = 0
@@ -257,7 +259,7 @@ def measure(name: str, parts: str, kills: int, turns: int) -> dict[str, Any]:
         whole = payloads(work / "two")
         assert len(whole) == COUNTS[name]
         if "kills" in parts:
-            found["killed"] = killed(name, source, work / "killed", kills, _settings.full_or(40, 5))
+            found["killed"] = killed(name, source, work / "killed", kills, SECONDS[name])
             found["killed"]["equal"] = equal(work / "two", work / "killed")
             print(name, found["killed"], flush=True)
         if "beam" in parts and BEAM.exists():

@@ -45,7 +45,10 @@ def report_skipped(skipped: Collection[TfcompError], count: int) -> None:
 def say_report(folder: str, report: Report) -> None:
     """Says what a folder of shards, or of their images, holds; raises `InputError` if anything was left out."""
     already = f", {report.kept} of them there already" if report.kept else ""
-    say(f"{folder}: {report.items:,} images of {report.shards:,} shards in {report.bytes:,} bytes{already}")
+    images, shards = (
+        f"{n:,} {what}{'' if n == 1 else 's'}" for n, what in ((report.items, "image"), (report.shards, "shard"))
+    )
+    say(f"{folder}: {images} of {shards} in {report.bytes:,} bytes{already}")
     if report.skipped:
         raise InputError(f"skipped {report.skipped} of {report.items + report.skipped} images, named in {folder}")
 
