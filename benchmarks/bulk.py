@@ -154,7 +154,7 @@ def pipeline(name: str, source: str, out: str, workers: str) -> None:
 
             images = begun | beam.Create(range(0, count, step)) | beam.Reshuffle() | beam.FlatMap(rows)
         else:
-            images = begun | fileio.MatchFiles(f"{source}/**") | fileio.ReadMatches()
+            images = begun | fileio.MatchFiles(f"{source}/**") | beam.Reshuffle() | fileio.ReadMatches()
         made = images | Compress(artifact)
         _ = made.payloads | fileio.WriteToFiles(out, shards=4, sink=lambda _: ArchiveSink(artifact))
     print(json.dumps({"seconds": time.perf_counter() - start}))
