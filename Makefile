@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 # benchmarks/litert_js.py is a part of runtime_exactness.py.
 BENCHMARKS ?= $(filter-out benchmarks/litert_js.py,$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: demo test lint format slow fuzz kill lowest golden notebooks test-notebooks docs benchmark web web-demo android wheel release clean
+.PHONY: demo test lint format slow fuzz kill lowest beam golden notebooks test-notebooks docs benchmark web web-demo android wheel release clean
 
 demo: .venv/installed
 	$(BIN)/tfcomp demo --out demo
@@ -40,6 +40,11 @@ kill: .venv/installed
 LOWEST_TESTS ?= $(addprefix tests/test_,tables.py container.py golden_payloads.py golden_artifacts.py limits.py resuming.py)
 lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest $(LOWEST_TESTS)
+
+# tfcomp.beam and the examples for Dask and Ray, in .venv-beam: Beam sets upper bounds on protobuf, Pillow and pyarrow.
+# It has no TensorFlow, so that the fixtures of the other tests are not there.
+beam: .venv-beam/installed
+	.venv-beam/bin/python -m pytest --noconftest -m 'slow or not slow' tests/test_beam.py tests/test_engines.py
 
 # Rewrites tests/golden/: only after a deliberate change of a format, with its version number raised.
 golden: .venv/installed
@@ -93,7 +98,7 @@ wheel: .venv/installed
 release: lint test test-notebooks docs slow wheel
 
 clean:
-	rm -rf .venv .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis build demo dist
+	rm -rf .venv .venv-beam .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis build demo dist
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
@@ -103,6 +108,12 @@ $(BIN)/python:
 	.venv-lowest/bin/python -m pip --quiet --disable-pip-version-check install uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
 		--editable '.[train,fast,test]'
+	@touch $@
+
+.venv-beam/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python -m pip --quiet --disable-pip-version-check install --editable '.[beam,bulk,test]' \
+		'dask>=2025.1' 'ray>=2.40'
 	@touch $@
 
 .venv/installed: pyproject.toml | $(BIN)/python

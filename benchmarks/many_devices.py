@@ -187,7 +187,7 @@ def train(way: str, folder: Path, names: list[str], worker: int) -> None:
         if way == "two workers":
             import tensorflow as tf
 
-            from tfcomp.models.workers import fit_workers
+            from tfcomp.models.multi_worker import fit_workers
 
             data = tf.data.Dataset.from_tensor_slices(images).batch(BATCH)
             logs = fit_workers(model, data, epochs=EPOCHS, validation_data=data, verbose=0).history

@@ -27,7 +27,7 @@ GROUPS = {
     "Models": ["AutoEncoder", "VAE", "load_model", "fit_workers", "networks", "callbacks"],
     "Codec": ["Codec", "use_numba"],
     "Data": ["datasets"],
-    "Files and servers": ["container", "serving"],
+    "Files and servers": ["bulk", "container", "serving"],
     "Measuring": ["evaluate", "classical", "plots"],
     "Errors": [
         "TfcompError",

@@ -37,6 +37,7 @@ from tfcomp.artifact.manifest import Manifest, verify
 from tfcomp.cli.main import main
 from tfcomp.cli.runs import Run
 from tfcomp.storage import writing
+from tfcomp.storage.container import Archive
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden" / "artifacts"
 WRITING = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
@@ -224,6 +225,36 @@ def _decompress(count: int, *, old: bool) -> Scenario:
     return Scenario(0, prepare, arguments, state)
 
 
+def _held(folder: Path) -> dict[str, tuple[Any, ...]]:
+    """Names and payloads of each shard."""
+    found = {}
+    for path in folder.glob("shard-*.tfz"):
+        with Archive.open(path) as archive:
+            found[path.name] = (*archive.metadata["names"], *archive)
+    return found
+
+
+def _shards(count: int) -> Scenario:
+    """Shards are whole one by one: each is the new one or not there; and so is the manifest."""
+
+    def arguments(folder: Path, out: str = "shards") -> list[str]:
+        options = ["--codec", str(GOLDEN / "contexts"), "--shard-size", "2"]
+        return ["compress", str(folder / "new"), "-o", str(folder / out), *options]
+
+    def prepare(folder: Path) -> None:
+        _pictures(folder / "new", count, 1)
+        _made(arguments(folder, "whole"), folder)
+
+    def state(folder: Path, template: Path) -> str:
+        whole, there = (_held(path) for path in (template / "whole", folder / "shards"))
+        assert there.items() <= whole.items(), sorted(there)
+        return (
+            "new" if there == whole and json.loads((folder / "shards" / "bulk.json").read_text())["complete"] else "old"
+        )
+
+    return Scenario(0, prepare, arguments, state)
+
+
 def _data(folder: Path) -> None:
     np.save(folder / "tiny.npy", np.random.default_rng(0).integers(0, 256, (200, 8, 8), np.uint8))
 
@@ -268,8 +299,9 @@ def _export() -> Scenario:
 
 def _scenarios() -> dict[str, Scenario]:
     found = {
-        "compress": (20, _compress(3)),
-        "compress by workers": (10, _compress(6)),
+        "compress": (15, _compress(3)),
+        "compress by workers": (5, _compress(6)),
+        "compress to shards by workers": (10, _shards(9)),
         "decompress": (15, _decompress(3, old=False)),
         "decompress over others": (10, _decompress(3, old=True)),
         "decompress by workers": (15, _decompress(6, old=False)),

@@ -26,19 +26,19 @@ import numpy as np
 import tfcomp
 from tfcomp.artifact import arrays
 from tfcomp.artifact.manifest import DECODER, ENCODER, MANIFEST, TABLES, Manifest, verify_saved_model
-from tfcomp.cli import decompress
-from tfcomp.cli.bulk import FEW
 from tfcomp.cli.main import main
 from tfcomp.coding import varints
 from tfcomp.entropy import tiles
 from tfcomp.entropy.context import ContextModel
 from tfcomp.entropy.sample import SampleModel
 from tfcomp.errors import TfcompError
+from tfcomp.outcomes import sound_items
 from tfcomp.storage import archives, names
 from tfcomp.storage.container import BLOCK, Archive
 from tfcomp.storage.container_format import Header
 from tfcomp.storage.image_files import read_image
 from tfcomp.tiled import NEAREST
+from tfcomp.workers import FEW
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden" / "artifacts"
 KINDS = ("static", "qualities", "samples", "contexts", "channels", "photographs")
@@ -147,7 +147,7 @@ def archive(rng: random.Random) -> None:
             assert len({names.key(str(target)) for target in targets}) == len(opened)
             for target in targets:
                 assert os.path.normpath(f"/out/{target}") == f"/out/{target}"
-            decompress._sound(opened, codec, None)  # noqa: SLF001
+            sound_items(codec, opened, None)
             if kept is not None:
                 assert list(opened) == kept
             if sum(map(codec.claimed_pixels, opened)) <= MAX_PIXELS:

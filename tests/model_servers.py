@@ -45,8 +45,8 @@ def predict(models: Models, name: str, version: int | None, inputs: dict[str, An
 
 
 @contextmanager
-def grpc_server(models: Models) -> Iterator[str]:
-    """The address of a server of these models."""
+def grpc_server(served: Models) -> Iterator[str]:
+    """The address of a server of these models, which may be changed meanwhile."""
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis.predict_pb2 import PredictResponse
@@ -57,7 +57,7 @@ def grpc_server(models: Models) -> Iterator[str]:
 
     class Service(PredictionServiceServicer):
         def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
-            spec = request.model_spec
+            spec, models = request.model_spec, dict(served)  # what is served now answers the request
             spec.version.value = spec.version.value or newest(models, spec.name)
             inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
             if any(value.shape.rank == 1 and len(value) > serving.MAX_BATCH for value in inputs.values()):
@@ -71,7 +71,7 @@ def grpc_server(models: Models) -> Iterator[str]:
                 response.outputs[name].CopyFrom(tf.make_tensor_proto(value.numpy()))
             return response
 
-    server = grpc.server(ThreadPoolExecutor(2))
+    server = grpc.server(ThreadPoolExecutor(4))
     add_PredictionServiceServicer_to_server(Service(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -115,7 +115,10 @@ def http_server(answer: Callable[[str, Any], tuple[int, Any]]) -> Iterator[str]:
         def log_message(self, *args: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # or connections of many clients are dropped, and tried again after a second
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -124,11 +127,12 @@ def http_server(answer: Callable[[str, Any], tuple[int, Any]]) -> Iterator[str]:
 
 
 @contextmanager
-def rest_server(models: Models) -> Iterator[str]:
-    """The address of a server of these models."""
+def rest_server(served: Models) -> Iterator[str]:
+    """The address of a server of these models, which may be changed meanwhile."""
     import tensorflow as tf
 
     def answer(path: str, request: Any) -> tuple[int, Any]:
+        models = dict(served)  # what is served now answers the request
         if request is None:
             name = path.rpartition("/")[2]
             versions = [(v, "END" if v == 99 else "AVAILABLE") for n, v in [*models, (name, 99)] if n == name]

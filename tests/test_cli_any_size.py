@@ -193,8 +193,8 @@ def test_an_interrupt_while_workers_run_is_one_line(made: Path, tmp_path: Path) 
         assert process.returncode == 130
         assert said == "tfcomp: interrupted; no file was left half-written\n"
         assert {path.name for path in tmp_path.iterdir()} <= {"in", "out"}
-        hidden = [path.name for path in tmp_path.rglob(".*")]  # what the next decompress goes on from may stay
-        assert all(which is other and name.endswith(".unfinished") for name in hidden), hidden
+        hidden = list(tmp_path.rglob(".*"))  # what the next decompress goes on from may stay
+        assert all(path.parent.name == "out" and path.suffix == ".unfinished" for path in hidden), hidden
 
 
 def test_options_of_the_other_kind_of_run_are_refused(

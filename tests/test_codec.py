@@ -282,3 +282,12 @@ def test_public_methods_name_their_arguments() -> None:
         for method in own:
             parameters = inspect.signature(method).parameters.values()
             assert not [p for p in parameters if p.kind is p.VAR_KEYWORD], method
+
+
+def test_the_number_of_threads_changes_no_byte() -> None:
+    codec = tfcomp.Codec.load(threads=1)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    assert codec.with_threads(2).compress([image]) == codec.compress([image])
+    for wrong in (0, True, 1.5):
+        with pytest.raises(InputError, match="expected a number of threads of 1 or more"):
+            codec.with_threads(wrong)

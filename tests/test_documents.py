@@ -17,8 +17,8 @@ from tfcomp.cli.main import main
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
-SERVING = "how-to/serving.md"
-"""`test_serving` runs this one, which needs servers."""
+ELSEWHERE_RUN = ("how-to/serving.md", "how-to/beam.md")
+"""Pages that others run: `test_serving`, which has servers, and `test_beam`, whose environment has Beam."""
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 SMALL = {
@@ -84,7 +84,7 @@ def folder(tmp_path: Path, kinds: Callable[[str], Kind], monkeypatch: pytest.Mon
 @pytest.mark.timeout(900)
 @pytest.mark.xdist_group("dense")
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page != SERVING and {"python", "sh"} & {*dict(blocks(page))}]
+    "page", [page for page in PAGES if page not in ELSEWHERE_RUN and {"python", "sh"} & {*dict(blocks(page))}]
 )
 def test_the_code_of_a_page_runs(page: str, folder: Path) -> None:
     names: dict[str, Any] = {}

@@ -24,7 +24,7 @@ from tfcomp.errors import InputError
 from tfcomp.models.autoencoder import AutoEncoder
 from tfcomp.models.callbacks import BetaSchedule
 from tfcomp.models.loading import load_model
-from tfcomp.models.workers import MODEL, PROGRESS, fit_workers
+from tfcomp.models.multi_worker import MODEL, PROGRESS, fit_workers
 
 SHAPE = (8, 6, 1)
 SCRIPT = Path(many_devices.__file__)

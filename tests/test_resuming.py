@@ -111,7 +111,7 @@ def packed(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, list[s
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tfcomp.cli.bulk.FEW", 100)
+    monkeypatch.setattr("tfcomp.workers.FEW", 100)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

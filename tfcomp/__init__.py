@@ -24,6 +24,7 @@ TYPE_CHECKING = False  # to import `typing` takes longer than all else here, and
 if TYPE_CHECKING:
     from typing import Any
 
+    from tfcomp import bulk
     from tfcomp.artifact import serving
     from tfcomp.codec import Codec
     from tfcomp.coding.lanes import use_numba
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from tfcomp.models import callbacks, networks
     from tfcomp.models.autoencoder import AutoEncoder
     from tfcomp.models.loading import load_model
+    from tfcomp.models.multi_worker import fit_workers
     from tfcomp.models.vae import VAE
-    from tfcomp.models.workers import fit_workers
     from tfcomp.storage import container
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "TfcompError",
     "WorkerLostError",
     "__version__",
+    "bulk",
     "callbacks",
     "classical",
     "container",
@@ -64,12 +66,13 @@ _HOME = {
     "AutoEncoder": "tfcomp.models.autoencoder",
     "Codec": "tfcomp.codec",
     "VAE": "tfcomp.models.vae",
-    "fit_workers": "tfcomp.models.workers",
+    "fit_workers": "tfcomp.models.multi_worker",
     "load_model": "tfcomp.models.loading",
     "use_numba": "tfcomp.coding.lanes",
 }
 """Module of each class and function."""
 _MODULES = {
+    "bulk": "tfcomp.bulk",
     "callbacks": "tfcomp.models.callbacks",
     "classical": "tfcomp.measure.classical",
     "container": "tfcomp.storage.container",

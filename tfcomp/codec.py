@@ -14,6 +14,7 @@ from tfcomp.errors import BitstreamError, InputError
 from tfcomp.items import Item
 from tfcomp.parts import Parts, Tally
 from tfcomp.pipelines import Pipeline, pipeline_of
+from tfcomp.runtimes.litert import LiteRTTransform
 from tfcomp.uniform import UniformPipeline
 
 if TYPE_CHECKING:
@@ -234,6 +235,21 @@ class Codec:
         if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
             raise InputError(f"expected a limit of 1 pixel or more, found {max_pixels!r}")
         return Codec(replace(self.parts, max_pixels=max_pixels))
+
+    def with_threads(self, threads: int) -> Codec:
+        """The codec whose networks take so many threads in LiteRT; one that runs elsewhere stays as it is.
+
+        One thread each is right where several processes share the processors.
+
+        Args:
+            threads: 1 or more.
+        """
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise InputError(f"expected a number of threads of 1 or more, found {threads!r}")
+        transform = self.parts.transform
+        if not isinstance(transform, LiteRTTransform):
+            return self
+        return Codec(replace(self.parts, transform=transform.with_threads(threads)))
 
     def at(self, quality: int) -> Codec:
         """The codec of one quality, from 1."""

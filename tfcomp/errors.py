@@ -60,6 +60,8 @@ EXTRAS = {
     "scipy": "evaluate",
     "zstandard": "evaluate",
     "numba": "fast",
+    "fsspec": "bulk",
+    "apache_beam": "beam",
     "grpc": "serving",
     "tensorflow_serving": "serving",
 }

@@ -59,6 +59,10 @@ def request_of(model: str, inputs: Inputs, version: int | None, signature: str =
     return request
 
 
+class _NotServedError(ServerError):
+    """A model or a version of it is not served."""
+
+
 Predict = Callable[[str, Inputs, int | None, str], tuple[NDArray[Any], int]]
 """From a model, its inputs, the version (None for the newest) and the signature ("" for the default) to the one output,
 and the version that answered."""
@@ -183,7 +187,8 @@ def _rest(scheme: str, netloc: str, path: str, timeout_s: float) -> Predict:
             response = connection.getresponse()
             found = json.loads(response.read())
             if response.status != http.HTTPStatus.OK:
-                raise ServerError(f"{netloc}{url}: HTTP {response.status}: {found['error']}")
+                kind = _NotServedError if response.status == http.HTTPStatus.NOT_FOUND else ServerError
+                raise kind(f"{netloc}{url}: HTTP {response.status}: {found['error']}")
             return found
         except ServerError:
             raise
@@ -207,8 +212,13 @@ def _rest(scheme: str, netloc: str, path: str, timeout_s: float) -> Predict:
             chosen = newest(model) if version is None else version
             named = {"signature_name": signature} if signature else {}
             body = {**named, "inputs": {name: _as_json(values) for name, values in inputs.items()}}
-            found = asked("POST", f"{path}/v1/models/{model}/versions/{chosen}:predict", json.dumps(body))
-            return _from_json(found["outputs"]), chosen
+            while True:
+                try:
+                    found = asked("POST", f"{path}/v1/models/{model}/versions/{chosen}:predict", json.dumps(body))
+                    return _from_json(found["outputs"]), chosen
+                except _NotServedError:  # the newest may have been replaced since it was asked for
+                    if version is not None or chosen == (chosen := newest(model)):
+                        raise
 
     return predict
 

@@ -14,6 +14,7 @@ from tfcomp.artifact.manifest import DECODER, DECODER_LITERT, ENCODER, ENCODER_L
 from tfcomp.entropy.sample import SampleModel
 from tfcomp.entropy.static import StaticModel
 from tfcomp.graph.messages import GraphCoder
+from tfcomp.graph.operators import on_cpu
 from tfcomp.graph.sample_coder import SampleCoder
 from tfcomp.graph.tile_coder import exact
 from tfcomp.items import Images
@@ -123,9 +124,10 @@ class UniformGraphs:
         return {"payload_bytes": self.coder.to_bytes(*self._encode(image, quality))}
 
     def _file_to_bytes(self, file_bytes: Any, quality: Any = None) -> dict[str, Any]:
-        image = tf.map_fn(
-            lambda content: decoded_file(content, self.parts.item), file_bytes, fn_output_signature=tf.uint8
-        )
+        with tf.device("CPU:0"):
+            image = tf.map_fn(
+                lambda content: decoded_file(content, self.parts.item), file_bytes, fn_output_signature=tf.uint8
+            )
         image = tf.ensure_shape(image, [None, *self.parts.item.shape])
         return dict(self._bytes_of(image, *_asked(quality)))
 
@@ -181,6 +183,7 @@ def _coder(models: Sequence[StaticModel | SampleModel]) -> GraphCoder | SampleCo
     return GraphCoder(of.tables, np.stack([model.index for model in static]), of.segments, of.sets)
 
 
+@on_cpu
 def _in_floats(function: Callable[[Any], Any], values: Any) -> Any:
     """A function of float32 values, in a loop of one turn: no converter quantizes what is inside of a loop.
 

@@ -176,9 +176,18 @@ def _export(command: argparse.ArgumentParser) -> None:
 
 def _compress(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "inputs", type=_path, nargs="+", metavar="INPUT", help="image files, folders, or one .npy of one image or many"
+        "inputs", nargs="+", metavar="INPUT", help="image files, folders, or one .npy of one image or many"
     )
-    command.add_argument("-o", "--output", type=_path, required=True, metavar="OUT.tfz")
+    command.add_argument(
+        "-o", "--output", required=True, metavar="OUT.tfz", help="with --shard-size a folder, which is gone on with"
+    )
+    command.add_argument(
+        "--shard-size",
+        type=_whole(1),
+        metavar="N",
+        help="numbered .tfz files of at most N images, of inputs that need not fit into memory, and of several .npy; "
+        'inputs and folder may be addresses such as s3://bucket/photos (pip install "tfcomp[bulk]")',
+    )
     command.add_argument("--codec", type=_path, metavar="ARTIFACT", help=f"default: {BUNDLED}")
     command.add_argument("--quality", type=int, metavar="Q", help="from 1; default: the codec's own")
     command.add_argument(
@@ -200,8 +209,8 @@ def _compress(command: argparse.ArgumentParser) -> None:
 
 
 def _decompress(command: argparse.ArgumentParser) -> None:
-    command.add_argument("input", type=_path, metavar="IN.tfz")
-    command.add_argument("-o", "--output", type=_path, required=True, metavar="FOLDER")
+    command.add_argument("input", metavar="IN.tfz", help="or the folder that compress --shard-size has written")
+    command.add_argument("-o", "--output", required=True, metavar="FOLDER")
     command.add_argument(
         "--codec", type=_path, metavar="ARTIFACT", help="default: what made IN.tfz, if it comes with the package"
     )
@@ -240,8 +249,8 @@ _COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]]
     "demo": ("demo", "Train on small images, compress held-out ones, compare and draw; needs no network.", _demo),
     "train": ("train", "Train a model by gradient descent and keep it as a run.", _train),
     "export": ("export", "Freeze a run and write it as an artifact.", _export),
-    "compress": ("compress", "Images into one .tfz file.", _compress),
-    "decompress": ("decompress", "A .tfz file into images.", _decompress),
+    "compress": ("compress", "Images into one .tfz file, or into many.", _compress),
+    "decompress": ("decompress", "A .tfz file, or many, into images.", _decompress),
     "evaluate": (
         "evaluation",
         "Real bytes and quality of an artifact beside classical codecs, on a data set's test images.",

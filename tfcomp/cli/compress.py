@@ -1,4 +1,4 @@
-"""``tfcomp compress``: images into one ``.tfz`` file."""
+"""``tfcomp compress``: images into one ``.tfz`` file, or by `tfcomp.bulk` into many."""
 
 from __future__ import annotations
 
@@ -10,33 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from tfcomp.cli import bulk
-from tfcomp.cli.console import report_skipped, say
+from tfcomp import bulk, outcomes, workers
+from tfcomp.cli.console import report_skipped, say, say_report
 from tfcomp.cli.native_lines import held_native_lines
-from tfcomp.codec import Codec
+from tfcomp.codec import Codec, CompressionReport
 from tfcomp.coding import varints
 from tfcomp.data import datasets
 from tfcomp.errors import InputError, TfcompError
-from tfcomp.geometry import DEFAULT_MAX_PIXELS, RAISED_BY
-from tfcomp.items import GREY_IN_RGB, Images
+from tfcomp.geometry import DEFAULT_MAX_PIXELS
+from tfcomp.items import Images
+from tfcomp.outcomes import Coded, Source
 from tfcomp.storage import archives, container, image_files
-
-Shape = tuple[int, ...]
-Coded = tuple[bytes, Shape]
-
-
-@dataclass(frozen=True)
-class Source:
-    """An image to compress: its name in the archive, None in an array of many; and a file, or uint8 [H, W, C]."""
-
-    name: str | None
-    image: Path | Images
-
-    def read(self) -> Images:
-        return image_files.read_image(self.image, whole=True) if isinstance(self.image, Path) else self.image
-
-    def __str__(self) -> str:
-        return str(self.image) if isinstance(self.image, Path) else "an image of the array"
+from tfcomp.storage.writing import local
 
 
 @dataclass
@@ -82,6 +67,11 @@ def run(args: argparse.Namespace) -> None:
     """The command."""
     if args.quality is not None and args.target_bytes is not None:
         raise InputError("expected --quality or --target-bytes, found both")
+    if args.shard_size is not None:
+        _shards(args)
+        return
+    for path in (*args.inputs, args.output):
+        local(path)
     skip, written = args.on_error == "skip", Written()
     with held_native_lines(dropped=skip):
         codec = Codec.load(args.codec).with_max_pixels(args.max_pixels)
@@ -95,12 +85,12 @@ def run(args: argparse.Namespace) -> None:
             again = codec.item.any_size and len(files) > 1  # one file, or all of one shape, are read soon enough
             for file, shape in image_files.image_shapes(files, to_the_end=again).items():
                 image_files.require_channels(file, shape[2], codec.item.channels)
-                _require_fit(file, shape, codec)
-        outcomes = _any_size(codec, sources, args) if codec.item.any_size else _one_shape(chosen, sources, args)
+                outcomes.require_fit(codec, str(file), shape)
+        results = _any_size(codec, sources, args) if codec.item.any_size else _one_shape(chosen, sources, args)
         named = sources[0].name is not None
         size = container.write(
             args.output,
-            written.payloads(sources, outcomes, codec, skip=skip),
+            written.payloads(sources, results, codec, skip=skip),
             fingerprint=bytes.fromhex((codec if codec.item.any_size else chosen).fingerprint),
             item_shape=tuple(n or 0 for n in codec.item.shape),
             metadata={"names": written.names} if named else None,
@@ -113,6 +103,23 @@ def run(args: argparse.Namespace) -> None:
             f"note: few bytes for {written.claimed:,} pixels; decompress takes them with --max-pixels {written.claimed}"
         )
     report_skipped(written.skipped, len(sources))
+
+
+def _shards(args: argparse.Namespace) -> None:
+    if args.force:
+        raise InputError("expected --force with one OUT.tfz, found it with --shard-size, which replaces nothing")
+    with held_native_lines(dropped=args.on_error == "skip"):
+        report = bulk.compress(
+            args.inputs,
+            args.output,
+            codec=Codec.load(args.codec).with_max_pixels(args.max_pixels),
+            quality=args.quality,
+            effort=args.effort,
+            target_bytes=args.target_bytes,
+            shard_size=args.shard_size,
+            on_error=args.on_error,
+        )
+    say_report(args.output, report)
 
 
 # === Reading ===
@@ -138,52 +145,19 @@ def _array(path: str, codec: Codec) -> Sequence[Images]:
     return images
 
 
-def _require_fit(file: Path, shape: tuple[int, int, int], codec: Codec) -> None:
-    """Raises `InputError` if an image has more pixels than the codec takes, with those that it is mirrored by."""
-    height, width, _ = shape
-    grid, most = codec.parts.grid, codec.max_pixels
-    if grid is not None and not grid.fits(height, width, most):
-        raise InputError(f"expected at most {most} pixels, found {width}x{height} in {file}; {RAISED_BY}")
-
-
-# === Items of one shape ===
+# === Compressing ===
 
 
 def _one_shape(codec: Codec, sources: Sequence[Source], args: argparse.Namespace) -> Iterator[Coded | TfcompError]:
-    """All at once: networks and range coder take many small images together."""
+    """Many at once: networks and range coder take small images together."""
     if args.target_bytes is not None:
         raise InputError(f"expected --target-bytes with a codec of images of any size, found one of {codec.item}")
-    read: list[Images | TfcompError] = []
-    for source in image_files.progress(sources, "read images", len(sources)):
-        try:
-            read.append(_fitted(source, codec))
-        except TfcompError as error:
-            if args.on_error != "skip":
-                raise
-            read.append(error)
-    images = [image for image in read if not isinstance(image, TfcompError)]
-    if not images:
-        yield from (image for image in read if isinstance(image, TfcompError))
-        return
-    payloads, report = codec.compress_with_report(np.stack(images), effort=args.effort)
-    if report.clipped:
-        share = 100 * report.clipped / report.latents
-        say(f"note: {report.clipped} latents ({share:.3g} %) lay outside their tables and were clipped")
-    left = iter(payloads)
-    for image in read:
-        yield image if isinstance(image, TfcompError) else (next(left), image.shape)
-
-
-def _fitted(source: Source, codec: Codec) -> Images:
-    image = source.read()
-    if image.shape[2] == 1 and codec.item.channels == GREY_IN_RGB:
-        image = np.repeat(image, GREY_IN_RGB, axis=2)
-    if image.shape != codec.item.shape:
-        raise InputError(f"expected images {codec.item}, found {list(image.shape)} in {source}")
-    return image
-
-
-# === Items of any size ===
+    reports: list[CompressionReport] = []
+    read = image_files.progress(sources, "read images", len(sources))
+    yield from outcomes.compress(codec, read, effort=args.effort, reports=reports)
+    clipped, latents = sum(r.clipped for r in reports), sum(r.latents for r in reports)
+    if clipped:
+        say(f"note: {clipped} latents ({100 * clipped / latents:.3g} %) lay outside their tables and were clipped")
 
 
 def _any_size(codec: Codec, sources: Sequence[Source], args: argparse.Namespace) -> Iterator[Coded | TfcompError]:
@@ -192,19 +166,14 @@ def _any_size(codec: Codec, sources: Sequence[Source], args: argparse.Namespace)
     if target is not None:
         target = max(1, target - _overhead([source.name for source in sources], target))
     jobs = ((source, args.quality, args.effort, target) for source in sources)
-    return bulk.each(_compress, jobs, len(sources), codec, args.codec, "compress")
+    return workers.each(_compress, jobs, codec, "compress", count=len(sources))
 
 
 def _compress(
     codec: Codec, source: Source, quality: int | None, effort: int, target: int | None
 ) -> Coded | TfcompError:
-    try:
-        image = source.read()
-        (payload,) = codec.compress([image], quality, effort=effort, target_bytes=target)
-        return payload, image.shape
-    except TfcompError as error:
-        named = str(error) if str(source) in str(error) else f"{source}: {error}"
-        return InputError(named)
+    (outcome,) = outcomes.compress(codec, [source], quality, effort=effort, target_bytes=target)
+    return outcome
 
 
 def _overhead(names: Sequence[str | None], target: int) -> int:

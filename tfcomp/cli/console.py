@@ -8,9 +8,12 @@ import sys
 import unicodedata
 from collections.abc import Collection
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfcomp.errors import InputError, TfcompError
+
+if TYPE_CHECKING:
+    from tfcomp.bulk import Report
 
 _KEPT = "\n\t"
 
@@ -37,6 +40,17 @@ def report_skipped(skipped: Collection[TfcompError], count: int) -> None:
     """Ends a command that left something out: raises one `InputError` of all that is wrong, if anything is."""
     if skipped:
         raise InputError(f"skipped {len(skipped)} of {count} images: {'; '.join(map(str, skipped))}")
+
+
+def say_report(folder: str, report: Report) -> None:
+    """Says what a folder of shards, or of their images, holds; raises `InputError` if anything was left out."""
+    already = f", {report.kept} of them there already" if report.kept else ""
+    images, shards = (
+        f"{n:,} {what}{'' if n == 1 else 's'}" for n, what in ((report.items, "image"), (report.shards, "shard"))
+    )
+    say(f"{folder}: {images} of {shards} in {report.bytes:,} bytes{already}")
+    if report.skipped:
+        raise InputError(f"skipped {report.skipped} of {report.items + report.skipped} images, named in {folder}")
 
 
 class _Stdout(io.FileIO):

@@ -1,33 +1,35 @@
-"""``tfcomp decompress``: the images of a ``.tfz`` file into a folder."""
+"""``tfcomp decompress``: the images of a ``.tfz`` file, or of a folder of them, into a folder."""
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfcomp import bundled
+from tfcomp import bulk, bundled, outcomes, workers
 from tfcomp.artifact import reading
 from tfcomp.artifact.manifest import DECODER_LATENT, MANIFEST, Manifest
-from tfcomp.cli import bulk
-from tfcomp.cli.console import report_skipped, say
+from tfcomp.bulk.listing import addresses_of, opened
+from tfcomp.bulk.shards import is_run
+from tfcomp.cli.console import report_skipped, say, say_report
 from tfcomp.cli.native_lines import held_native_lines
 from tfcomp.codec import Codec
 from tfcomp.errors import BitstreamError, InputError, TfcompError
+from tfcomp.items import Images
 from tfcomp.storage import archives, image_files
 from tfcomp.storage.container import Archive
 from tfcomp.storage.journal import Journal, put
 from tfcomp.storage.writing import flush_folder, local, sweep
 
-BATCH_BYTES = 1 << 26
-"""Largest size of the images of one shape that are held at a time."""
-
 
 def run(args: argparse.Namespace) -> None:
-    """The command. One that was killed half-way goes on from there: see `journal`."""
+    """The command. One that was killed half-way goes on from there: see `journal` and `tfcomp.bulk`."""
+    if not args.input.endswith(".tfz") and is_run(args.input):
+        _shards(args)
+        return
+    local(args.input)
     folder = Path(local(args.output))
     skipped: dict[int, TfcompError] | None = {} if args.on_error == "skip" else None
     eager = {} if skipped is None else {"eager_bytes": 0}  # to check each block when it is read
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         complete = not journal.begun and len(names) > 0 and all(os.path.lexists(folder / name) for name in names)
         begun = journal.begun or complete
         targets = archives.check_targets(folder, names, [args.input], force=args.force or begun)
-        sound = _sound(archive, codec, skipped)
+        sound = outcomes.sound_items(codec, archive, skipped)
         archives.make_folders([folder / "any", *targets])
         parents = {target.parent for target in targets}
         for parent in parents:
@@ -58,8 +60,8 @@ def run(args: argparse.Namespace) -> None:
         if not complete:
             journal.begin()
         try:
-            outcomes = _any_size(work, artifact) if codec.item.any_size else _one_shape(work)
-            for i, damage in zip(left, outcomes, strict=True):
+            results = _any_size(work) if codec.item.any_size else _one_shape(work)
+            for i, damage in zip(left, results, strict=True):
                 if damage is None:
                     if not complete:
                         journal.add(i, targets[i])
@@ -80,6 +82,17 @@ def run(args: argparse.Namespace) -> None:
     report_skipped([InputError(f"{names[i]}: {error}") for i, error in sorted((skipped or {}).items())], len(targets))
 
 
+def _shards(args: argparse.Namespace) -> None:
+    if args.force:
+        raise InputError("expected --force with one IN.tfz, found it with a folder of shards, which replaces nothing")
+    with opened(addresses_of(args.input)[0]) as first:
+        artifact = args.codec or bundled_that_made(first)
+    codec = Codec.load(artifact).with_max_pixels(args.max_pixels)
+    with held_native_lines(dropped=args.on_error == "skip"):
+        report = bulk.decompress(args.input, args.output, codec=codec, on_error=args.on_error)
+    say_report(args.output, report)
+
+
 def bundled_that_made(archive: Archive) -> str:
     """The folder of the bundled artifact whose fingerprint an archive names.
 
@@ -93,28 +106,6 @@ def bundled_that_made(archive: Archive) -> str:
             f"{archive.header.fingerprint.hex()}; name its artifact with --codec"
         )
     return str(folder)
-
-
-def _sound(archive: Archive, codec: Codec, skipped: dict[int, TfcompError] | None) -> list[int]:
-    """The items whose bytes are as they were written and begin as a payload does.
-
-    Others end the command, before any file is made, or are skipped.
-    """
-    found = []
-    for i in range(len(archive)):
-        try:
-            payload = archive[i]
-            if codec.item.any_size or not payload:
-                codec.describe(payload)
-        except BitstreamError as error:
-            if skipped is None:
-                raise
-            skipped[i] = error
-        else:
-            found.append(i)
-    pixels = sum(codec.claimed_pixels(archive[i]) for i in found)
-    archives.check_pixels(pixels, archive.file_bytes, codec.max_pixels, str(archive.path))
-    return found
 
 
 Outcome = BitstreamError | None
@@ -140,29 +131,22 @@ class Work:
 
 
 def _one_shape(work: Work) -> Iterator[Outcome]:
-    codec, archive = work.codec, work.archive
-    at_once = max(1, BATCH_BYTES // math.prod(n or 1 for n in codec.item.shape))
-    for start in range(0, len(work.left), at_once):
-        some = work.left[start : start + at_once]
-        try:
-            images = codec.decompress([archive[i] for i in some])
-        except BitstreamError:  # of one of them: which?
-            yield from (_decompress(codec, archive[i], work.targets[i], work.replace) for i in some)
-            continue
-        for i, image in zip(some, images, strict=True):
-            put(work.targets[i], image, replace=work.replace)
-            yield None
+    images = outcomes.decompress(work.codec, (work.archive[i] for i in work.left))
+    return (_put(image, work.targets[i], work.replace) for i, image in zip(work.left, images, strict=True))
 
 
-def _any_size(work: Work, artifact: str) -> Iterator[Outcome]:
+def _any_size(work: Work) -> Iterator[Outcome]:
     jobs = ((work.archive[i], work.targets[i], work.replace) for i in work.left)
-    return bulk.each(_decompress, jobs, len(work.left), work.codec, artifact, "decompress")
+    return workers.each(_decompress, jobs, work.codec, "decompress", count=len(work.left))
 
 
 def _decompress(codec: Codec, payload: bytes, target: Path, replace: bool) -> Outcome:
-    try:
-        (image,) = codec.decompress([payload])
-    except BitstreamError as error:
-        return error
+    (image,) = outcomes.decompress(codec, [payload])
+    return _put(image, target, replace)
+
+
+def _put(image: Images | BitstreamError, target: Path, replace: bool) -> Outcome:
+    if isinstance(image, BitstreamError):
+        return image
     put(target, image, replace=replace)
     return None

@@ -9,6 +9,8 @@ from pathlib import Path
 from tfcomp import bundled
 from tfcomp.artifact import reading
 from tfcomp.artifact.manifest import MANIFEST, Manifest, verify
+from tfcomp.bulk.shards import is_run as is_bulk
+from tfcomp.bulk.shards import read_manifest
 from tfcomp.cli.console import say
 from tfcomp.cli.native_lines import held_native_lines
 from tfcomp.cli.runs import Run, is_run
@@ -16,6 +18,7 @@ from tfcomp.codec import Codec
 from tfcomp.errors import BitstreamError, InputError, MissingDependencyError
 from tfcomp.geometry import MAX_PIXELS
 from tfcomp.storage.container import MAGIC, Archive
+from tfcomp.storage.places import Place
 
 
 def run(args: argparse.Namespace) -> None:
@@ -26,6 +29,8 @@ def run(args: argparse.Namespace) -> None:
         _artifact(folder)
     elif is_run(path):
         _run(path)
+    elif is_bulk(path):
+        _shards(path)
     elif path.is_file():
         with path.open("rb") as opened:
             magic = opened.read(len(MAGIC))
@@ -34,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
         else:
             _payload(path, args.codec)
     else:
-        raise InputError(f"expected a .tfz, a payload, a run or an artifact, found none of them at {path}")
+        raise InputError(f"expected a .tfz, shards, a payload, a run or an artifact, found none of them at {path}")
 
 
 def _artifact(path: Path) -> None:
@@ -72,6 +77,16 @@ def _run(path: Path) -> None:
     say(f"run          {path}")
     for name, value in {**found.settings, **{k: v[-1] for k, v in found.history.items() if v}}.items():
         say(f"{name:<16} {value}")
+
+
+def _shards(path: Path) -> None:
+    found = read_manifest(Place(path))
+    say(f"{found['kind']:<13}{path}, {'complete' if found.get('complete') else 'not complete: do it again to go on'}")
+    for name, value in found.items():
+        if name not in ("format", "kind", "complete", "settings"):
+            say(f"{name:<13}{value}")
+    for name, value in found["settings"].items():
+        say(f"{name:<13}{value}")
 
 
 def _archive(path: Path, artifact: str | None) -> None:

@@ -19,7 +19,7 @@ from tfcomp.entropy.context import ContextModel
 from tfcomp.entropy.payloads import GREY
 from tfcomp.errors import InputError
 from tfcomp.geometry import DEFAULT_MAX_PIXELS, MAX_COEFFICIENTS, MAX_PIXELS, Arithmetic, Grid, Plan
-from tfcomp.graph.operators import Tensor
+from tfcomp.graph.operators import Tensor, on_cpu
 from tfcomp.graph.tile_coder import TileCoder, exact, packed, unpacked
 from tfcomp.items import GREY_IN_RGB
 
@@ -84,10 +84,16 @@ class AnySizeGraph:
             quality: int32, from 1; others are taken for the nearest.
         """
         quality = tf.clip_by_value(quality, 1, self.qualities) - 1
-        plan, channels = self.grid.plan(tf.shape(item)[0], tf.shape(item)[1], TENSORS), self.latent_channels
+        plan = self.grid.plan(tf.shape(item)[0], tf.shape(item)[1], TENSORS)
         rows, columns = plan.sources()
         mirrored = tf.gather(tf.gather(item, rows, axis=0), columns, axis=1)
         latent = (self._analyse(mirrored[None])[0] - self._offsets(quality)) / self._steps(quality)
+        return self._written(latent, plan, quality)
+
+    @on_cpu
+    def _written(self, latent: Tensor, plan: Plan, quality: Tensor) -> Tensor:
+        """The payload of a latent, float32 [rows, columns, K], in steps, not rounded."""
+        channels = self.latent_channels
 
         def one(number: Tensor, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             y, x, height, width = plan.tile(number)
@@ -100,6 +106,7 @@ class AnySizeGraph:
         numbers = tf.concat([[plan.height, plan.width], lengths[:-1]], axis=0)
         return tf.cast(tf.concat([quality[None], packed(numbers), codes], axis=0), tf.uint8)
 
+    @on_cpu
     def decode(self, payload: Tensor) -> Tensor:
         """The integers of a payload, int32 [rows, columns, K]; of one with too many symbols, those of one pixel.
 
@@ -158,6 +165,7 @@ class AnySizeGraph:
         _, grey, plan = self._decoded(payload, latent)
         return self._size(plan, grey)
 
+    @on_cpu
     def _decoded(self, payload: Tensor, latent: Tensor) -> tuple[Tensor, Tensor, Plan]:
         """Quality from 0, 1 if grey, and the plan: that of one pixel, if these are its integers."""
         quality, grey, plan, _, _ = self._header(payload)

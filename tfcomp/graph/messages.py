@@ -28,7 +28,7 @@ from tfcomp.entropy.static import StaticModel
 from tfcomp.errors import InputError
 from tfcomp.graph import lane_steps
 from tfcomp.graph.lane_steps import DIGIT
-from tfcomp.graph.operators import Tensor, cut, mask, nesting, of_rows, scan, scatter, shift_right
+from tfcomp.graph.operators import Tensor, cut, mask, nesting, of_rows, on_cpu, scan, scatter, shift_right
 
 ROWS = 1 << 14  # entries, 4 bytes each, of the starts that the symbols of one message are compared with at once
 
@@ -42,11 +42,13 @@ class PayloadBuffers:
 
     capacity: int
 
+    @on_cpu
     def to_bytes(self, buffer: Tensor, length: Tensor) -> Tensor:
         """Payloads, string [N], from their buffers, uint8 [N, MAX], and lengths, int32 [N]."""
         characters = tf.gather([bytes([value]) for value in range(DIGIT)], tf.cast(buffer, tf.int32))
         return tf.strings.substr(tf.strings.reduce_join(characters, axis=-1), tf.zeros_like(length), length)
 
+    @on_cpu
     def from_bytes(self, payloads: Tensor) -> tuple[Tensor, Tensor]:
         """Buffers, uint8 [N, MAX], and lengths, int32 [N], from payloads, string [N]; no byte after ``MAX`` is kept."""
         return tf.io.decode_raw(payloads, tf.uint8, fixed_length=self.capacity), tf.strings.length(payloads)
@@ -133,6 +135,7 @@ class GraphCoder(PayloadBuffers):
 
     # === Encoding ===
 
+    @on_cpu
     def encode(self, latents: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Payload buffers and lengths.
 
@@ -167,6 +170,7 @@ class GraphCoder(PayloadBuffers):
 
     # === Decoding ===
 
+    @on_cpu
     def decode(self, buffer: Tensor, length: Tensor, rows: Tensor | None = None) -> Tensor:
         """The latents of payloads.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import tensorflow as tf
 
@@ -14,6 +15,24 @@ Tensor = Any  # tf.Tensor; TensorFlow ships no types
 # and each turn copies all that the loop has gathered. So: few unrolled steps, and two nested loops for a long message.
 UNROLLED, UNROLLED_IN_NESTED = 4, 8
 FLAT = 32  # the most turns of a loop that is not nested
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def on_cpu(function: Function) -> Function:
+    """The function with all its operators on the CPU, wherever the rest of a graph runs.
+
+    A coder's loops take thousands of steps of a few integers, for which a GPU is slow to be asked; and sums of whole
+    numbers in float32, which choose the tables, are exact on a CPU, and not where a GPU rounds them (TF32).
+    """
+
+    @wraps(function)
+    def pinned(*arguments: Any, **options: Any) -> Any:
+        with tf.device("CPU:0"):
+            return function(*arguments, **options)
+
+    return cast("Function", pinned)
+
 
 Step = Callable[..., tuple[tuple[Tensor, ...], Tensor]]
 

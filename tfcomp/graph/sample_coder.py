@@ -18,7 +18,7 @@ from tfcomp.entropy.candidate_search import AT_ONCE, LARGEST, LEAST, TIME_POSITI
 from tfcomp.entropy.sample import CHUNK_BITS, INDEX_BITS, LIST_BITS, LIST_SHIFT, UNIT, SampleModel
 from tfcomp.graph import lane_steps
 from tfcomp.graph.messages import PayloadBuffers, code
-from tfcomp.graph.operators import Tensor, cut, mask, nesting, scan, shift_right
+from tfcomp.graph.operators import Tensor, cut, mask, nesting, on_cpu, scan, shift_right
 from tfcomp.words import STEPS
 
 NEVER = -3e38
@@ -47,6 +47,7 @@ class SampleCoder(PayloadBuffers):
 
     # === Encoding ===
 
+    @on_cpu
     def encode(self, posterior: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Payload buffers, uint8 [N, MAX], zero after the payload, and lengths in bytes, int32 [N].
 
@@ -118,6 +119,7 @@ class SampleCoder(PayloadBuffers):
 
     # === Decoding ===
 
+    @on_cpu
     def decode(self, buffer: Tensor, length: Tensor, rows: None = None) -> Tensor:  # noqa: ARG002 - as `GraphCoder`
         """The integers of payloads, int32 [N, symbols], whatever the bytes and lengths.
 

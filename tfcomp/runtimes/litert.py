@@ -40,6 +40,11 @@ class LiteRTTransform:
         self._synthesis = _Network(synthesis, threads, ("image",))
         self._slope = _Network(slope, threads, ("error", "gradient")) if slope else None
 
+    def with_threads(self, threads: int) -> LiteRTTransform:
+        """The same networks with so many threads each."""
+        slope = self._slope.content if self._slope else None
+        return LiteRTTransform(self._analysis.content, self._synthesis.content, slope, threads)
+
     @property
     def item_shape(self) -> tuple[int | None, ...]:
         """(height, width, channels) of the items, None where free."""
@@ -67,7 +72,7 @@ class _Network:
     """One ``.tflite`` of named inputs and outputs, each [1, ...], as a function of batches."""
 
     def __init__(self, content: bytes, threads: int | None, results: tuple[str, ...]) -> None:
-        self._content, self._threads, self._results = content, threads, results
+        self.content, self._threads, self._results = content, threads, results
         self._lock = threading.Lock()
         first = _Interpreter(content, threads)
         self.inputs = first.inputs
@@ -77,7 +82,7 @@ class _Network:
         self._process, self._left_behind = os.getpid(), self._idle
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"content": self._content, "threads": self._threads, "results": self._results}
+        return {"content": self.content, "threads": self._threads, "results": self._results}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc] # interpreters are made anew in another process
@@ -93,7 +98,7 @@ class _Network:
             self._lock, self._idle, self._process = threading.Lock(), [], os.getpid()
         with self._lock:
             free = self._idle.pop() if self._idle else None
-        interpreter = free or _Interpreter(self._content, self._threads)
+        interpreter = free or _Interpreter(self.content, self._threads)
         count = len(next(iter(inputs.values())))
         if not count:  # one item of zeros tells what shape nothing has
             inputs = {name: np.zeros((1, *values.shape[1:]), values.dtype) for name, values in inputs.items()}

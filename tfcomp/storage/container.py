@@ -74,12 +74,30 @@ def write(
     Raises:
         InputError: if an argument breaks one of these rules, or the file cannot be written.
     """
+    with replacing_file(path) as temporary:
+        return write_as_it_goes(
+            temporary, payloads, fingerprint=fingerprint, item_shape=item_shape, dtype=dtype, metadata=metadata,
+            said=path,
+        )  # fmt: skip
+
+
+def write_as_it_goes(
+    path: Path,
+    payloads: Iterable[bytes],
+    *,
+    fingerprint: bytes,
+    item_shape: tuple[int, ...],
+    dtype: str = "uint8",
+    metadata: Mapping[str, Any] | None = None,
+    said: str | os.PathLike[str] | None = None,
+) -> int:
+    """`write` to a path of one's own; ``said`` is what messages call it."""
     _check(fingerprint, dtype, item_shape)
-    with replacing_file(path) as temporary, _Spool(path, temporary.parent) as spool:
+    with _Spool(path if said is None else said, path.parent) as spool:
         for payload in payloads:
             spool.add(payload)
         head = _head(spool.lengths, spool.checksums(), fingerprint, item_shape, dtype, metadata)
-        with temporary.open("wb") as file:
+        with path.open("wb") as file:
             file.write(head)
             spool.copy_to(file)
     return len(head) + spool.total
@@ -220,6 +238,7 @@ class Archive:
         self._offsets = offsets  # int64 [count + 1]: where each payload begins, and the last one ends
         self._checksums = checksums
         self._head_bytes = head_bytes
+        self._at_any_position = hasattr(os, "pread") and isinstance(file, io.BufferedReader)
         self._lock = threading.Lock()  # of the file's position
         # The last blocks read, first..last-1, and their bytes; checked. Threads replace it whole.
         last = header.blocks if header.payload_bytes <= eager_bytes else 0
@@ -237,15 +256,19 @@ class Archive:
             file = Path(local(path)).open("rb")  # noqa: SIM115 - the archive keeps it
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from error
+        return cls.of_file(file, path, eager_bytes=eager_bytes)
+
+    @classmethod
+    def of_file(cls, file: BinaryIO, path: str | os.PathLike[str], *, eager_bytes: int = EAGER_BYTES) -> Self:
+        """`open` of a file that can be read at any position, and is closed with the archive; ``path`` names it."""
         try:
-            return cls._open(Path(path), file, eager_bytes)
+            return cls._of_file(file, Path(path), str(path), eager_bytes)
         except BaseException:
             file.close()
             raise
 
     @classmethod
-    def _open(cls, path: Path, file: BinaryIO, eager_bytes: int) -> Self:
-        source = str(path)
+    def _of_file(cls, file: BinaryIO, path: Path, source: str, eager_bytes: int) -> Self:
         file_bytes = file.seek(0, io.SEEK_END)
         file.seek(0)
         header, header_bytes = Header.unpack(file.read(MAX_HEADER), source)
@@ -340,7 +363,7 @@ class Archive:
         return type(self).open, (Path(self.path).absolute(),)  # another process has a position of its own
 
     def _read(self, position: int, count: int) -> bytes:
-        if hasattr(os, "pread"):  # without a position, which threads and forked processes would share
+        if self._at_any_position:  # without a position, which threads and forked processes would share
             parts: list[bytes] = []
             while count and (part := os.pread(self._file.fileno(), count, position)):
                 parts.append(part)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from tfcomp.errors import InputError, MissingDependencyError, TfcompError, missing_dependency
 from tfcomp.geometry import RAISED_BY
 from tfcomp.items import MAX_CHANNELS, Images, accepted_channels, whole_numbers
-from tfcomp.storage import colours, declarations, exif, jpeg_xl
+from tfcomp.storage import colours, declarations, exif, jpeg_xl, places
 from tfcomp.storage.bare_files import without_metadata
 from tfcomp.storage.colours import Rgb
 from tfcomp.storage.declarations import Declared
@@ -70,17 +70,10 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
         InputError: if there is none.
     """
     root = Path(folder)
-    wanted = SUFFIXES | {ARRAY}
-    found = [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in wanted
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    ]
-    if not found:
-        raise InputError(f"expected image files in {root}, found none (looked for {' '.join(sorted(wanted))})")
-    return [path for path in found if path.suffix.lower() != ARRAY] or found
+    for suffixes in (SUFFIXES, {ARRAY}):
+        if paths := [root / name for name in places.found(root, suffixes)]:
+            return paths
+    raise InputError(f"expected image files in {root}, found none (looked for {' '.join(sorted(SUFFIXES | {ARRAY}))})")
 
 
 def image_shape(path: str | os.PathLike[str], *, whole: bool = True) -> tuple[int, int, int]:
@@ -351,15 +344,20 @@ def write_image(path: str | os.PathLike[str], image: Images) -> None:
         image: uint8 [H, W, C]; C of 1 or 3 for PNG.
     """
     with replacing_file(path, follow_links=False, one_of_many=True) as temporary:
-        if Path(path).suffix == ARRAY:
-            with temporary.open("wb") as file:
-                np.lib.format.write_array(file, image, allow_pickle=False)
-        else:
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-                temporary,
-                "PNG",
-                compress_level=3,  # as small as 6, the default, for what was a photograph, in half the time
-            )
+        save_image(temporary, image)
+
+
+def save_image(path: Path, image: Images) -> None:
+    """`write_image` to a path of one's own, as it goes."""
+    if path.suffix == ARRAY:
+        with path.open("wb") as file:
+            np.lib.format.write_array(file, image, allow_pickle=False)
+    else:
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+            path,
+            "PNG",
+            compress_level=3,  # as small as 6, the default, for what was a photograph, in half the time
+        )
 
 
 # === Telling ===
