@@ -7,16 +7,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: tfcomp[notebooks]")
 
 FOLDER = ROOT / "notebooks"
-NAMES = ["01_train_and_compress", "02_gradient_descent", "03_vae_rate_distortion", "04_export_and_deploy"]
+MNIST = ["01_train_and_compress", "02_gradient_descent", "03_vae_rate_distortion", "04_export_and_deploy"]
+OWN = "05_your_own_images"
+NAMES = [*MNIST, OWN]
 LARGEST = 500_000
 
 
@@ -36,13 +40,13 @@ def test_these_are_all_notebooks() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_is_committed_with_the_outputs_of_one_run_on_mnist(name: str) -> None:
+def test_is_committed_with_the_outputs_of_one_whole_run(name: str) -> None:
     path = FOLDER / f"{name}.ipynb"
     cells, text = read(path)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
-    assert "60000 images to train on" in text
+    assert ("103 images to train on" if name == OWN else "60000 images to train on") in text
     assert "Falling back" not in text
     assert path.stat().st_size < LARGEST
 
@@ -111,7 +115,7 @@ def test_a_failing_cell_fails_the_run(tmp_path: Path) -> None:
     assert path.read_text() == before
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MNIST)
 def test_falls_back_to_glyphs_and_says_so(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -125,3 +129,17 @@ def test_falls_back_to_glyphs_and_says_so(
     assert "Falling back to glyphs: expected mnist" in capsys.readouterr().out
     assert len(namespace["train"]) == 10_000
     assert np.shape(next(iter(namespace["train"]))) == (28, 28, 1)
+
+
+def test_falls_back_to_drawn_pages_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    cells, _ = read(FOLDER / f"{OWN}.ipynb")
+    monkeypatch.setenv("TFCOMP_PHOTOGRAPHS", str(tmp_path / "absent"))
+    source = next(cell.source for cell in cells if "Falling back" in cell.source)
+    import tfcomp
+
+    tempfile = SimpleNamespace(TemporaryDirectory=lambda: SimpleNamespace(name=tmp_path))
+    namespace: dict[str, Any] = {"os": os, "np": np, "Image": Image, "Path": Path, "tempfile": tempfile}
+    exec(source, {**namespace, "tfcomp": tfcomp, "FULL": True})
+    assert "Falling back to pages" in capsys.readouterr().out
