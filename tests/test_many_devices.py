@@ -275,6 +275,7 @@ def test_training_goes_on_after_a_worker_was_killed(tmp_path: Path) -> None:
         assert one.poll() is None, one.communicate()
         time.sleep(0.1)
     other.send_signal(signal.SIGKILL)
+    other.communicate()
     _, said = one.communicate(timeout=240)
     assert one.returncode == 1
     lost = "lost: expected all workers to answer, lost (1|one); start all of them again, and training goes on from kept"
