@@ -206,6 +206,7 @@ def freeze(folder: Path, names: list[str]) -> None:
     """What JAX trained measures alike under TensorFlow; frozen and exported, LiteRT decodes it as Keras does."""
     import tfcomp
 
+    noise_by_place()  # which a VAE draws to be measured, too
     for name in names:
         model = tfcomp.load_model(folder / f"{name}, JAX, one device.keras")
         images = images_for(model)
