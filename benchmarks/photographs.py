@@ -77,8 +77,8 @@ AGAINST = [
 ]
 AGAINST = [replace(how, sweep=how.sweep[:: _settings.full_or(1, 4)]) for how in AGAINST]
 DRAWN = ("tfcomp", "JPEG", "WebP", "AVIF, speed 6", "AVIF for PSNR, speed 4", "JPEG XL")
-SHOWN = _settings.full_or((0, 9, 18), (0,))
-"""Numbers of the photographs that are drawn, chosen for nothing but being far apart."""
+SHOWN = _settings.full_or(3, 1)
+"""Number of photographs that are drawn, chosen for nothing but being far apart."""
 CROP = 160
 TIMED = _settings.full_or(4, 1)
 """Number of photographs that are timed."""
@@ -276,7 +276,7 @@ def draw_crops(files: list[Path], artifact: str | None) -> None:
     """Crops of a few photographs at equal bytes: the original, ours, AVIF, WebP, JPEG."""
     codec, rivals = loaded(artifact), [AGAINST[2], AGAINST[1], AGAINST[0]]
     originals, rows = [], {name: ([], []) for name in ("tfcomp", *(how.title for how in rivals))}
-    for file in [files[number] for number in SHOWN]:
+    for file in [files[i] for i in np.linspace(0, len(files) - 1, SHOWN).astype(int)]:
         image = image_files.read_image(file, whole=True)
         y, x = (np.array(image.shape[:2]) - CROP) // 2
         size, payloads = own_file(codec, file.name, image, 2, 0)
