@@ -83,7 +83,7 @@ def of_artifact(path: str, bundled: dict[str, list[list[Point]]]) -> dict[str, A
 
 def of_model(path: str, shares: list[float]) -> dict[str, Any]:
     from tfcomp import datasets, load_model
-    from tfcomp.cli.watching import Watch
+    from tfcomp.cli.watching import Watch, mixtures
 
     first, model = load_model("photographs").get_weights(), load_model(path)
     last = model.get_weights()
@@ -93,11 +93,7 @@ def of_model(path: str, shares: list[float]) -> dict[str, Any]:
         watch = Watch(model, np.stack(list(stream.as_numpy_iterator())))
         model.set_weights(first)
         before = watch.measure().loss
-        for share in shares:
-            between = [
-                a + np.asarray(share, a.dtype) * (b - a) if np.issubdtype(a.dtype, np.floating) else b
-                for a, b in zip(first, last, strict=True)
-            ]
+        for share, between in mixtures(first, last, shares):
             model.set_weights(between)
             change = 100 * (watch.measure().loss / before - 1)
             result.setdefault(f"share {share:g}", {})[name] = {

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bulk_inputs import photos, rows  # noqa: F401 - fixtures
 from kinds import KINDS, Kind, make
 from numpy.typing import NDArray
 

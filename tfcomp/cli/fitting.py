@@ -69,8 +69,8 @@ def verbosity() -> str | int:
     return "auto" if sys.stderr is not None and sys.stderr.isatty() else 2
 
 
-def report(out: str, watched: str, history: Mapping[str, list[float]], epoch: int = -1) -> None:
-    """The last line: what an epoch gave on held-out images."""
+def report(out: str, watched: str, history: Mapping[str, list[float]]) -> None:
+    """The last line: what the last epoch gave on held-out images."""
     names = [name for name in history if name.startswith("val_")]
-    said = ", ".join(f"{name.removeprefix('val_')} {history[name][epoch]:.4g}" for name in names)
+    said = ", ".join(f"{name.removeprefix('val_')} {history[name][-1]:.4g}" for name in names)
     say(f"{out}: on {watched}: {said}")

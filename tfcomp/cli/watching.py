@@ -177,12 +177,14 @@ def tell(line: str) -> None:
                 sys.stdout.flush()
 
 
-def mixtures(first: Sequence[Any], last: Sequence[Any]) -> Iterator[tuple[float, list[Any]]]:
-    """Shares of the way, and weights on the way from the first ones to the last, from far to near.
+def mixtures(
+    first: Sequence[Any], last: Sequence[Any], shares: Sequence[float] = SHARES
+) -> Iterator[tuple[float, list[Any]]]:
+    """Shares of the way, and weights on the way from the first ones to the last.
 
     (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", average the two so.)
     """
-    for share in SHARES:
+    for share in shares:
         yield (
             share,
             [

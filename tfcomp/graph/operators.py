@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 import tensorflow as tf
 
@@ -16,10 +16,11 @@ Tensor = Any  # tf.Tensor; TensorFlow ships no types
 UNROLLED, UNROLLED_IN_NESTED = 4, 8
 FLAT = 32  # the most turns of a loop that is not nested
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
-def on_cpu(function: Function) -> Function:
+def on_cpu(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """The function with all its operators on the CPU, wherever the rest of a graph runs.
 
     A coder's loops take thousands of steps of a few integers, for which a GPU is slow to be asked; and sums of whole
@@ -27,11 +28,11 @@ def on_cpu(function: Function) -> Function:
     """
 
     @wraps(function)
-    def pinned(*arguments: Any, **options: Any) -> Any:
+    def pinned(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
         with tf.device("CPU:0"):
             return function(*arguments, **options)
 
-    return cast("Function", pinned)
+    return pinned
 
 
 Step = Callable[..., tuple[tuple[Tensor, ...], Tensor]]
