@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 # benchmarks/litert_js.py is a part of runtime_exactness.py.
 BENCHMARKS ?= $(filter-out benchmarks/litert_js.py,$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: demo test lint format slow fuzz kill lowest beam golden notebooks test-notebooks docs benchmark web web-demo android wheel release clean
+.PHONY: demo test lint format slow fuzz kill lowest devices beam golden notebooks test-notebooks docs benchmark web web-demo android wheel release clean
 
 demo: .venv/installed
 	$(BIN)/tfcomp demo --out demo
@@ -41,6 +41,10 @@ LOWEST_TESTS ?= $(addprefix tests/test_,tables.py container.py golden_payloads.p
 lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest $(LOWEST_TESTS)
 
+# A model trained in two processes and under JAX as on one device.
+devices: .venv/installed
+	$(BIN)/python -m pytest -m 'slow or not slow' -k two_workers_and_jax tests/test_many_devices.py
+
 # tfcomp.beam and the examples for Dask and Ray, in .venv-beam: Beam sets upper bounds on protobuf, Pillow and pyarrow.
 # It has no TensorFlow, so that the fixtures of the other tests are not there.
 beam: .venv-beam/installed
@@ -58,10 +62,10 @@ notebooks: .venv/installed-notebooks
 test-notebooks: .venv/installed-notebooks
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/test_notebooks.py
 
-# The documentation's site, into build/site; then every example in it is run.
+# The documentation's site, into build/site; then every example in it, and in the README, is run.
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
-	$(BIN)/python -m pytest -m 'slow or not slow' tests/test_documents.py
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/test_documents.py tests/test_readme.py
 
 benchmark: .venv/installed-benchmark
 	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from tfcomp.data import datasets
 from tfcomp.errors import InputError
 from tfcomp.items import Images
@@ -51,3 +53,18 @@ def bd_rate(reference: Sequence[Point], test: Sequence[Point]) -> float | None:
             raise
         print(f"no Bjontegaard difference: {error}")
         return None
+
+
+def pooled(curves: Sequence[Sequence[Point]], pixels: Sequence[int]) -> list[Point]:
+    """The curve of all images together: mean bytes, and the PSNR of the error over all pixels.
+
+    Args:
+        curves: of each image, as many points as of any other.
+        pixels: of each image.
+    """
+    points = []
+    for of_quality in zip(*curves, strict=True):
+        error = np.average([10 ** (-point.psnr_db / 10) for point in of_quality], weights=pixels)
+        size = float(np.mean([point.bytes_per_image for point in of_quality]))
+        points.append(Point(of_quality[0].codec, size, float(-10 * np.log10(error))))
+    return points

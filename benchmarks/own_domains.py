@@ -107,15 +107,6 @@ def mean_of_images(theirs: list[list[Point]], ours: list[list[Point]]) -> float 
     return round(float(np.mean(found)), 2) if found else None
 
 
-def pooled(points: list[list[Point]], images: list[Images]) -> list[Point]:
-    sizes = np.array([image.size for image in images])
-    found = []
-    for of_quality in zip(*points, strict=True):
-        error = sum(s * 10 ** (-p.psnr_db / 10) for s, p in zip(sizes, of_quality, strict=True)) / sizes.sum()
-        found.append(Point("", float(np.mean([p.bytes_per_image for p in of_quality])), float(-10 * np.log10(error))))
-    return found
-
-
 def recipe(folder: Path, count: int, steps: int) -> dict[str, Any]:
     """The command on so many images, and what it gains on ``test``."""
     images = [image_files.read_image(file, whole=True) for file in image_files.image_files(folder / "test")]
@@ -144,9 +135,10 @@ def recipe(folder: Path, count: int, steps: int) -> dict[str, Any]:
         ]
         for image in images
     ]
-    reference = pooled(bundled, images)
+    pixels = [image.size for image in images]
+    reference = _settings.pooled(bundled, pixels)
     above = []
-    for point in pooled(own, images):
+    for point in _settings.pooled(own, pixels):
         try:
             above.append(round(100 * (point.bytes_per_image / evaluate.bytes_at(reference, point.psnr_db) - 1), 2))
         except InputError:  # beyond the bundled codec's highest quality

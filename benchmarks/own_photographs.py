@@ -30,7 +30,6 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import _settings
-import numpy as np
 from tqdm import tqdm
 
 from tfcomp import Codec, load_model
@@ -75,27 +74,20 @@ def measured(codec: Codec, images: Sequence[Images], effort: int = 0) -> list[Ro
 
 def differences(before: Sequence[Row], after: Sequence[Row], images: Sequence[Images]) -> dict[str, Any]:
     """The Bjontegaard differences, in percent of the bytes before; below 0 where the bytes are fewer."""
-    sizes = np.array([image.size for image in images])
+    sizes = [image.size for image in images]
 
-    def curve(rows: Sequence[Row], photograph: int) -> list[Point]:
-        return [Point(str(row["quality"]), *row["each"][photograph]) for row in rows]
-
-    def pooled(rows: Sequence[Row]) -> list[Point]:
-        points = []
-        for row in rows:
-            lengths, psnr = np.array(row["each"][: len(images)]).T
-            error = (sizes * 10 ** (-psnr / 10)).sum() / sizes.sum()
-            points.append(Point(str(row["quality"]), float(lengths.mean()), float(-10 * np.log10(error))))
-        return points
+    def curves(rows: Sequence[Row]) -> list[list[Point]]:
+        return [[Point(str(row["quality"]), *row["each"][i]) for row in rows] for i in range(len(images))]
 
     if len(before[0]["each"]) < len(images):
         found = len(before[0]["each"])
         raise SystemExit(f"expected the photographs that were measured before, {found}, found {len(images)}")
-    each = [_settings.bd_rate(curve(before, i), curve(after, i)) for i in range(len(images))]
+    each = [_settings.bd_rate(first, second) for first, second in zip(curves(before), curves(after), strict=True)]
+    of_all = [_settings.pooled(curves(rows), sizes) for rows in (before, after)]
     found = [value for value in each if value is not None]
     return {
         "bd_rate_percent_mean_of_photographs": statistics.mean(found) if found == each else None,
-        "bd_rate_percent_of_pooled_curves": _settings.bd_rate(pooled(before), pooled(after)),
+        "bd_rate_percent_of_pooled_curves": _settings.bd_rate(*of_all),
         "bd_rate_percent_of_each_photograph": each,
     }
 

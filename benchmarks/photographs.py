@@ -171,12 +171,9 @@ def points(rows: Sequence[Sequence[float]], column: int) -> list[Point]:
 
 def mean_curve(of_images: Curves, pixels: Sequence[int]) -> list[list[float]]:
     """For each quality: mean bytes, PSNR of the pooled error, mean MS-SSIM in decibels."""
-    found = []
-    for rows in zip(*of_images, strict=True):
-        sizes, psnr, similarity = np.array(rows, float).T
-        error = (10 ** (-psnr / 10) * pixels).sum() / sum(pixels)
-        found.append([float(sizes.mean()), float(-10 * np.log10(error)), float(similarity.mean())])
-    return found
+    similarity = np.mean([[row[2] for row in rows] for rows in of_images], axis=0)
+    both = _settings.pooled([points(rows, 1) for rows in of_images], pixels)
+    return [[point.bytes_per_image, point.psnr_db, float(s)] for point, s in zip(both, similarity, strict=True)]
 
 
 def difference(theirs: Curves, ours: Curves, pixels: Sequence[int], column: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import tfcomp
-from tfcomp.freezing import posterior_blocks
+from tfcomp.freezing import context_fit, posterior_blocks
 from tfcomp.layout import CHESSBOARD
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,7 +104,8 @@ def _model(name: str) -> tuple[Any, Any]:
 def make(name: str, folder: Path) -> Kind:
     """The kind of this name, exported into a folder."""
     model, calibration = _model(name)
-    with patch.multiple(posterior_blocks, BLOCK_BITS=5.0, MARGIN=2):  # few candidates: searches are quick
+    few = patch.multiple(posterior_blocks, BLOCK_BITS=5.0, MARGIN=2)  # few candidates: searches are quick
+    with few, patch.object(context_fit, "TURNS", 20):
         codec = tfcomp.Codec.freeze(model, calibration, latents="sample" if name == "vae_sample" else "mean")
     codec.export(folder, with_model=name == "lapped")
     if codec.item.any_size:

@@ -34,7 +34,9 @@ def networks(
     return keras.Model(image, x), keras.Model(latent, y)
 
 
-@pytest.mark.parametrize("kind", ["autoencoder", "prices", "vae", "shared"])
+@pytest.mark.parametrize(
+    "kind", ["autoencoder", "prices", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("vae", "shared"))]
+)
 def test_every_pass_takes_crops_of_one_size(kind: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(1)
     model: LatentModel

@@ -198,6 +198,7 @@ def test_load_gives_unbatched_images_without_labels() -> None:
 # === tensorflow-datasets ===
 
 
+@pytest.mark.slow
 def test_mnist_is_complete_and_in_order(mnist: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
     train, test = mnist
     assert train.shape == (60_000, 28, 28, 1)

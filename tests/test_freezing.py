@@ -254,6 +254,7 @@ def test_contexts_that_diverged_are_refused() -> None:
         Codec.freeze(model, pictures(2))
 
 
+@pytest.mark.slow
 def test_refined_contexts_save_bytes() -> None:
     images = pictures(12)
     codecs = []
@@ -306,7 +307,7 @@ def test_a_channel_that_is_always_zero_costs_nothing(model_of: Any) -> None:
 # === Targets ===
 
 
-@pytest.mark.parametrize("name", ["plain", "contexts"])
+@pytest.mark.parametrize("name", ["plain", pytest.param("contexts", marks=pytest.mark.slow)])
 def test_targets_are_met_on_calibration_images_of_any_size(
     model_of: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

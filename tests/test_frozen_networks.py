@@ -32,7 +32,7 @@ POLICIES = ("float32", "mixed_float16", "mixed_bfloat16")
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, *SHAPE), np.uint8)
 
 
-@pytest.fixture(params=POLICIES)
+@pytest.fixture(params=[POLICIES[0], *(pytest.param(policy, marks=pytest.mark.slow) for policy in POLICIES[1:])])
 def policy(request: pytest.FixtureRequest) -> Iterator[str]:
     keras.config.set_dtype_policy(request.param)
     yield request.param
@@ -117,7 +117,7 @@ def zoo(x: Any) -> Any:
     return layers.RMSNormalization()(x)
 
 
-@pytest.mark.parametrize("policy", POLICIES[:2], indirect=True)
+@pytest.mark.parametrize("policy", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)], indirect=True)
 def test_layers_of_many_kinds_freeze_and_are_exported(policy: str) -> None:
     codec = frozen(trained(encoder_around(zoo), decoder_around(lambda x: x)))
     if policy == "mixed_float16":

@@ -123,7 +123,8 @@ both = pytest.mark.parametrize("name", ["contexts", "static"])
 SIZES = [(1, 1), (1, 40), (33, 5), (31, 44)]
 
 
-@pytest.mark.parametrize("name", [pytest.param("contexts", marks=pytest.mark.slow), "static"])
+@pytest.mark.slow
+@both
 def test_items_of_any_size_in_every_runtime(name: str) -> None:
     codec, runtimes = blocks(name), (in_tensorflow(name), in_litert(name))
     several = 0
@@ -144,6 +145,7 @@ def test_items_of_any_size_in_every_runtime(name: str) -> None:
     assert several
 
 
+@pytest.mark.slow
 def test_grey_comes_back_as_one_channel() -> None:
     codec = blocks("contexts")
     image = np.repeat(scene(21, 30, 1), 3, axis=2)

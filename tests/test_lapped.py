@@ -124,7 +124,14 @@ def test_the_networks_stay_within_their_budget() -> None:
         assert sum(w.size for w in network.get_weights() if w.ndim == 4) / 64 <= most
 
 
-@pytest.mark.parametrize(("colours", "beta"), [(1, 0.01), (3, (0.02, 0.004)), (8, (0.02, 0.01, 0.004))])
+@pytest.mark.parametrize(
+    ("colours", "beta"),
+    [
+        pytest.param(1, 0.01, marks=pytest.mark.slow),
+        (3, (0.02, 0.004)),
+        pytest.param(8, (0.02, 0.01, 0.004), marks=pytest.mark.slow),
+    ],
+)
 def test_a_model_of_one_price_or_more_trains_and_is_saved(
     colours: int, beta: float | tuple[float, ...], tmp_path: Path
 ) -> None:

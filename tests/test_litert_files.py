@@ -140,6 +140,7 @@ def test_an_operator_that_cannot_be_everywhere_is_refused_by_name(function: Call
         conversion.to_litert(graph)
 
 
+@pytest.mark.xdist_group("dense")
 def test_networks_that_give_something_else_are_refused(kinds: Callable[[str], Kind]) -> None:
     folder = kinds("dense").folder
     contents = [(folder / name).read_bytes() for name in NETWORKS]
@@ -167,6 +168,7 @@ class OddGradient(keras.layers.Layer):
         return keras.ops.elu(x)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_litert_cannot_compute_is_left_out(tmp_path: Path) -> None:
     images = glyphs.render(50, seed=7)
     model = AutoEncoder.dense(SHAPE, 4, hidden=(8,), beta=0.1)

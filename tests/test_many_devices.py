@@ -201,6 +201,7 @@ def run_script(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow  # `make devices` runs it
 def test_two_workers_and_jax_train_as_one_device_does(tmp_path: Path) -> None:
     """The script that does so for every model, small; its bounds are its own."""
     name, ways = "conv, 3 prices", ["two workers", "JAX, one device"]

@@ -28,6 +28,7 @@ from tfcomp.errors import BitstreamError, InputError
 from tfcomp.freezing import posterior_blocks
 from tfcomp.words import mix, words
 
+pytestmark = pytest.mark.xdist_group("vae_sample")
 LAST = (2 << INDEX_BITS) - 2  # the largest index
 POSITIONS = 8
 GOLDEN = Path(__file__).parent / "golden" / "samples.json"

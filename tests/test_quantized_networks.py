@@ -39,7 +39,7 @@ def litert_files(parts: Parts, quantize: str, calibration: int = 100) -> dict[st
         takes_quality=whole.takes_quality, calibration=whole.calibration[:calibration],
     )  # fmt: skip
     parts = replace(parts, transform=some)
-    return UniformGraphs(parts, some).litert(quantize) | exporting._networks(parts, some, quantize)
+    return exporting._litert_files(parts, some, UniformGraphs(parts, some), quantize)
 
 
 @pytest.mark.xdist_group("conv_qualities")
@@ -95,6 +95,30 @@ def test_8_bit_encoders_resolve_fine_steps_about_an_offset(images: np.ndarray) -
     assert found.dtype == np.float32
     expected = fine.analyse(images[1000:])
     assert np.std(found - expected) < 2 * np.ptp(expected) / 255
+
+
+@pytest.mark.xdist_group("lapped")
+def test_weights_of_8_bits_cost_nothing_that_is_seen(kinds: Callable[[str], Kind]) -> None:
+    kind = kinds("lapped")
+    parts: Any = kind.codec.parts
+    halves, eighths = (
+        exporting._litert_files(parts, parts.transform, None, quantize) for quantize in ("float16", "int8-weights")
+    )
+    for name in (artifacts.ENCODER_LATENT, artifacts.DECODER_LATENT):
+        details = Interpreter(model_content=eighths[name]).get_tensor_details()
+        stored = {tensor["dtype"] for tensor in details if len(tensor["shape"]) == 4 and "linear" not in tensor["name"]}
+        assert np.int8 in stored
+        assert np.float16 not in stored
+        assert any(tensor["dtype"] == np.float16 and "linear" in tensor["name"] for tensor in details)
+    rows = {}
+    for name, files in (("float16", halves), ("int8-weights", eighths)):
+        rows |= exporting._measure(parts, parts.transform.calibration, name, files)
+    for quality in range(1, kind.codec.qualities + 1):
+        plain, eight = (rows[f"{name}, quality {quality}"] for name in ("float16", "int8-weights"))
+        assert eight["bytes_per_image"] <= 1.01 * plain["bytes_per_image"]
+        assert eight["psnr_db"] >= plain["psnr_db"] - 0.1
+        assert eight["encoder_bytes"] < plain["encoder_bytes"]
+        assert eight["decoder_bytes"] < plain["decoder_bytes"]
 
 
 def test_litert_halves_no_float_but_the_networks_weights(kind: Kind) -> None:

@@ -299,7 +299,7 @@ def test_strings() -> None:
     assert coder.decode(buffer, length).shape == (4, 8)
 
 
-@pytest.mark.parametrize("sets", [1, 5])
+@pytest.mark.parametrize("sets", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_xla(sets: int) -> None:
     rng = np.random.default_rng(9)
     tables, index = laplacian(sets=sets), rng.integers(0, 3, 22, np.int32)
@@ -346,7 +346,12 @@ class LiteCoder:
         )
 
 
-@pytest.fixture(scope="module", params=[(24, 1, 1), (300, 2, 1), (24, 1, 16), (150, 8, 3)], ids=str)
+LITE = [(24, 1, 1), (300, 2, 1), (24, 1, 16)]
+
+
+@pytest.fixture(
+    scope="module", params=[(150, 8, 3), *(pytest.param(case, marks=pytest.mark.slow) for case in LITE)], ids=str
+)
 def lite(request: pytest.FixtureRequest) -> tuple[FrequencyTables, Int32, GraphCoder, LiteCoder]:
     symbols, segments, sets = request.param
     tables, index = laplacian(sets=sets), np.arange(symbols, dtype=np.int32) % 3

@@ -56,7 +56,7 @@ def runtimes(
     return runtime_exactness.runtimes(codec, artifact, browser)
 
 
-@pytest.mark.parametrize("data", ["glyphs", "mnist"])
+@pytest.mark.parametrize("data", ["glyphs", pytest.param("mnist", marks=pytest.mark.slow)])
 def test_every_runtime_makes_and_reads_the_same_payloads(
     data: str, runtimes: dict[str, Any], exported: Any, request: pytest.FixtureRequest
 ) -> None:

@@ -160,8 +160,10 @@ class Codec:
 
         Args:
             folder: its name; nothing is written there until all of it is.
-            quantize: of the networks in the ``.tflite`` files: ``"float32"``; ``"float16"`` or ``"dynamic"`` (8 bits)
-                weights; ``"int8"`` weights and activations, calibrated. The SavedModels are always float32.
+            quantize: of the networks in the ``.tflite`` files: ``"float32"``; ``"float16"`` or
+                ``"int8-weights"`` weights, computing in float32; ``"dynamic"`` weights of 8 bits, computing in them
+                where LiteRT can; ``"int8"`` weights and activations, calibrated. The last two are for items of one
+                shape. The SavedModels are always float32.
             side: for items of any size and runtimes that cannot resize, such as LiteRT.js: the most pixels a side of
                 the tensors of fixed shape in ``encoder.tflite`` and ``decoder.tflite``, 8 to 4096.
             with_model: keep the trained model too, so that `tfcomp.load_model` of the folder can train on.

@@ -24,6 +24,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.python.convert import ConverterError
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from tfcomp.artifact.eight_bit_weights import in_8_bits
 from tfcomp.errors import InputError
 
 FORBIDDEN = {"CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "MULTINOMIAL"}
@@ -81,7 +82,7 @@ def to_litert(graph: Any, quantize: str = "float32", samples: Samples | None = N
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if quantize != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if quantize == "float16":
+        if quantize in ("float16", "int8-weights"):
             converter.target_spec.supported_types = [tf.float16]
         if quantize == "int8":
 
@@ -99,7 +100,7 @@ def to_litert(graph: Any, quantize: str = "float32", samples: Samples | None = N
     refused = {name for name in operators(content) if name in FORBIDDEN or name.startswith("CUSTOM ")}
     if refused:
         raise _refusal(refused)
-    return content
+    return in_8_bits(content) if quantize == "int8-weights" else content
 
 
 @contextmanager

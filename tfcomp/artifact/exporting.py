@@ -55,43 +55,43 @@ def export(
         raise InputError("expected a codec of all its qualities to export, found one of them")
     if side is not None and not parts.item.any_size:
         raise InputError(f"expected a side for items of any size alone, found one for {parts.item}")
+    if parts.item.any_size and quantize in ("dynamic", "int8"):
+        raise InputError(
+            f"expected float32, float16 or int8-weights for items of any size, found quantize={quantize!r}"
+        )
     if quantize == "int8" and transform.calibration is None:
-        raise InputError("expected quantize='int8' with calibration items of one shape, found a codec without them")
+        raise InputError("expected quantize='int8' with calibration items, found a codec without them")
     if with_model and transform.model is None:
         raise InputError("expected a codec that was frozen in this process to keep its model, found another")
     if not with_model and (Path(folder) / MODEL).is_file():
         raise InputError(
             f"expected with_model=True to replace {folder}, found a trained model in it that would be lost"
         )
-    if parts.item.any_size and quantize not in ("float32", "float16"):
-        raise InputError(f"expected float32 or float16 for items of any size, found quantize={quantize!r}")
     pipeline = pipeline_of(parts)
     if transform.calibration is not None:  # what effort needs goes with the artifact
         parts = replace(parts, qualities=tuple(pipeline.measured(quality) for quality in parts.qualities))
     graphs = TiledGraphs(parts, transform, side) if parts.item.any_size else UniformGraphs(parts, transform)
     with replacing_folder(folder, MANIFEST, own=OWN) as partial:
         arrays.write(partial / TABLES, parts)
-        networks = _networks(parts, transform, quantize)
-        files = {**graphs.litert(quantize), **networks}
-        for name, content in files.items():
+        files = _litert_files(parts, transform, graphs, quantize)
+        slope = _slope(parts, transform, files, "float16" if quantize in ("float16", "int8-weights") else "float32")
+        for name, content in {**files, **slope}.items():
             (partial / name).write_bytes(content)
         for name, signatures in graphs.saved_models.items():
             save(partial / name, signatures)
         if with_model and transform.model is not None:
             transform.model.save(partial / MODEL)
         measured: dict[str, Any] = {}
-        if isinstance(graphs, UniformGraphs) and transform.calibration is not None:
-            variants = {"float32": files, quantize: files}
-            if quantize != "float32":
-                variants["float32"] = {**graphs.litert("float32"), **_networks(parts, transform, "float32")}
-            measured = {
-                "images": len(graphs.calibration),
-                **{
-                    label: row
-                    for name, of in variants.items()
-                    for label, row in _measure(parts, graphs.calibration, name, of).items()
-                },
-            }
+        if transform.calibration is not None:
+            plain = "float16" if parts.item.any_size else "float32"
+            variants = {plain: files}
+            if quantize not in (plain, "float32"):
+                # The plain whole graphs are not measured where items have any size, and they take minutes.
+                whole = None if parts.item.any_size else graphs
+                variants = {plain: _litert_files(parts, transform, whole, plain), quantize: files}
+            measured = {"images": len(transform.calibration)}
+            for name, variant in variants.items():
+                measured |= _measure(parts, transform.calibration, name, variant)
         manifest = Manifest(
             format=parts.format_id,
             fingerprint=parts.fingerprint.hex(),
@@ -117,8 +117,10 @@ def export(
     return manifest.as_dict()
 
 
-def _networks(parts: Parts, transform: KerasTransform, quantize: str) -> dict[str, bytes]:
-    """The ``.tflite`` files of the networks alone, by name."""
+def _litert_files(
+    parts: Parts, transform: KerasTransform, graphs: TiledGraphs | UniformGraphs | None, quantize: str
+) -> dict[str, bytes]:
+    """The ``.tflite`` files of the networks alone and of whole graphs, by name."""
     images: Samples = {}
     latents: Samples = {}
     if quantize == "int8":
@@ -130,22 +132,21 @@ def _networks(parts: Parts, transform: KerasTransform, quantize: str) -> dict[st
         told = {"quality": np.array([[q.number] for q in turns], np.int32)} if transform.takes_quality else {}
         images, latents = {"image": items[:, None]}, {"latent": np.stack(values), **told}
     kept = "float16" if quantize == "float32" and parts.item.any_size else quantize
-    found = {
+    return {
+        **(graphs.litert(quantize) if graphs else {}),
         ENCODER_LATENT: to_litert(transform.analyse_graph, kept, images),
         DECODER_LATENT: to_litert(transform.synthesise_graph, kept, latents),
     }
+
+
+def _slope(parts: Parts, transform: KerasTransform, networks: Mapping[str, bytes], kept: str) -> dict[str, bytes]:
+    """The error's gradient as a ``.tflite``; none where LiteRT lacks an operator, or what it computes is another."""
     if parts.format_id == SAMPLE:  # effort has no place there
-        return found
-    slope = _slope(parts, transform, found, "float16" if quantize == "float16" else "float32")
-    return found if slope is None else {**found, ENCODER_SLOPE: slope}
-
-
-def _slope(parts: Parts, transform: KerasTransform, networks: Mapping[str, bytes], kept: str) -> bytes | None:
-    """The error's gradient as a ``.tflite``; None where LiteRT lacks an operator, or what it computes is another."""
+        return {}
     try:
         content = to_litert(transform.plain_slope_graph, kept)
     except (InputError, LookupError, TypeError, ValueError):  # TensorFlow has no such gradient, or LiteRT no operator
-        return None
+        return {}
     side = 8 * parts.grid.stride if parts.grid else 0
     rng, quality = np.random.default_rng(0), parts.quality()
     images = rng.integers(0, 256, [1, *(n or side for n in parts.item.shape)], np.uint8)
@@ -154,21 +155,25 @@ def _slope(parts: Parts, transform: KerasTransform, networks: Mapping[str, bytes
     latents = latents + (rng.choice([-0.5, 0.5], latents.shape) * quality.step).astype(np.float32)
     found = LiteRTTransform(networks[ENCODER_LATENT], networks[DECODER_LATENT], content).slope(images, latents, number)
     pairs = zip(transform.slope(images, latents, number), found, strict=True)
-    return content if all(np.abs(a - b).max() <= 1e-2 * np.abs(a).max() for a, b in pairs) else None
+    same = all(np.abs(a - b).max() <= 1e-2 * np.abs(a).max() for a, b in pairs)
+    return {ENCODER_SLOPE: content} if same else {}
 
 
 def _measure(parts: Parts, images: Images, name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
     """Payload bytes and PSNR of ``.tflite`` files on images, uint8 [N, H, W, C], and the files' sizes."""
     own = replace(parts, transform=LiteRTTransform(files[ENCODER_LATENT], files[DECODER_LATENT]))
     pipeline, rows = pipeline_of(own), {}
+    # Whole graphs of any size keep 16 bits.
+    sized = (ENCODER_LATENT, DECODER_LATENT) if parts.item.any_size else (ENCODER_LITERT, DECODER_LITERT)
+    encoder_bytes, decoder_bytes = (len(files[file]) for file in sized)
     for quality in parts.qualities:
         payloads, _ = pipeline.compress(images, quality, 0, None)
         restored = pipeline.decompress(payloads, quality)
-        error = float(np.mean(np.square(images.astype(np.float64) - restored)))
+        error = float(np.mean(np.square(images.astype(np.float64) - np.asarray(restored))))
         rows[name if len(parts.qualities) == 1 else f"{name}, quality {quality.number}"] = {
             "bytes_per_image": sum(map(len, payloads)) / len(payloads),
             "psnr_db": 10 * math.log10(255**2 / max(error, 1e-10)),
-            "encoder_bytes": len(files[ENCODER_LITERT]),
-            "decoder_bytes": len(files[DECODER_LITERT]),
+            "encoder_bytes": encoder_bytes,
+            "decoder_bytes": decoder_bytes,
         }
     return rows

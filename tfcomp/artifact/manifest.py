@@ -95,7 +95,7 @@ OWN = (
     ENCODER_SLOPE,
 )
 """All that an artifact folder may hold beside its manifest."""
-QUANTIZATIONS = ("float32", "float16", "dynamic", "int8")
+QUANTIZATIONS = ("float32", "float16", "int8-weights", "dynamic", "int8")
 """Types of the networks in the ``.tflite`` files; see `Codec.export`."""
 
 
@@ -117,9 +117,10 @@ class Manifest:
         side: ``SIDE``; None where they take any.
         quantize: one of `QUANTIZATIONS`.
         compute: multiply-accumulates of each network for a pixel.
-        measured: ``"images"``, how many calibration images, and for ``"float32"`` and ``quantize`` (and each quality,
-            where there are several) what their ``.tflite`` files need for them: ``bytes_per_image``, ``psnr_db``,
-            ``encoder_bytes``, ``decoder_bytes``.
+        measured: ``"images"``, how many calibration images, or crops of these for items of any size; and for
+            ``"float32"`` (any size: ``"float16"``) and ``quantize``, and each quality where there are several, what
+            their ``.tflite`` files need for them: ``bytes_per_image``, ``psnr_db``, ``encoder_bytes``,
+            ``decoder_bytes`` (any size: of the networks alone).
         tfcomp: version of the package that wrote it.
         artifact_version: version of this layout.
         unknown: keys that this version does not know; they are written again.

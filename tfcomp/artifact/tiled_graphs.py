@@ -112,8 +112,8 @@ class TiledGraphs:
 
     # === LiteRT ===
 
-    def litert(self, quantize: str) -> dict[str, bytes]:
-        """The ``.tflite`` files of payloads, by name; 8-bit types are not for items of any size."""
+    def litert(self, _: str) -> dict[str, bytes]:
+        """The ``.tflite`` files of payloads, by name; their weights have 16 bits, which the contexts' need."""
         channels, side = self.parts.item.channels, self.side
         graph = self._graph(side)
 
@@ -148,9 +148,8 @@ class TiledGraphs:
             payload = tf.TensorSpec([self.capacity], tf.uint8, "payload")
             encoder = function(image_to_buffer, image, tf.TensorSpec([3], tf.int32, "size_and_quality"))
             decoder = function(buffer_to_image, payload, tf.TensorSpec([1], tf.int32, "length"))
-        # Weights of 16 bits: the networks' are rounded to them anyway, and the files are half as large.
-        kept = "float16" if quantize == "float32" else quantize
-        return {ENCODER_LITERT: to_litert(encoder, kept), DECODER_LITERT: to_litert(decoder, kept)}
+        # The networks' weights are rounded to 16 bits anyway, and the files are half as large.
+        return {ENCODER_LITERT: to_litert(encoder, "float16"), DECODER_LITERT: to_litert(decoder, "float16")}
 
 
 def _padded(values: Any, shape: tuple[Any, ...]) -> Any:

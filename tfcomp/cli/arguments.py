@@ -153,7 +153,7 @@ def _export(command: argparse.ArgumentParser) -> None:
         "--quantize",
         default="float32",
         metavar="TYPE",
-        help="networks of the .tflite files: float32, float16 or dynamic (8 bits) weights, or int8 throughout",
+        help="networks of the .tflite files: float32, float16, int8-weights; for one shape also dynamic, int8",
     )
     command.add_argument(
         "--sets",

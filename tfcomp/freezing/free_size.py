@@ -242,8 +242,17 @@ class FreeSize:
             zero,
             qualities,
             takes_quality=self.model.takes_quality,
+            calibration=self._crops,
             model=self.snapshot,
         )
+
+    @cached_property
+    def _crops(self) -> Images:
+        """Middles of some images, uint8 [N, side, side, C], on which an export measures."""
+        images = self.images[:: -(-len(self.images) // SENSITIVITY_IMAGES)]
+        side = min(SENSITIVITY_SIDE, *(n for image in images for n in image.shape[:2]))
+        corners = [[(n - side) // 2 for n in image.shape[:2]] for image in images]
+        return np.stack([image[y : y + side, x : x + side] for image, (y, x) in zip(images, corners, strict=True)])
 
     def _parts(self, points: Sequence[_Point]) -> Parts:
         unit, zero = points[-1].rounding.step, points[-1].rounding.offset

@@ -32,7 +32,7 @@ class KerasTransform:
         unit, zero: float32, broadcastable to the latent; a latent ``l`` in units stands for ``l * unit + zero``.
         qualities: how many there are.
         takes_quality: whether the decoder knows the quality.
-        calibration: uint8 [N, H, W, C], some of the images that the codec was fitted to; None where sizes differ.
+        calibration: uint8 [N, H, W, C], some of the images that the codec was fitted to, or crops of them.
         model: a snapshot of the trained model, which an export can keep.
 
     Attributes:
