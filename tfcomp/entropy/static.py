@@ -129,7 +129,7 @@ class StaticModel:
     # === Files ===
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything above as named int32 arrays."""
+        """The whole model as named int32 arrays."""
         return {
             **self.tables.arrays(),
             "index": self.index,

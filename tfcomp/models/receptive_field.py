@@ -112,19 +112,19 @@ def _reach(
         far = 7
         while True:
             sides = (2 * far + 1, WIDTH) if axis == 0 else (WIDTH, 2 * far + 1)
-            found = max(
+            reach = max(
                 _changed(network, sample, sides, axis, far, per_position, per_output, rng) for _ in range(TRIALS)
             )
-            if found < far:
+            if reach < far:
                 break
             far = 2 * far + 1
             if far > FARTHEST:
                 raise InputError(
-                    f"expected networks of a bounded reach, found {network.name!r} to see {found} positions or more, "
+                    f"expected networks of a bounded reach, found {network.name!r} to see {reach} positions or more, "
                     "as with global pooling, attention or normalisation over the image; "
                     "if it sees less in fact, give reach="
                 )
-        most = max(most, found)
+        most = max(most, reach)
     return most
 
 
