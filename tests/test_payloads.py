@@ -55,7 +55,7 @@ def payload(first: int, *numbers: int, tiles: bytes = b"") -> bytes:
         ("text", "found str"),
         (bytearray(b"\4\10\10\0"), "found bytearray"),
         (payload(4), "variable-length integer"),
-        (payload(8, 8, 8, tiles=b"\0"), "a quality of 1 to 8 and 1 to 268435456 pixels, found a first byte 0x08 and 8x8"),
+        (payload(8, 8, 8, tiles=b"\0"), "1 to 8 and 1 to 268435456 pixels, found a first byte 0x08 and 8x8"),
         (payload(0x84, 8, 8, tiles=b"\0"), "byte 0x84 and 8x8"),
         (payload(0x44, 8, 8, tiles=b"\0"), "byte 0x44 and 8x8"),
         (payload(4, 0, 8, tiles=b"\0"), "byte 0x04 and 8x0"),

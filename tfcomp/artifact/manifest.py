@@ -243,7 +243,7 @@ def read_checked(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]]
     content = path.read_bytes() if size == expected["bytes"] else b""
     if size != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
         raise BitstreamError(
-            f"{path}: expected the {expected['bytes']} bytes of the manifest's digest, found {size} others"
+            f"{path}: expected {expected['bytes']} bytes with the manifest's digest, found {size} others"
         )
     return content
 

@@ -13,7 +13,7 @@ from keras import ops
 
 
 def replica() -> tuple[Any, int]:
-    """This replica's number, from 0, and the count of all; 0 and 1 outside of a step, or where nothing is distributed."""
+    """This replica's number, from 0, and the count of all; 0 and 1 outside of a step, or without a distribution."""
     if keras.backend.backend() != "tensorflow":
         return 0, 1
     import tensorflow as tf
