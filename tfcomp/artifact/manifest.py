@@ -82,17 +82,8 @@ RUNTIMES = {
     "keras": [MODEL],
 }
 """Files that each runtime needs; an artifact need not have those of all runtimes."""
-OWN = (
-    TABLES,
-    MODEL,
-    "encoder",
-    "decoder",
-    ENCODER_LITERT,
-    DECODER_LITERT,
-    ENCODER_LATENT,
-    DECODER_LATENT,
-    ENCODER_SLOPE,
-)
+_LITERT = (ENCODER_LITERT, DECODER_LITERT, ENCODER_LATENT, DECODER_LATENT, ENCODER_SLOPE)
+OWN = (TABLES, MODEL, "encoder", "decoder", *_LITERT)
 """All that an artifact folder may hold beside its manifest."""
 QUANTIZATIONS = ("float32", "float16", "dynamic", "int8")
 """Types of the networks in the ``.tflite`` files; see `Codec.export`."""
@@ -101,6 +92,12 @@ QUANTIZATIONS = ("float32", "float16", "dynamic", "int8")
 @dataclass(frozen=True)
 class Manifest:
     """Formats, shapes, fingerprints and files of an artifact.
+
+    Examples:
+        >>> from tfcomp import bundled
+        >>> manifest = Manifest.read(bundled.folders()["photographs"])
+        >>> manifest.format, manifest.image_shape
+        ('context-1', (None, None, 3))
 
     Attributes:
         format: key of `entropy.base.FORMATS`; it alone decides how payloads and tables are read.
@@ -213,7 +210,7 @@ class Manifest:
         return tuple(name for name, files in RUNTIMES.items() if all(file in self.files for file in files))
 
     def table(self) -> str:
-        """What was measured at export, as a Markdown table."""
+        """The measurements at export, as a Markdown table."""
         rows = [
             "| .tflite | bytes per image | PSNR dB | encoder, bytes | decoder, bytes |",
             "|---|---:|---:|---:|---:|",

@@ -116,11 +116,8 @@ class Client:
             ServerError: if the server cannot be reached or refuses.
         """
         items: Any = [np.asarray(image) for image in images] if self._any_size else np.asarray(images)
-        bad: Any = None
-        if self._any_size:
-            bad = next((item for item in items if item.dtype != np.uint8 or item.ndim != 3), None)
-        elif items.dtype != np.uint8 or items.ndim < 2:
-            bad = items
+        arrays, least, most = (items, 3, 3) if self._any_size else ([items], 2, np.inf)
+        bad = next((array for array in arrays if array.dtype != np.uint8 or not least <= array.ndim <= most), None)
         if bad is not None:
             expected = "a sequence of uint8 images [H, W, C]" if self._any_size else "uint8 images [N, ...]"
             raise InputError(f"expected {expected}, found {bad.dtype} {bad.shape}")

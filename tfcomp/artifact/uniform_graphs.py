@@ -53,10 +53,7 @@ class UniformGraphs:
         # Two signatures share each of these functions, which are traced once.
         self._bytes_of = function(self._image_to_bytes, image, *each)
         self._integers_of = function(self._bytes_to_integers, text, *each)
-        encoder = {
-            "serving_default": self._bytes_of,
-            "latent": transform.analyse_graph,
-        }
+        encoder = {"serving_default": self._bytes_of, "latent": transform.analyse_graph}
         if not isinstance(self.coder, SampleCoder):
             encoder["slope"] = transform.slope_graph
         if parts.item.channels in (1, 3):

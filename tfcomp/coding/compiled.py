@@ -19,7 +19,7 @@ LANES_AT_ONCE, STEPS_AT_ONCE = 128, 16
 
 _OPTIONS = {"cache": True, "error_model": "numpy", "nogil": True}
 _I, _L, _U = (types.Array(t, 1, "C", readonly=True) for t in (types.int32, types.int64, types.uint32))
-_I2 = types.Array(types.int32, 2, "A", readonly=True)
+_N, _I2 = types.int64, types.Array(types.int32, 2, "A", readonly=True)
 
 
 @njit(**_OPTIONS)
@@ -93,20 +93,7 @@ def encode(positions: Array, intervals: Array, precision: int, out: Array, sizes
 
 
 @njit(
-    (
-        _I2,
-        types.int64,
-        types.int64,
-        _I,
-        _L,
-        _I,
-        _U,
-        _U,
-        _L,
-        *2 * [types.uint32[::1]],
-        types.int64[::1],
-        types.int32[:, :],
-    ),
+    (_I2, _N, _N, _I, _L, _I, _U, _U, _L, *2 * [types.uint32[::1]], types.int64[::1], types.int32[:, :]),
     **_OPTIONS,
 )
 def decode(

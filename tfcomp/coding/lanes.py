@@ -29,7 +29,7 @@ Intp = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Coding:
-    """What both directions look up, made once for each `FrequencyTables`.
+    """The look-ups of both directions, made once for each `FrequencyTables`.
 
     Attributes:
         precision: ``P``.
@@ -251,7 +251,7 @@ def _unpack(intervals: UInt32, precision: int) -> tuple[UInt32, UInt32, UInt32]:
 
 
 def _digits_due(range_: UInt32) -> tuple[NDArray[np.uint8], UInt32]:
-    """How many digits, 0 to 2, bring a range back to ``2**22`` or more; and how many bits they are."""
+    """Number of digits, 0 to 2, that bring a range back to ``2**22`` or more; and their number of bits."""
     count = (range_ < 1 << LEAST_BITS).view(np.uint8)
     count += range_ < 1 << LEAST_BITS - DIGIT_BITS
     return count, count.astype(np.uint32) * np.uint32(DIGIT_BITS)

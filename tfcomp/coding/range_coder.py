@@ -134,7 +134,7 @@ Intp = NDArray[np.intp]
 
 
 def segment_count(symbols: int, symbols_per_segment: int) -> int:
-    """How many segments hold a message, ``max(1, ceil(symbols / symbols_per_segment))``."""
+    """Number of segments of a message, ``max(1, ceil(symbols / symbols_per_segment))``."""
     if symbols < 0 or symbols_per_segment < 1:
         raise InputError(f"expected segments of 1 symbol or more, found {symbols_per_segment} for {symbols} symbols")
     return max(1, -(-symbols // symbols_per_segment))
@@ -241,7 +241,7 @@ def decode(payloads: Sequence[bytes], tables: FrequencyTables, index: Int32, seg
 def _positions(
     latents: Int32, tables: FrequencyTables, index: Int32, segments: int, sets: int
 ) -> Iterator[tuple[Int32, Coding]]:
-    """Where the symbols of some messages at a time lie in set 0, int32 [L, N * K], a column for each segment."""
+    """Positions in set 0 of the symbols of some messages at a time, int32 [L, N * K], a column for each segment."""
     if not isinstance(latents, np.ndarray) or latents.dtype != np.int32 or latents.ndim != 2:
         raise InputError(f"expected latents as int32 [N, S], found {_described(latents)}")
     index = _checked_index(tables, index, segments, sets, latents.shape)
@@ -305,13 +305,7 @@ def _split(payloads: Sequence[bytes], segments: int, first_message: int) -> list
     return pieces
 
 
-def _refuse(
-    bad: NDArray[np.bool_],
-    expected: str,
-    *figures: Intp,
-    segments: int,
-    first_message: int,
-) -> None:
+def _refuse(bad: NDArray[np.bool_], expected: str, *figures: Intp, segments: int, first_message: int) -> None:
     if np.any(bad):
         lane = int(np.argmax(bad))
         message, segment = divmod(lane, segments)
@@ -326,7 +320,7 @@ def _blocks(messages: int, segments: int) -> Iterator[slice]:
 
 
 def _rows(values: NDArray[Any], block: slice) -> NDArray[Any]:
-    """What belongs to a block of messages: rows of [N, S], or the [S] that all messages share."""
+    """The values of a block of messages: rows of [N, S], or the [S] that all messages share."""
     return values if values.ndim == 1 else values[block]
 
 

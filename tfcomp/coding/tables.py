@@ -221,7 +221,7 @@ class FrequencyTables:
 
 @dataclass(frozen=True, eq=False)
 class TableSets:
-    """How tables fall into ``M`` sets of ``T`` tables and ``V`` values each.
+    """The division of tables into ``M`` sets of ``T`` tables and ``V`` values each.
 
     Where ``M > 1``, there are ``M * T + 1`` tables. Table ``m * T + t`` belongs to set ``m``; it has the support of
     table ``t``. The last table, of the values ``0 <= m < M``, is the selector. So the value at position ``p`` of set 0,

@@ -1,4 +1,4 @@
-"""Which table codes each coefficient of a latent of any size: integers alone, from what was coded before.
+"""The table of each coefficient of a latent of any size, chosen in integers from the coefficients coded before.
 
 For a coefficient ``q``, two sums are taken over the coefficients ``q'`` that earlier passes coded nearby, in units of
 1/UNIT of its step, with whole-number weights that training found and freezing rounded::

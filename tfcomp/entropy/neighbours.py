@@ -57,7 +57,7 @@ class Plane:
         self._known = {g.start: np.zeros((size, g.stop - g.start), np.float32) for g in layout.slices}
 
     def places(self, p: Pass) -> Intp:
-        """Where the pass's positions lie in the plane: intp [n]."""
+        """The places of the pass's positions in the plane: intp [n]."""
         y, x = np.divmod(p.places(self.height, self.width), self.width)
         return self._first + y * self.row + x
 

@@ -46,7 +46,7 @@ class OneShape:
 
     @cached_property
     def rounding(self) -> Rounding:
-        """How the highest quality rounds at step 1."""
+        """The rounding of the highest quality at step 1."""
         return self._trained[-1] if self._trained else self._measured()
 
     @cached_property

@@ -36,7 +36,11 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rounding:
-    """How one quality rounds the latent: integer ``q`` of a channel stands for ``q * step + offset``.
+    """The rounding of the latent at one quality: integer ``q`` of a channel stands for ``q * step + offset``.
+
+    Examples:
+        >>> Rounding(np.float32([0.5, 2]), np.float32([0, 1])).integers(np.float32([[1.1, 4.6]])).tolist()
+        [[2, 2]]
 
     Attributes:
         step, offset: float32 [C], in the encoder network's unit.
@@ -55,7 +59,7 @@ class Rounding:
 
 
 def trained(steps: Float32 | None) -> list[Rounding]:
-    """How each quality rounds with a model's trained steps, float32 [qualities, C]; none where they are open."""
+    """The rounding of each quality at a model's trained steps, float32 [qualities, C]; none where they are open."""
     return [] if steps is None else [Rounding(step, np.zeros_like(step)) for step in steps]
 
 

@@ -184,5 +184,5 @@ def narrow(
 
 
 def _digits_due(range_: Tensor) -> Tensor:
-    """How many digits, 0 to 2, bring a range back to ``2**22`` or more."""
+    """Number of digits, 0 to 2, that bring a range back to ``2**22`` or more."""
     return mask(range_ < LEAST) + mask(range_ < LEAST // DIGIT)

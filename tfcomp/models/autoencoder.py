@@ -344,7 +344,7 @@ class AutoEncoder(LatentModel):
         return Terms(self.distortion_function(targets, pixels), rate, pixels, quality)
 
     def _assigned(self, batch: Any, training: bool) -> Any:
-        """Which quality, from 0, each example of a batch is coded at: int32 [N], in equal blocks.
+        """The quality, from 0, of each example of a batch: int32 [N], in equal blocks.
 
         In training the first block's quality moves on from step to step, so that the next batch has those that a small
         one left out. Blocks are those of the whole batch, of which a replica may have a part.

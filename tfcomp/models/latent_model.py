@@ -191,7 +191,7 @@ class LatentModel(Training):
 
     @cached_property
     def grid(self) -> Grid | None:
-        """How items of any size are cut into tiles; None for items of one shape."""
+        """The tiles that items of any size are cut into; None for items of one shape."""
         if not self.item.any_size:
             return None
         reach = self._grid_options["reach"]

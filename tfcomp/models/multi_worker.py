@@ -238,7 +238,7 @@ def _compiled(model: Any, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     compiled = run if model.run_eagerly else tf.function(run, reduce_retracing=True)
 
     def first(iterator: Any) -> dict[str, Any]:
-        """What the first replica here logged."""
+        """The logs of this worker's first replica."""
         return {name: strategy.experimental_local_results(value)[0] for name, value in compiled(iterator).items()}
 
     return first

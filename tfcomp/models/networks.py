@@ -136,7 +136,7 @@ def dense_encoder(
 
 
 def dense_decoder(input_shape: InputShape, latent_dim: int, *, hidden: Sequence[int] = (512, 256)) -> keras.Model:
-    """The mirror image of `dense_encoder`; ``hidden`` is given from the image inwards here too."""
+    """The mirror image of `dense_encoder`, with the same arguments: ``hidden`` is from the image inwards here too."""
     shape = _checked(input_shape, latent_dim, hidden)
     inputs = x = keras.Input((latent_dim,), name="latent")
     for width in reversed(hidden):
@@ -160,6 +160,13 @@ def conv_encoder(
 
     The layout (two strided convolutions, a dense layer of 500) follows the small-image codec of TensorFlow's tutorial
     "Learned data compression". Any height and width from 1x1 up: each stage takes ``ceil(size / 2)``.
+
+    Args:
+        input_shape: (height, width, channels).
+        latent_dim: length of each head.
+        filters: widths of the convolutions, from the image inwards.
+        hidden: width of the dense layer.
+        heads: see `dense_encoder`.
     """
     shape = _checked(input_shape, latent_dim, (*filters, hidden))
     inputs, x = _pixels(shape)
@@ -174,7 +181,7 @@ def conv_encoder(
 def conv_decoder(
     input_shape: InputShape, latent_dim: int, *, filters: Sequence[int] = (32, 64), hidden: int = 500
 ) -> keras.Model:
-    """The mirror image of `conv_encoder`: dense layers, then transposed convolutions, cropped to the input's size."""
+    """The mirror image of `conv_encoder`: dense layers, then transposed convolutions; arguments as there."""
     shape = _checked(input_shape, latent_dim, (*filters, hidden))
     height, width, channels = shape
     stride = 2 ** len(filters)
@@ -212,6 +219,12 @@ def spatial_encoder(
     one shape the latent is flat, [N, rows * columns * latent_dim]: each number has a prior and tables of its own, and
     any height and width will do: each stage takes ``ceil(size / 2)``. For (None, None, channels) the latent keeps its
     places, [N, rows, columns, latent_dim], and the image's sides are multiples of the cell's.
+
+    Args:
+        input_shape: (height, width, channels), or (None, None, channels) for any size.
+        latent_dim: numbers for each cell.
+        filters: widths of the convolutions, from the image inwards; at least one.
+        heads: see `dense_encoder`.
     """
     shape = _checked_spatial(input_shape, latent_dim, filters)
     inputs, x = _pixels(shape)
@@ -231,7 +244,7 @@ def spatial_encoder(
 
 
 def spatial_decoder(input_shape: InputShape, latent_dim: int, *, filters: Sequence[int] = (32, 64)) -> keras.Model:
-    """The mirror image of `spatial_encoder`. Its pixels are not kept within [0, 1]: for squared error."""
+    """The mirror image of `spatial_encoder`, with the same arguments. Pixels may leave [0, 1]: for squared error."""
     shape = _checked_spatial(input_shape, latent_dim, filters)
     if _any_size(shape):
         inputs = x = keras.Input((None, None, latent_dim), name="latent")

@@ -352,7 +352,7 @@ class KerasTraining(Objective):
 
 
 DIRECTIONS = {"loss": "min", "distortion": "min", "rate_bits": "min", "psnr_db": "max"}
-"""Which way each metric gets better."""
+"""Direction in which each metric gets better."""
 
 
 @contextmanager
