@@ -241,7 +241,7 @@ def test_claims_are_checked_before_memory_is_taken() -> None:
         (b"", "found no bytes"),
         (b"\x04", "variable-length integer"),
         (b"\x08\x08\x08\x00", "expected a quality of 1 to 8 and"),
-        (b"\x04\x00\x08\x00", "found 0x04 and 8x0"),
+        (b"\x04\x00\x08\x00", "byte 0x04 and 8x0"),
         (b"\x04" + b"\xff\xff\xff\xff\x07" + b"\x01\x00", "1 to 268435456 pixels"),
         (
             b"\x04" + b"\x80\x80\x01" + b"\x80\x40" + b"\x00",

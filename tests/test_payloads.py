@@ -55,10 +55,10 @@ def payload(first: int, *numbers: int, tiles: bytes = b"") -> bytes:
         ("text", "found str"),
         (bytearray(b"\4\10\10\0"), "found bytearray"),
         (payload(4), "variable-length integer"),
-        (payload(8, 8, 8, tiles=b"\0"), "a quality of 1 to 8 and 1 to 268435456 pixels, found 0x08 and 8x8"),
-        (payload(0x84, 8, 8, tiles=b"\0"), "found 0x84 and 8x8"),
-        (payload(0x44, 8, 8, tiles=b"\0"), "found 0x44 and 8x8"),
-        (payload(4, 0, 8, tiles=b"\0"), "found 0x04 and 8x0"),
+        (payload(8, 8, 8, tiles=b"\0"), "1 to 8 and 1 to 268435456 pixels, found a first byte 0x08 and 8x8"),
+        (payload(0x84, 8, 8, tiles=b"\0"), "byte 0x84 and 8x8"),
+        (payload(0x44, 8, 8, tiles=b"\0"), "byte 0x44 and 8x8"),
+        (payload(4, 0, 8, tiles=b"\0"), "byte 0x04 and 8x0"),
         (payload(4, 2**31 - 1, 1, tiles=b"\0"), "1 to 268435456 pixels"),
         (payload(4, 2**62, 2**62, tiles=b"\0"), "1 to 268435456 pixels"),
         (payload(4, 1 << 28, 1, tiles=bytes(9000)), "1 to 268435456 pixels"),
@@ -75,7 +75,7 @@ def test_claims_are_checked_before_memory_is_taken(data: bytes, message: str) ->
 def test_grey_is_for_codecs_of_three_channels() -> None:
     data = pack(Header(5, grey=True, height=8, width=9), [b"\1"])
     assert parse(data, GRID, QUALITIES, grey_allowed=True)[0].grey
-    with pytest.raises(BitstreamError, match="found 0x44 and 9x8"):
+    with pytest.raises(BitstreamError, match="byte 0x44 and 9x8"):
         parse(data, GRID, QUALITIES, grey_allowed=False)
 
 

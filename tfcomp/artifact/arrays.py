@@ -18,12 +18,12 @@ from tfcomp.errors import BitstreamError, everything_as
 from tfcomp.parts import Parts, Quality
 
 MAX_BYTES = 1 << 28
-"""Most bytes of all arrays in full."""
+"""Largest total of all arrays, in bytes, uncompressed."""
 MAX_MEMBERS = 4096
 
 Arrays = dict[str, NDArray[Any]]
 _ROUNDING = ("step", "offset", "curvature")
-"""Names of a quality's arrays, which are stacked."""
+"""Names of a quality's arrays, which are stored as one array of all qualities each."""
 _MEMBERS = re.compile(rf"({'|'.join(('unit', 'zero', *_ROUNDING, 'lagrangian', 'model_.+'))})\.npy\Z")
 """Names of the members that `to_arrays` makes; others are not read."""
 
@@ -34,27 +34,32 @@ def write(path: Path, parts: Parts) -> None:
 
 
 def to_arrays(parts: Parts) -> Arrays:
-    """Steps, offsets and entropy models as named arrays; those of qualities have one more axis, in front."""
-    found: Arrays = {"unit": parts.unit, "zero": parts.zero}
+    """Steps, offsets and entropy models as named arrays; arrays of qualities have one more axis, in front."""
+    arrays: Arrays = {"unit": parts.unit, "zero": parts.zero}
     for name in _ROUNDING:
         values = [getattr(quality, name) for quality in parts.qualities]
         if all(value is not None for value in values):
-            found[name] = np.stack(values)
+            arrays[name] = np.stack(values)
     prices = [quality.lagrangian for quality in parts.qualities]
     if all(price is not None for price in prices):
-        found["lagrangian"] = np.array(prices, np.float64)
-    return found | {f"model_{name}": a for name, a in stack([q.entropy for q in parts.qualities]).items()}
+        arrays["lagrangian"] = np.array(prices, np.float64)
+    return arrays | {f"model_{name}": a for name, a in stack([q.entropy for q in parts.qualities]).items()}
 
 
 def qualities(format_id: str, numbers: tuple[int, ...], arrays: Mapping[str, NDArray[Any]]) -> tuple[Quality, ...]:
     """The qualities that `to_arrays` wrote.
 
+    Args:
+        format_id: of the entropy models.
+        numbers: of the qualities, from 1.
+        arrays: by name.
+
     Raises:
-        BitstreamError: on anything that is not valid.
+        BitstreamError: if the arrays are not such qualities'.
     """
     with everything_as(BitstreamError, f"expected steps and tables of {len(numbers)} qualities"):
-        own = {name.removeprefix("model_"): array for name, array in arrays.items() if name.startswith("model_")}
-        models = unstack(format_id, own)
+        model_arrays = {name[len("model_") :]: a for name, a in arrays.items() if name.startswith("model_")}
+        models = unstack(format_id, model_arrays)
         optional = {name: arrays.get(name, [None] * len(models)) for name in ("curvature", "lagrangian")}
         columns = [numbers, arrays["step"], arrays["offset"], models, *optional.values()]
         return tuple(
@@ -67,7 +72,7 @@ def read(content: bytes, source: str) -> Arrays:
     """The arrays of an ``.npz`` that a codec's parts are made of; other members are not read.
 
     Raises:
-        BitstreamError: if it is none, or claims more than `MAX_BYTES`.
+        BitstreamError: if ``content`` is no ``.npz``, or claims more than `MAX_BYTES`.
     """
     with (
         everything_as(BitstreamError, f"{source}: expected frequency tables"),
@@ -83,7 +88,7 @@ def read(content: bytes, source: str) -> Arrays:
 
 
 def _array(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
-    """One array, whose header claims what is there; NumPy's own reader believes it and takes memory first."""
+    """One array whose header claims as many bytes as there are; NumPy's own reader trusts it and takes memory first."""
     with file.open(member) as stream:
         header = np.lib.format.read_array_header_1_0
         if np.lib.format.read_magic(stream) != (1, 0):

@@ -29,10 +29,15 @@ from tfcomp.errors import InputError
 
 FORBIDDEN = {"CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "MULTINOMIAL"}
 FORBIDDEN |= {"RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "STABLEHLO_RNG_BIT_GENERATOR"}
-"""Operators that LiteRT has and an artifact must not: what is kept between calls, or drawn at random."""
+"""Operators that LiteRT has and an artifact must not: they keep a state between calls, or draw at random."""
 
 Samples = Mapping[str, NDArray[Any]]
 """Example inputs of a function by name, the items stacked along a first axis."""
+
+
+def function(python: Any, *signature: tf.TensorSpec) -> Any:
+    """A ``tf.function`` of one signature."""
+    return tf.function(python, input_signature=signature, autograph=False)
 
 
 def save(folder: Path, signatures: Mapping[str, Any]) -> None:
@@ -105,7 +110,7 @@ def to_litert(graph: Any, quantize: str = "float32", samples: Samples | None = N
 
 @contextmanager
 def _quiet_loader() -> Iterator[None]:
-    """Holds back the loader's warning of gradients that it was not given; nobody takes one of a converted graph."""
+    """Holds back the loader's warning of missing gradients; a converted graph needs none."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -116,9 +121,9 @@ def _quiet_loader() -> Iterator[None]:
 
 
 def _refusal(names: set[str]) -> InputError:
-    found = ", ".join(sorted(names)) or "one that the converter does not name"
+    listed = ", ".join(sorted(names)) or "one that the converter does not name"
     return InputError(
-        f"expected networks of operators that are built into LiteRT, not random and without a state, found {found}"
+        f"expected networks of operators that are built into LiteRT, not random and without a state, found {listed}"
     )
 
 
@@ -126,10 +131,10 @@ def operators(litert: bytes) -> set[str]:
     """Names of the operators of a ``.tflite``, as the LiteRT schema spells them; others as ``"CUSTOM name"``."""
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
     model = schema.Model.GetRootAs(litert)
-    found = set()
+    spelled = set()
     for i in range(model.OperatorCodesLength()):
         code = model.OperatorCodes(i)
         # Codes below 127 are in the field of the first schema as well.
         name = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-        found.add(f"CUSTOM {(code.CustomCode() or b'?').decode()}" if name == "CUSTOM" else name)
-    return found
+        spelled.add(f"CUSTOM {(code.CustomCode() or b'?').decode()}" if name == "CUSTOM" else name)
+    return spelled

@@ -15,6 +15,7 @@ from tfcomp.artifact.conversion import Samples, save, to_litert
 from tfcomp.artifact.manifest import (
     DECODER_LATENT,
     DECODER_LITERT,
+    ENCODER,
     ENCODER_LATENT,
     ENCODER_LITERT,
     ENCODER_SLOPE,
@@ -28,7 +29,6 @@ from tfcomp.artifact.manifest import (
 )
 from tfcomp.artifact.tiled_graphs import TiledGraphs
 from tfcomp.artifact.uniform_graphs import UniformGraphs
-from tfcomp.entropy.base import SAMPLE
 from tfcomp.errors import InputError
 from tfcomp.items import Images
 from tfcomp.parts import Parts
@@ -48,8 +48,8 @@ def export(
         raise InputError(f"expected quantize to be one of {QUANTIZATIONS}, found {quantize!r}")
     if not isinstance(transform, KerasTransform):
         raise InputError(
-            "expected a codec from Codec.freeze, or one that was loaded with runtime='keras'; "
-            "this one was loaded without its trained networks"
+            "expected a codec from Codec.freeze, or one that was loaded with runtime='keras', "
+            "found one that was loaded without its trained networks"
         )
     if len(parts.qualities) < transform.qualities:
         raise InputError("expected a codec of all its qualities to export, found one of them")
@@ -74,7 +74,10 @@ def export(
     with replacing_folder(folder, MANIFEST, own=OWN) as partial:
         arrays.write(partial / TABLES, parts)
         files = _litert_files(parts, transform, graphs, quantize)
-        slope = _slope(parts, transform, files, "float16" if quantize in ("float16", "int8-weights") else "float32")
+        slope = {}
+        if "slope" in graphs.saved_models[ENCODER]:
+            kept = "float16" if quantize in ("float16", "int8-weights") else "float32"
+            slope = _slope(parts, transform, files, kept)
         for name, content in {**files, **slope}.items():
             (partial / name).write_bytes(content)
         for name, signatures in graphs.saved_models.items():
@@ -129,8 +132,8 @@ def _litert_files(
         turns = [parts.qualities[i % len(parts.qualities)] for i in range(len(items))]
         pipeline = pipeline_of(parts)
         values = [q.to_units(np.asarray(pipeline.encode(items[i : i + 1], q)[0])) for i, q in enumerate(turns)]
-        told = {"quality": np.array([[q.number] for q in turns], np.int32)} if transform.takes_quality else {}
-        images, latents = {"image": items[:, None]}, {"latent": np.stack(values), **told}
+        quality_input = {"quality": np.array([[q.number] for q in turns], np.int32)} if transform.takes_quality else {}
+        images, latents = {"image": items[:, None]}, {"latent": np.stack(values), **quality_input}
     kept = "float16" if quantize == "float32" and parts.item.any_size else quantize
     return {
         **(graphs.litert(quantize) if graphs else {}),
@@ -140,9 +143,7 @@ def _litert_files(
 
 
 def _slope(parts: Parts, transform: KerasTransform, networks: Mapping[str, bytes], kept: str) -> dict[str, bytes]:
-    """The error's gradient as a ``.tflite``; none where LiteRT lacks an operator, or what it computes is another."""
-    if parts.format_id == SAMPLE:  # effort has no place there
-        return {}
+    """The error's gradient as a ``.tflite``, by name; none where LiteRT lacks an operator or computes another one."""
     try:
         content = to_litert(transform.plain_slope_graph, kept)
     except (InputError, LookupError, TypeError, ValueError):  # TensorFlow has no such gradient, or LiteRT no operator
@@ -153,16 +154,16 @@ def _slope(parts: Parts, transform: KerasTransform, networks: Mapping[str, bytes
     latents, number = transform.analyse(images), quality.number
     # Half a step away from where the error is least, so that there is a gradient to compare.
     latents = latents + (rng.choice([-0.5, 0.5], latents.shape) * quality.step).astype(np.float32)
-    found = LiteRTTransform(networks[ENCODER_LATENT], networks[DECODER_LATENT], content).slope(images, latents, number)
-    pairs = zip(transform.slope(images, latents, number), found, strict=True)
-    same = all(np.abs(a - b).max() <= 1e-2 * np.abs(a).max() for a, b in pairs)
+    on_litert = LiteRTTransform(networks[ENCODER_LATENT], networks[DECODER_LATENT], content)
+    slopes = (runtime.slope(images, latents, number) for runtime in (transform, on_litert))
+    same = all(np.abs(a - b).max() <= 1e-2 * np.abs(a).max() for a, b in zip(*slopes, strict=True))
     return {ENCODER_SLOPE: content} if same else {}
 
 
 def _measure(parts: Parts, images: Images, name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
     """Payload bytes and PSNR of ``.tflite`` files on images, uint8 [N, H, W, C], and the files' sizes."""
-    own = replace(parts, transform=LiteRTTransform(files[ENCODER_LATENT], files[DECODER_LATENT]))
-    pipeline, rows = pipeline_of(own), {}
+    on_litert = replace(parts, transform=LiteRTTransform(files[ENCODER_LATENT], files[DECODER_LATENT]))
+    pipeline, rows = pipeline_of(on_litert), {}
     # Whole graphs of any size keep 16 bits.
     sized = (ENCODER_LATENT, DECODER_LATENT) if parts.item.any_size else (ENCODER_LITERT, DECODER_LITERT)
     encoder_bytes, decoder_bytes = (len(files[file]) for file in sized)

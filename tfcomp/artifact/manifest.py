@@ -42,12 +42,11 @@ and ``latent``, ``slope`` as above, of windows whose sides are multiples of the 
 runtimes that cannot resize a tensor, the two files of payloads have fixed shapes::
 
     encoder.tflite            image uint8 [1, SIDE, SIDE, C], of which the first rows and columns count;
-    size_and_quality
-                              int32 [3], height, width, quality -> payload uint8 [MAX], zero after its length; length
-                              int32 [1], 0 if it did not fit
-    decoder.tflite            payload uint8 [MAX], length int32 [1] -> image uint8 [SIDE, SIDE, C], zero beyond its
-    size;
-                              size int32 [3], height, width, channels. A larger item comes out as one pixel
+                              size_and_quality int32 [3], height, width, quality
+                              -> payload uint8 [MAX], zero after its length; length int32 [1], 0 if it did not fit
+    decoder.tflite            payload uint8 [MAX], length int32 [1]
+                              -> image uint8 [SIDE, SIDE, C], zero beyond its size; size int32 [3], height, width,
+                              channels. A larger item comes out as one pixel
 
 The manifest is written last and the folder renamed into place, so that a folder with a manifest is whole. Nothing is
 loaded before its digest has been compared with the manifest's.
@@ -82,18 +81,9 @@ RUNTIMES = {
     "tensorflow": [f"{ENCODER}/saved_model.pb", f"{DECODER}/saved_model.pb"],
     "keras": [MODEL],
 }
-"""What each runtime cannot do without; an artifact need not have the files of all of them."""
-OWN = (
-    TABLES,
-    MODEL,
-    "encoder",
-    "decoder",
-    ENCODER_LITERT,
-    DECODER_LITERT,
-    ENCODER_LATENT,
-    DECODER_LATENT,
-    ENCODER_SLOPE,
-)
+"""Files that each runtime needs; an artifact need not have those of all runtimes."""
+_LITERT = (ENCODER_LITERT, DECODER_LITERT, ENCODER_LATENT, DECODER_LATENT, ENCODER_SLOPE)
+OWN = (TABLES, MODEL, "encoder", "decoder", *_LITERT)
 """All that an artifact folder may hold beside its manifest."""
 QUANTIZATIONS = ("float32", "float16", "int8-weights", "dynamic", "int8")
 """Types of the networks in the ``.tflite`` files; see `Codec.export`."""
@@ -101,16 +91,22 @@ QUANTIZATIONS = ("float32", "float16", "int8-weights", "dynamic", "int8")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artifact says of itself.
+    """Formats, shapes, fingerprints and files of an artifact.
+
+    Examples:
+        >>> from tfcomp import bundled
+        >>> manifest = Manifest.read(bundled.folders()["photographs"])
+        >>> manifest.format, manifest.image_shape
+        ('context-1', (None, None, 3))
 
     Attributes:
         format: key of `entropy.base.FORMATS`; it alone decides how payloads and tables are read.
         fingerprint: hexadecimal name of payload format and tables, of all qualities.
-        fingerprints: of the codec of each quality alone, the lowest first.
+        fingerprints: likewise for each quality alone, the lowest first.
         image_shape: (height, width, channels), uint8; height and width are None where they are free.
         latent_shape: shape of one item's latent, None where free.
         qualities: number of each quality, the lowest first.
-        default_quality: the one that is taken where none is named.
+        default_quality: taken where no quality is named.
         files: path inside the folder -> {"bytes": size, "sha256": hexadecimal digest}.
         grid: of items of any size, (stride, margin, tile).
         max_payload_bytes: ``MAX``, the size of a payload buffer in the ``.tflite`` files; None where they take any.
@@ -184,11 +180,14 @@ class Manifest:
         fields["fingerprints"] = tuple(map(str, fields["fingerprints"]))
         manifest = cls(**fields, unknown=unknown)
         if manifest.item.any_size != (manifest.grid is not None):
-            raise BitstreamError("expected a grid for items of any size, and for these alone")
+            raise BitstreamError(
+                f"expected a grid for items of any size, and for these alone, found {manifest.grid} for {manifest.item}"
+            )
         if manifest.grid is not None:
             Grid(*manifest.grid)
         if len(manifest.fingerprints) != len(manifest.qualities) or manifest.quantize not in QUANTIZATIONS:
-            raise BitstreamError("expected a fingerprint of each quality, and a known quantization")
+            found = f"{len(manifest.fingerprints)} of {len(manifest.qualities)} and {manifest.quantize!r}"
+            raise BitstreamError(f"expected a fingerprint of each quality, and one of {QUANTIZATIONS}, found {found}")
         for name, file in manifest.files.items():
             if not isinstance(file["sha256"], str) or not isinstance(file["bytes"], int):
                 raise TypeError(f"no digest and size of {name}")
@@ -196,9 +195,9 @@ class Manifest:
         whole = (manifest.side, manifest.max_payload_bytes)
         numbers = (*whole, manifest.default_quality, *manifest.qualities, *manifest.compute.values())
         if any(n is not None and (isinstance(n, bool) or not isinstance(n, int | float)) for n in numbers):
-            raise TypeError("a size or a number that is none")
+            raise TypeError("a size, a quality or a number of operations that is no number")
         if not all(isinstance(text, str) for text in (manifest.tfcomp, manifest.fingerprint, *manifest.compute)):
-            raise TypeError("a name that is no text")
+            raise TypeError("a version, a fingerprint or a name that is no text")
         manifest.table()
         return manifest
 
@@ -212,7 +211,7 @@ class Manifest:
         return tuple(name for name, files in RUNTIMES.items() if all(file in self.files for file in files))
 
     def table(self) -> str:
-        """What was measured at export, as a Markdown table."""
+        """The measurements at export, as a Markdown table."""
         rows = [
             "| .tflite | bytes per image | PSNR dB | encoder, bytes | decoder, bytes |",
             "|---|---:|---:|---:|---:|",
@@ -242,7 +241,7 @@ def read_checked(folder: Path, name: str, files: Mapping[str, Mapping[str, Any]]
     content = path.read_bytes() if size == expected["bytes"] else b""
     if size != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
         raise BitstreamError(
-            f"{path}: expected {expected['bytes']} bytes that the manifest describes, found {size} others"
+            f"{path}: expected {expected['bytes']} bytes with the manifest's digest, found {size} others"
         )
     return content
 

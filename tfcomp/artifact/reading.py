@@ -69,9 +69,9 @@ def _parts(path: Path, manifest: Manifest, runtime: str, threads: int | None) ->
         transform = SavedModelTransform(*(verify_saved_model(path, name, files) for name in (ENCODER, DECODER)))
     else:
         transform = _trained(path, manifest, numbers)
-    found = tuple(transform.item_shape)
-    if found != manifest.image_shape:
-        raise BitstreamError(f"{path}: expected an encoder of images {manifest.image_shape}, found one of {found}")
+    image_shape = tuple(transform.item_shape)
+    if image_shape != manifest.image_shape:
+        raise BitstreamError(f"{path}: expected an encoder of images {manifest.image_shape}, found {image_shape}")
     latents = {_latent_shape(quality.entropy) for quality in qualities}
     if latents != {manifest.latent_shape}:
         raise BitstreamError(f"{path}: expected latents of shape {manifest.latent_shape}, found tables of {latents}")

@@ -29,7 +29,7 @@ from tfcomp.storage.writing import replacing_file, replacing_folder
 __all__ = ["MAX_BATCH", "MODELS", "Client", "export"]
 
 MODELS = {"decoder": DECODER, "encoder": ENCODER}
-"""Where an artifact keeps each model, in the order in which the models of a new version appear."""
+"""Folder of each model in an artifact, in the order in which the models of a new version appear."""
 
 MODELS_CONFIG = "models.config"
 BATCHING_CONFIG = "batching.config"
@@ -89,14 +89,14 @@ def export(
             for name in manifest.files
             if name.startswith(f"{source}/")
         }
-    # A codec of several qualities is warmed up at its default; payloads of items of any size say theirs.
+    # A codec of several qualities is warmed up at its default; payloads of items of any size hold their own.
     several = len(manifest.qualities) > 1 or manifest.item.any_size
     quality = manifest.default_quality if several else None
     to_encode = [inputs_of("encoder", batch, quality, single=manifest.item.any_size) for batch in batches]
     encoder = _signature(artifact / ENCODER)
-    told = None if manifest.item.any_size else quality
+    sent_quality = None if manifest.item.any_size else quality
     to_decode = [
-        inputs_of("decoder", _run(encoder, inputs), told, single=manifest.item.any_size) for inputs in to_encode
+        inputs_of("decoder", _run(encoder, inputs), sent_quality, single=manifest.item.any_size) for inputs in to_encode
     ]
     for model, requests in (("decoder", to_decode), ("encoder", to_encode)):
         with replacing_folder(folder / model / str(version), marker="saved_model.pb") as partial:
@@ -111,15 +111,15 @@ def export(
     return version
 
 
-def _warm_up(item: Item, given: Images | Sequence[Images] | None) -> list[Images]:
+def _warm_up(item: Item, warm_up: Images | Sequence[Images] | None) -> list[Images]:
     """The items of each warm-up request: batches of items of one shape, or single items of any size."""
     if item.any_size:
         black = np.zeros((64, 64, item.channels), np.uint8)
-        items = [item.full(found) for found in item.sequence([black] if given is None else given)]
+        items = [item.full(image) for image in item.sequence([black] if warm_up is None else warm_up)]
         if not items:
             raise InputError(f"expected warm-up images {item}, found none")
         return items
-    images = np.zeros((1, *(n or 1 for n in item.shape)), np.uint8) if given is None else np.asarray(given)
+    images = np.zeros((1, *(n or 1 for n in item.shape)), np.uint8) if warm_up is None else np.asarray(warm_up)
     if images.dtype != np.uint8 or images.shape[1:] != item.shape or not len(images):
         raise InputError(
             f"expected warm-up images uint8 [N, *{item.shape}], N > 0, found {images.dtype} {images.shape}"
@@ -152,8 +152,8 @@ def _write_warm_up(saved_model: Path, model: str, requests: Sequence[Inputs]) ->
     with tf.io.TFRecordWriter(str(path)) as writer:
         for log in logs:
             writer.write(log.SerializeToString())
-    found = [prediction_log_pb2.PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(path))]
-    assert found == logs, "the warm-up file does not hold what was written"
+    read_back = [prediction_log_pb2.PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(path))]
+    assert read_back == logs, "the warm-up file does not hold what was written"
     signature = _signature(saved_model)
     for inputs in requests:
         _run(signature, inputs)
@@ -168,6 +168,6 @@ def _signature(saved_model: Path) -> Any:
 
 
 def _run(signature: Any, inputs: Inputs) -> NDArray[Any]:
-    """What a signature of one output gives."""
+    """The one output of a signature."""
     (output,) = signature(**{name: require("tensorflow").constant(v) for name, v in inputs.items()}).values()
     return np.array(output.numpy(), object) if output.dtype.name == "string" else np.asarray(output)

@@ -21,7 +21,7 @@ MAX_BATCH = 64
 """Most items in one request; with batching on, the server refuses more."""
 
 Inputs = dict[str, NDArray[Any]]
-"""Inputs of one request by the names of the signature: the items, and the quality of each if the codec has several."""
+"""Inputs of one request by name: the items, and the quality of each if the codec has several."""
 
 
 def require(module: str) -> Any:
@@ -40,12 +40,12 @@ def inputs_of(model: str, items: NDArray[Any], quality: int | None, *, single: b
         items: [N, ...], or one item where ``single``: then the quality is a scalar too.
         quality: None where the signature asks for none.
         single: whether the signature takes one item without an axis of items.
-        name: of the items, if not that of the default signature.
+        name: the items' input, if not that of the default signature.
     """
-    told = (
-        {} if quality is None else {"quality": np.int32(quality) if single else np.full(len(items), quality, np.int32)}
-    )
-    return {name or INPUTS[model]: items, **{key: np.asarray(value) for key, value in told.items()}}
+    inputs = {name or INPUTS[model]: items}
+    if quality is not None:
+        inputs["quality"] = np.full(() if single else len(items), quality, np.int32)
+    return inputs
 
 
 def request_of(model: str, inputs: Inputs, version: int | None, signature: str = "") -> Any:
@@ -76,7 +76,7 @@ class Client:
             gRPC (without TLS), which needs ``tfcomp[serving]``.
         version: of both models. Default: the newest, one for all items of a call. Name it to decompress what an older
             version made.
-        timeout_s: for each request, in seconds.
+        timeout_s: limit of each request, in seconds.
         any_size: whether the codec's items have any size: then each is a request of its own, else `MAX_BATCH` are one.
 
     Attributes:
@@ -116,34 +116,35 @@ class Client:
             ServerError: if the server cannot be reached or refuses.
         """
         items: Any = [np.asarray(image) for image in images] if self._any_size else np.asarray(images)
-        bad: Any = None
-        if self._any_size:
-            bad = next((item for item in items if item.dtype != np.uint8 or item.ndim != 3), None)
-        elif items.dtype != np.uint8 or items.ndim < 2:
-            bad = items
+        arrays, least, most = (items, 3, 3) if self._any_size else ([items], 2, np.inf)
+        bad = next((array for array in arrays if array.dtype != np.uint8 or not least <= array.ndim <= most), None)
         if bad is not None:
             expected = "a sequence of uint8 images [H, W, C]" if self._any_size else "uint8 images [N, ...]"
             raise InputError(f"expected {expected}, found {bad.dtype} {bad.shape}")
         return _payloads(self._batches("encoder", items, quality))
 
     def compress_files(self, files: Sequence[bytes], quality: int | None = None) -> list[bytes]:
-        """Contents of JPEG, PNG or WebP files to payloads; the server reads them, without EXIF and colour profiles."""
+        """Contents of JPEG, PNG or WebP files to payloads; the server reads their pixels, no EXIF and no profiles."""
         contents = np.array([*files, None], object)[:-1]  # NumPy's own bytes drop the zeros at the end
         return _payloads(self._batches("encoder", contents, quality, "file", "file_bytes"))
 
     def decompress(self, payloads: Sequence[bytes], quality: int | None = None) -> Any:
-        """Payloads, N > 0, to items; ``quality`` is what `compress` was given, where payloads do not say it.
+        """Payloads, N > 0, to items; ``quality`` as in `compress`, for items of one shape alone.
 
-        The server tells no damaged payload from a good one: it decodes to some image. A ``.tfz`` file can tell.
+        A server decodes a damaged payload to some image; a ``.tfz`` file has a checksum.
 
         Returns:
             uint8 [N, H, W, C]; with ``any_size``, a list of uint8 [H, W, C].
+
+        Raises:
+            ServerError: if the server cannot be reached or refuses.
         """
         if isinstance(payloads, (bytes, bytearray, memoryview)) or not len(payloads):
-            raise InputError("expected a list of one payload or more")
+            found = "none" if isinstance(payloads, (list, tuple)) else type(payloads).__name__
+            raise InputError(f"expected a list of one payload or more, found {found}")
         contents = np.array([*payloads, None], object)[:-1]
-        told = None if self._any_size else quality
-        batches = list(self._batches("decoder", contents, told))
+        sent_quality = None if self._any_size else quality
+        batches = list(self._batches("decoder", contents, sent_quality))
         other = next((batch for batch in batches if batch.dtype.kind not in "iu" or batch.ndim != 4), None)
         if other is not None:
             raise ServerError(f"expected images of the decoder, found {other.dtype} {list(other.shape)}")
@@ -169,26 +170,26 @@ class Client:
 
 
 def _payloads(batches: Iterable[NDArray[Any]]) -> list[bytes]:
-    found = [payload for batch in batches for payload in np.ravel(batch)]
-    other = next((payload for payload in found if not isinstance(payload, bytes)), None)
+    payloads = [payload for batch in batches for payload in np.ravel(batch)]
+    other = next((payload for payload in payloads if not isinstance(payload, bytes)), None)
     if other is not None:
         raise ServerError(f"expected payloads of the encoder, found {type(other).__name__}")
-    return found
+    return payloads
 
 
 def _rest(scheme: str, netloc: str, path: str, timeout_s: float) -> Predict:
     """Predict over the RESTful API: columns, byte strings in base64 (its documentation, "Encoding binary values")."""
     connect = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
 
-    def asked(method: str, url: str, body: str | None = None) -> Any:
+    def answer(method: str, url: str, body: str | None = None) -> Any:
         connection = connect(netloc, timeout=timeout_s)
         try:
             connection.request(method, url, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
             found = json.loads(response.read())
             if response.status != http.HTTPStatus.OK:
-                kind = _NotServedError if response.status == http.HTTPStatus.NOT_FOUND else ServerError
-                raise kind(f"{netloc}{url}: HTTP {response.status}: {found['error']}")
+                error_class = _NotServedError if response.status == http.HTTPStatus.NOT_FOUND else ServerError
+                raise error_class(f"{netloc}{url}: HTTP {response.status}: {found['error']}")
             return found
         except ServerError:
             raise
@@ -199,7 +200,7 @@ def _rest(scheme: str, netloc: str, path: str, timeout_s: float) -> Predict:
 
     def newest(model: str) -> int:
         """The version that a request without one would get; the answer to such a request does not say it."""
-        states = asked("GET", f"{path}/v1/models/{model}")["model_version_status"]
+        states = answer("GET", f"{path}/v1/models/{model}")["model_version_status"]
         versions = [int(state["version"]) for state in states if state["state"] == "AVAILABLE"]
         if not versions:
             raise ServerError(
@@ -214,7 +215,7 @@ def _rest(scheme: str, netloc: str, path: str, timeout_s: float) -> Predict:
             body = {**named, "inputs": {name: _as_json(values) for name, values in inputs.items()}}
             while True:
                 try:
-                    found = asked("POST", f"{path}/v1/models/{model}/versions/{chosen}:predict", json.dumps(body))
+                    found = answer("POST", f"{path}/v1/models/{model}/versions/{chosen}:predict", json.dumps(body))
                     return _from_json(found["outputs"]), chosen
                 except _NotServedError:  # the newest may have been replaced since it was asked for
                     if version is not None or chosen == (chosen := newest(model)):
@@ -231,14 +232,14 @@ def _as_json(values: NDArray[Any]) -> Any:
     return encoded if values.ndim else encoded[0]
 
 
-def _from_json(found: Any) -> NDArray[Any]:
+def _from_json(content: Any) -> NDArray[Any]:
     """The inverse of `_as_json`."""
-    first = found[0] if isinstance(found, list) and found else found
+    first = content[0] if isinstance(content, list) and content else content
     if isinstance(first, dict):
-        rows = found if isinstance(found, list) else [found]
+        rows = content if isinstance(content, list) else [content]
         decoded = np.array([*(base64.b64decode(row["b64"], validate=True) for row in rows), None], object)[:-1]
-        return decoded if isinstance(found, list) else decoded.reshape(())
-    array = np.asarray(found)
+        return decoded if isinstance(content, list) else decoded.reshape(())
+    array = np.asarray(content)
     if array.dtype.kind not in "iu" or array.min(initial=0) < 0 or array.max(initial=0) > 255:
         raise ValueError("no pixels")
     return array

@@ -1,7 +1,7 @@
 """The functions of an artifact whose items have any size; see `manifest` for their inputs and results.
 
-Operators are builtin. What each function writes, every other runtime reads, to the same integers: on a CPU. A delegate
-that computes in half precision would choose other tables, and read noise.
+Operators are builtin. On a CPU, every other runtime reads the payloads of each function to the same integers. A
+delegate that computes in half precision would choose other tables, and read noise.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfcomp.artifact.conversion import to_litert
+from tfcomp.artifact.conversion import function, to_litert
 from tfcomp.artifact.files_in_graph import decoded_file
 from tfcomp.artifact.manifest import DECODER, DECODER_LITERT, ENCODER, ENCODER_LITERT
 from tfcomp.entropy.context import ContextModel
@@ -30,7 +30,7 @@ class TiledGraphs:
     Args:
         parts: of a codec that runs on ``transform``.
         transform: the trained networks.
-        side: of the ``.tflite`` files; None for any size.
+        side: of items in the ``.tflite`` files, in pixels; None for any size.
     """
 
     def __init__(self, parts: Parts, transform: KerasTransform, side: int | None = None) -> None:
@@ -40,13 +40,10 @@ class TiledGraphs:
         channels = parts.item.channels
         graph = self._graph(None)
 
-        def function(python: Any, *signature: tf.TensorSpec) -> Any:
-            return tf.function(python, input_signature=signature, autograph=False)
-
         text = tf.TensorSpec([], tf.string, "payload_bytes")
         image = tf.TensorSpec([None, None, channels], tf.uint8, "image")
         quality = tf.TensorSpec([], tf.int32, "quality")
-        # Two signatures have each of these; they are traced once.
+        # Two signatures share each of these functions, which are traced once.
         payload_of = function(graph.compress, image, quality)
         integers = function(graph.decode, tf.TensorSpec([None], tf.uint8, "payload"))
 
@@ -93,8 +90,8 @@ class TiledGraphs:
             return transform.analyse_graph(image)["latent"]
 
         def synthesise(latent: Any, row: Any) -> Any:
-            told = [row[None] + 1] if transform.takes_quality else []
-            return transform.synthesise_graph(latent, *told)["image"]
+            quality_input = [row[None] + 1] if transform.takes_quality else []
+            return transform.synthesise_graph(latent, *quality_input)["image"]
 
         models = [quality.entropy for quality in parts.qualities if isinstance(quality.entropy, ContextModel)]
         return AnySizeGraph(
@@ -116,9 +113,6 @@ class TiledGraphs:
         """The ``.tflite`` files of payloads, by name; their weights have 16 bits, which the contexts' need."""
         channels, side = self.parts.item.channels, self.side
         graph = self._graph(side)
-
-        def function(python: Any, *signature: tf.TensorSpec) -> Any:
-            return tf.function(python, input_signature=signature, autograph=False)
 
         def image_to_payload(image: Any, quality: Any) -> dict[str, Any]:
             return {"payload": graph.compress(image[0], quality[0])}

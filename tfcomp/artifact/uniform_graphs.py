@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfcomp.artifact.conversion import Samples, to_litert
+from tfcomp.artifact.conversion import Samples, function, to_litert
 from tfcomp.artifact.files_in_graph import decoded_file
 from tfcomp.artifact.manifest import DECODER, DECODER_LITERT, ENCODER, ENCODER_LITERT
 from tfcomp.entropy.sample import SampleModel
@@ -37,7 +37,7 @@ class UniformGraphs:
         models = [model_of(quality) for quality in parts.qualities]
         self.latent_shape = shape_of_latent = models[-1].latent_shape
         self._numbers = np.array([quality.number for quality in parts.qualities], np.int32)
-        # From rows of qualities to step and offset of each item, float32 [N, *latent_shape].
+        # Functions from rows of qualities, int32 [N], to steps and offsets, float32 [N, *latent_shape].
         self._step, self._offset = (
             exact(np.stack([np.broadcast_to(getattr(q, name), shape_of_latent) for q in parts.qualities]))
             for name in ("step", "offset")
@@ -50,16 +50,10 @@ class UniformGraphs:
         payload, length = tf.TensorSpec([self.capacity], tf.uint8, "payload"), tf.TensorSpec([1], tf.int32, "length")
         each, one = ([tf.TensorSpec([count], tf.int32, "quality")] if self.several else [] for count in (None, 1))
 
-        def function(python: Any, *signature: tf.TensorSpec) -> Any:
-            return tf.function(python, input_signature=signature, autograph=False)
-
-        # Two signatures have each of these; they are traced once.
+        # Two signatures share each of these functions, which are traced once.
         self._bytes_of = function(self._image_to_bytes, image, *each)
         self._integers_of = function(self._bytes_to_integers, text, *each)
-        encoder = {
-            "serving_default": self._bytes_of,
-            "latent": transform.analyse_graph,
-        }
+        encoder = {"serving_default": self._bytes_of, "latent": transform.analyse_graph}
         if not isinstance(self.coder, SampleCoder):
             encoder["slope"] = transform.slope_graph
         if parts.item.channels in (1, 3):
@@ -91,10 +85,10 @@ class UniformGraphs:
     def _encode(self, image: Any, quality: Any) -> tuple[Any, Any]:
         """Payload buffers, uint8 [N, MAX], and lengths, int32 [N]."""
         latent, row = self.transform.analyse_graph(image)["latent"], self._row(quality)
-        found: tuple[Any, Any]
+        payloads: tuple[Any, Any]
         if isinstance(self.coder, SampleCoder):
-            found = self.coder.encode(latent, image)
-            return found
+            payloads = self.coder.encode(latent, image)
+            return payloads
 
         def nearest(latent: Any) -> Any:
             if row is not None:
@@ -103,8 +97,8 @@ class UniformGraphs:
             return tf.round(tf.clip_by_value(latent, -LARGEST, LARGEST))
 
         integers = tf.cast(nearest(latent) if row is None else _in_floats(nearest, latent), tf.int32)
-        found = self.coder.encode(tf.reshape(integers, [-1, self.coder.symbols]), row)
-        return found
+        payloads = self.coder.encode(tf.reshape(integers, [-1, self.coder.symbols]), row)
+        return payloads
 
     def _decode(self, buffer: Any, length: Any, quality: Any) -> Any:
         """Integers, int32 [N, *latent_shape]."""
@@ -115,8 +109,8 @@ class UniformGraphs:
         latent, row = tf.cast(integers, tf.float32), self._row(quality)
         if row is not None:
             latent = _in_floats(lambda values: values * self._step(row) + self._offset(row), latent)
-        told = [tf.gather(self._numbers, row)] if self.transform.takes_quality else []
-        return self.transform.synthesise_graph(latent, *told)["image"]
+        quality_input = [tf.gather(self._numbers, row)] if self.transform.takes_quality else []
+        return self.transform.synthesise_graph(latent, *quality_input)["image"]
 
     # === Functions ===
 
@@ -129,13 +123,13 @@ class UniformGraphs:
                 lambda content: decoded_file(content, self.parts.item), file_bytes, fn_output_signature=tf.uint8
             )
         image = tf.ensure_shape(image, [None, *self.parts.item.shape])
-        return dict(self._bytes_of(image, *_asked(quality)))
+        return dict(self._bytes_of(image, *_quality_input(quality)))
 
     def _bytes_to_integers(self, payload_bytes: Any, quality: Any = None) -> dict[str, Any]:
         return {"integers": self._decode(*self.coder.from_bytes(payload_bytes), quality)}
 
     def _bytes_to_image(self, payload_bytes: Any, quality: Any = None) -> dict[str, Any]:
-        integers = self._integers_of(payload_bytes, *_asked(quality))["integers"]
+        integers = self._integers_of(payload_bytes, *_quality_input(quality))["integers"]
         return {"image": self._restore(integers, quality)}
 
     def _image_to_payload(self, image: Any, quality: Any = None) -> dict[str, Any]:
@@ -156,10 +150,10 @@ class UniformGraphs:
             items = self.calibration
             # The items take turns at the qualities.
             quality = self._numbers[np.arange(len(items)) % len(self._numbers)] if self.several else None
-            told = {} if quality is None else {"quality": quality[:, None]}
+            quality_input = {} if quality is None else {"quality": quality[:, None]}
             buffer, length = self._encode(tf.constant(items), quality)
-            images = {"image": items[:, None], **told}
-            payloads = {"payload": buffer.numpy(), "length": length.numpy()[:, None], **told}
+            images = {"image": items[:, None], **quality_input}
+            payloads = {"payload": buffer.numpy(), "length": length.numpy()[:, None], **quality_input}
         return {
             ENCODER_LITERT: to_litert(self._to_payload, quantize, images),
             DECODER_LITERT: to_litert(self._to_image, quantize, payloads),
@@ -168,31 +162,30 @@ class UniformGraphs:
     @property
     def calibration(self) -> Images:
         """Items to calibrate 8-bit networks with, and to measure on."""
-        found = self.transform.calibration
-        assert found is not None, "a codec that was frozen keeps calibration items"
-        return found
+        images = self.transform.calibration
+        assert images is not None, "a codec that was frozen keeps calibration items"
+        return images
 
 
 def _coder(models: Sequence[StaticModel | SampleModel]) -> GraphCoder | SampleCoder:
-    """The coder of all qualities; of samples there is one alone."""
+    """The coder of all qualities; samples of a posterior have one quality alone."""
     static = [model for model in models if isinstance(model, StaticModel)]
     if not static:
         (model,) = (model for model in models if isinstance(model, SampleModel))
         return SampleCoder(model)
-    of = static[-1]
-    return GraphCoder(of.tables, np.stack([model.index for model in static]), of.segments, of.sets)
+    return GraphCoder.of(static)
 
 
 @on_cpu
 def _in_floats(function: Callable[[Any], Any], values: Any) -> Any:
-    """A function of float32 values, in a loop of one turn: no converter quantizes what is inside of a loop.
+    """A function of float32 values, in a loop of one turn: no converter quantizes the inside of a loop.
 
-    Steps of several qualities differ a hundredfold, and the integers in them as much: 8 bits hold neither.
+    Steps of several qualities differ a hundredfold, and so do the integers: 8 bits hold neither.
     """
-    _, found = tf.while_loop(lambda turn, _: turn < 1, lambda turn, x: (turn + 1, function(x)), (0, values))
-    return found
+    _, result = tf.while_loop(lambda turn, _: turn < 1, lambda turn, x: (turn + 1, function(x)), (0, values))
+    return result
 
 
-def _asked(quality: Any) -> list[Any]:
-    """The quality as an argument of a function that has one only where there are several."""
+def _quality_input(quality: Any) -> list[Any]:
+    """The quality as the last argument of a function, which has it only where there are several."""
     return [] if quality is None else [quality]

@@ -18,12 +18,12 @@ def folders() -> dict[str, Path]:
 
 
 def resolve(path: str | os.PathLike[str], file: str) -> Path:
-    """What a path names: the artifact of that name, unless a folder of the user's that has ``file`` has this path.
+    """The folder that a path names: the user's own, if it holds ``file``, else the bundled artifact of that name.
 
     Raises:
-        InputError: if it is no path.
+        InputError: if ``path`` is no path.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"expected a folder or the name of a bundled artifact, found {path!r}")
-    given = Path(path)
-    return given if (given / file).is_file() else folders().get(str(path), given)
+    folder = Path(path)
+    return folder if (folder / file).is_file() else folders().get(str(path), folder)

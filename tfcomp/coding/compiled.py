@@ -19,12 +19,12 @@ LANES_AT_ONCE, STEPS_AT_ONCE = 128, 16
 
 _OPTIONS = {"cache": True, "error_model": "numpy", "nogil": True}
 _I, _L, _U = (types.Array(t, 1, "C", readonly=True) for t in (types.int32, types.int64, types.uint32))
-_I2 = types.Array(types.int32, 2, "A", readonly=True)
+_N, _I2 = types.int64, types.Array(types.int32, 2, "A", readonly=True)
 
 
 @njit(**_OPTIONS)
 def _emit(codes: Array, end: int, low: np.uint32, count: np.uint32) -> None:
-    """Writes the first digit of ``low``, of which ``count`` are to stay, and where there are, a second and a carry."""
+    """Writes the digits of ``low``, of which ``count`` (0 to 2) stay, and adds its carry to the digits before them."""
     codes[end] = low >> np.uint32(22) & np.uint32(255)
     if (low >> np.uint32(30)) * count | count >> np.uint32(1):
         if count == 2:
@@ -39,7 +39,7 @@ def _emit(codes: Array, end: int, low: np.uint32, count: np.uint32) -> None:
 
 @njit((_I2, _U, types.int64, types.uint8[::1], types.int64[::1]), **_OPTIONS)
 def encode(positions: Array, intervals: Array, precision: int, out: Array, sizes: Array) -> None:
-    """Codes lanes of `positions`, int32 [steps, lanes], under ``Coding.intervals``.
+    """Codes lanes of ``positions``, int32 [steps, lanes], under ``Coding.intervals``.
 
     Args:
         out: uint8 [lanes * (2 * steps + 1)], filled from the front with the codes, end to end.
@@ -93,20 +93,7 @@ def encode(positions: Array, intervals: Array, precision: int, out: Array, sizes
 
 
 @njit(
-    (
-        _I2,
-        types.int64,
-        types.int64,
-        _I,
-        _L,
-        _I,
-        _U,
-        _U,
-        _L,
-        *2 * [types.uint32[::1]],
-        types.int64[::1],
-        types.int32[:, :],
-    ),
+    (_I2, _N, _N, _I, _L, _I, _U, _U, _L, *2 * [types.uint32[::1]], types.int64[::1], types.int32[:, :]),
     **_OPTIONS,
 )
 def decode(
@@ -128,24 +115,24 @@ def decode(
     steps, lanes = positions.shape
     shared = table.shape[1] == 1
     below = np.uint32((1 << precision) - 1)
-    found, units = np.empty(LANES_AT_ONCE, np.int64), np.empty(LANES_AT_ONCE, np.uint32)
+    targets, units = np.empty(LANES_AT_ONCE, np.int64), np.empty(LANES_AT_ONCE, np.uint32)
     symbols, counts = np.empty(LANES_AT_ONCE, np.uint32), np.empty(LANES_AT_ONCE, np.uint32)
     for begin in range(0, lanes, LANES_AT_ONCE):
         end = min(lanes, begin + LANES_AT_ONCE)
         code, range_, read, zero = codes[begin:end], ranges[begin:end], reads[begin:end], zeros[begin:end]
         for step in range(steps):
             for i in range(end - begin):
-                found[i] = table[step, 0 if shared else begin + i]
+                targets[i] = table[step, 0 if shared else begin + i]
             for i in range(end - begin):
                 units[i] = range_[i] >> np.uint32(precision)
                 # Exact: a quotient of integers below 2**30 that is no integer is farther from one than float64 rounds.
                 slot = np.int32(np.float64(np.int32(code[i])) / np.float64(np.int32(units[i])))
-                found[i] = (found[i] << precision) + min(slot, np.int32(below))
+                targets[i] = (targets[i] << precision) + min(slot, np.int32(below))
             for i in range(end - begin):
-                place = np.int64(lookup[found[i] >> shared_bits])
+                place = np.int64(lookup[targets[i] >> shared_bits])
                 for bit in range(shared_bits - 1, -1, -1):
                     further = place + (1 << bit)
-                    if further < keys.size and keys[further] <= found[i]:
+                    if further < keys.size and keys[further] <= targets[i]:
                         place = further
                 positions[step, begin + i] = order[place]
                 symbols[i] = intervals[order[place]]

@@ -1,6 +1,6 @@
 """The coder of `range_coder` for many messages at once: one step of all lanes is a few operations of NumPy.
 
-A lane is what is coded as a message of its own: a message of one segment, or one of its segments.
+A lane is coded as a message of its own: it is a message of one segment, or one segment of a message.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Intp = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Coding:
-    """What both directions look up, made once for each `FrequencyTables`.
+    """The look-ups of both directions, made once for each `FrequencyTables`.
 
     Attributes:
         precision: ``P``.
@@ -39,7 +39,7 @@ class Coding:
         keys: int64 [V + 2], ascending, ``(table << P) + start``; the padding is a table of its own, after the others.
             The last is larger than any.
         order: int32 [V + 1], the position in `intervals` of each key.
-        ordered: what `_unpack` makes of the intervals in that order, three times uint32 [V + 1].
+        ordered: what `_unpack` returns for the intervals in that order, three times uint32 [V + 1].
         shared_bits: ``2**shared_bits`` slots share an entry of `lookup`.
         lookup: int32, for each ``(table << P) + slot >> shared_bits``, the place in `order` of the first of its slots.
     """
@@ -55,7 +55,7 @@ class Coding:
 
     @classmethod
     def of(cls, tables: FrequencyTables, sets: int = 1) -> Coding:
-        """The look-ups of these tables; raises `InputError` if they do not fall into so many sets."""
+        """The look-ups of ``tables``; raises `InputError` unless the tables fall into ``sets`` sets."""
         made = _CODINGS.setdefault(tables, {})
         if sets not in made:
             made[sets] = cls._make(tables, sets)
@@ -88,12 +88,12 @@ class Coding:
 
     @property
     def padding(self) -> int:
-        """The position in `intervals` of a symbol that changes no state; any larger one is taken for it."""
+        """The position in `intervals` of a symbol that changes no state; any larger one stands for it, too."""
         return self.intervals.size - 1
 
     @property
     def padding_table(self) -> int:
-        """The table of that symbol, after all others."""
+        """The table of the padding symbol, after all others."""
         return int(self.keys[-2] >> self.precision)
 
     def find(self, keys: Intp) -> Int32:
@@ -111,10 +111,16 @@ _compiled: Any = None  # `tfcomp.coding.compiled`, if it is to be used
 
 
 def use_numba(on: bool = True) -> None:
-    """Has Numba compile the loops of all range coding in this process, two to four times as fast, or no longer so.
+    """Switches the range coder's loops in this process to Numba, two to four times as fast, or back to NumPy.
 
-    The bytes are the same. It is a choice, since importing Numba takes half a second, in which NumPy codes ten million
-    symbols; on its first use on a machine, some seconds more.
+    The bytes are the same. Importing Numba takes half a second, in which NumPy codes ten million symbols; its first use
+    on a machine takes some seconds more.
+
+    Examples:
+        >>> use_numba(False)
+
+    Args:
+        on: whether Numba's loops are used from now on.
 
     Raises:
         MissingDependencyError: if Numba is not installed.
@@ -130,7 +136,7 @@ def encode(positions: Int32, coding: Coding) -> list[bytes]:
     """The bytes of each lane.
 
     Args:
-        positions: int32 [steps, lanes], of each symbol in ``coding.intervals``; larger ones are padding.
+        positions: int32 [steps, lanes], where each symbol lies in ``coding.intervals``; larger ones are padding.
         coding: the tables' look-ups.
     """
     if _compiled:
@@ -179,12 +185,12 @@ class Decoder:
     """Reads lanes side by side, some steps at a time.
 
     Args:
-        lanes: the bytes of each.
+        lanes: the bytes of each lane.
         coding: the tables' look-ups.
 
     Attributes:
-        sizes: intp [lanes], the bytes of each.
-        end_in_zero: bool [lanes], which have a last byte that is zero, as `encode` makes none.
+        sizes: intp [lanes], the number of bytes of each lane.
+        end_in_zero: bool [lanes], whether a lane's last byte is zero, which `encode` never writes.
     """
 
     def __init__(self, lanes: Sequence[bytes], coding: Coding) -> None:
@@ -211,7 +217,7 @@ class Decoder:
         coding, pairs, zeros = self.coding, self._pairs, self._zeros
         precision, code, range_, read = coding.precision, self._code, self._range, self._read
         if _compiled:
-            positions = np.empty((code.size, len(table)), np.int32).T  # of each lane, side by side in memory
+            positions = np.empty((code.size, len(table)), np.int32).T  # a lane's lie side by side in memory
             looked_up = coding.shared_bits, coding.lookup, coding.keys, coding.order, coding.intervals
             _compiled.decode(table, precision, *looked_up, pairs, zeros, code, range_, read, positions)
             return positions
@@ -233,7 +239,7 @@ class Decoder:
 
     @property
     def longest(self) -> Intp:
-        """How many bytes each lane can have at most, intp [lanes], if it is what `encode` makes of what was read."""
+        """Largest number of bytes that `encode` could write for the symbols read so far, intp [lanes]."""
         return self._read - self._begin - 4 + 1
 
 
@@ -245,7 +251,7 @@ def _unpack(intervals: UInt32, precision: int) -> tuple[UInt32, UInt32, UInt32]:
 
 
 def _digits_due(range_: UInt32) -> tuple[NDArray[np.uint8], UInt32]:
-    """How many digits, 0 to 2, bring a range back to ``2**22`` or more; and how many bits they are."""
+    """Number of digits, 0 to 2, that bring a range back to ``2**22`` or more; and their number of bits."""
     count = (range_ < 1 << LEAST_BITS).view(np.uint8)
     count += range_ < 1 << LEAST_BITS - DIGIT_BITS
     return count, count.astype(np.uint32) * np.uint32(DIGIT_BITS)

@@ -134,14 +134,14 @@ Intp = NDArray[np.intp]
 
 
 def segment_count(symbols: int, symbols_per_segment: int) -> int:
-    """How many segments hold a message, ``max(1, ceil(symbols / symbols_per_segment))``."""
+    """Number of segments of a message, ``max(1, ceil(symbols / symbols_per_segment))``."""
     if symbols < 0 or symbols_per_segment < 1:
         raise InputError(f"expected segments of 1 symbol or more, found {symbols_per_segment} for {symbols} symbols")
     return max(1, -(-symbols // symbols_per_segment))
 
 
 def max_payload_bytes(tables: FrequencyTables, index: Int32, segments: int = 1, sets: int = 1) -> int:
-    """A length in bytes that no payload exceeds: every symbol the least frequent one of its table.
+    """A bound of a payload's length in bytes, as if every symbol were the least frequent one of its table.
 
     Args:
         tables: the tables.
@@ -150,8 +150,7 @@ def max_payload_bytes(tables: FrequencyTables, index: Int32, segments: int = 1, 
         sets: ``M``, how many sets the tables are. Payloads are bounded whichever set a segment uses.
 
     Raises:
-        InputError: if the index is not one, if the tables are not so many sets, or if a segment could be too long for
-            its length's two bytes.
+        InputError: if an argument is not as above, or if a segment could be too long for its length's two bytes.
     """
     index = _checked_index(tables, index, segments, sets)
     bounds = _segment_bounds(tables, np.atleast_2d(index), segments, sets).sum(axis=1)
@@ -169,7 +168,7 @@ def encode(latents: Int32, tables: FrequencyTables, index: Int32, segments: int 
         sets: ``M``, how many sets the tables are.
 
     Returns:
-        ``N`` bytes objects; those of messages that are all as expected as can be may be empty.
+        ``N`` bytes objects; that of a message of most probable symbols alone may be empty.
 
     Raises:
         InputError: if an argument is not as above, or if a segment could be too long for its length's two bytes.
@@ -185,7 +184,7 @@ def encode(latents: Int32, tables: FrequencyTables, index: Int32, segments: int 
 
 
 def choose_sets(latents: Int32, tables: FrequencyTables, index: Int32, segments: int, sets: int) -> Int32:
-    """The set that `encode` uses for each segment, int32 [N, K]; 0 for a segment without latents. It takes the same."""
+    """The set that `encode` uses for each segment, int32 [N, K], 0 without latents; arguments as `encode`."""
     blocks = [_cheapest_sets(*block) for block in _positions(latents, tables, index, segments, sets)]
     return np.concatenate([np.zeros(0, np.int32), *blocks]).astype(np.int32).reshape(len(latents), segments)
 
@@ -222,9 +221,9 @@ def decode(payloads: Sequence[bytes], tables: FrequencyTables, index: Int32, seg
             table = np.broadcast_to(table, (rows, symbols))
         table = _lanes(table, segments, fill=coding.padding_table)
 
-        where = partial(_refuse, segments=segments, first_message=block.start)
+        refuse = partial(_refuse, segments=segments, first_message=block.start)
         decoder = lanes.Decoder(pieces, coding)
-        where(decoder.end_in_zero, "a last byte other than zero, found zero")
+        refuse(decoder.end_in_zero, "a last byte other than zero, found zero")
         if sets > 1 and symbols:
             selector = np.where(table[:1] < coding.padding_table, len(tables) - 1, coding.padding_table).astype(
                 np.int32
@@ -234,7 +233,7 @@ def decode(payloads: Sequence[bytes], tables: FrequencyTables, index: Int32, seg
             positions -= chosen * coding.sets.values
         else:
             positions = decoder.take(table)
-        where(decoder.sizes > decoder.longest, "at most {} bytes, found {}", decoder.longest, decoder.sizes)
+        refuse(decoder.sizes > decoder.longest, "at most {} bytes, found {}", decoder.longest, decoder.sizes)
         np.subtract(positions.T.reshape(rows, -1)[:, :symbols], _rows(offset, block), out=latents[block])
     return latents
 
@@ -242,9 +241,9 @@ def decode(payloads: Sequence[bytes], tables: FrequencyTables, index: Int32, seg
 def _positions(
     latents: Int32, tables: FrequencyTables, index: Int32, segments: int, sets: int
 ) -> Iterator[tuple[Int32, Coding]]:
-    """Where the symbols of some messages at a time lie in set 0, int32 [L, N * K], a column for each segment."""
+    """Positions in set 0 of the symbols of some messages at a time, int32 [L, N * K], a column for each segment."""
     if not isinstance(latents, np.ndarray) or latents.dtype != np.int32 or latents.ndim != 2:
-        raise InputError(f"expected latents as int32 [N, S], found {_kind(latents)}")
+        raise InputError(f"expected latents as int32 [N, S], found {_described(latents)}")
     index = _checked_index(tables, index, segments, sets, latents.shape)
     coding = Coding.of(tables, sets)
     for block in _blocks(len(latents), segments):
@@ -253,7 +252,7 @@ def _positions(
 
 
 def _empty(positions: Int32, coding: Coding) -> NDArray[np.bool_]:
-    """Which lanes have padding alone: bool [N * K]."""
+    """Whether a lane has padding alone: bool [N * K]."""
     return np.all(positions[:1] == coding.padding, axis=0)
 
 
@@ -306,13 +305,7 @@ def _split(payloads: Sequence[bytes], segments: int, first_message: int) -> list
     return pieces
 
 
-def _refuse(
-    bad: NDArray[np.bool_],
-    expected: str,
-    *figures: Intp,
-    segments: int,
-    first_message: int,
-) -> None:
+def _refuse(bad: NDArray[np.bool_], expected: str, *figures: Intp, segments: int, first_message: int) -> None:
     if np.any(bad):
         lane = int(np.argmax(bad))
         message, segment = divmod(lane, segments)
@@ -327,7 +320,7 @@ def _blocks(messages: int, segments: int) -> Iterator[slice]:
 
 
 def _rows(values: NDArray[Any], block: slice) -> NDArray[Any]:
-    """What belongs to a block of messages: rows of [N, S], or the [S] that all messages share."""
+    """The values of a block of messages: rows of [N, S], or the [S] that all messages share."""
     return values if values.ndim == 1 else values[block]
 
 
@@ -377,7 +370,7 @@ def _checked_index(
         or index.ndim not in (1, 2)[: 2 if sets == 1 else 1]
     ):
         expected = "int32 [S] or [N, S]" if sets == 1 else f"int32 [S], that of all messages, with {sets} sets"
-        raise InputError(f"expected an index as {expected}, found {_kind(index)}")
+        raise InputError(f"expected an index as {expected}, found {_described(index)}")
     if shape is not None and index.shape != shape[2 - index.ndim :]:
         raise InputError(f"expected an index of shape {[*shape[1:]]} or {[*shape]}, found {[*index.shape]}")
     if index.size and (index.min() < 0 or index.max() >= within):
@@ -394,5 +387,5 @@ def _checked_index(
     return index
 
 
-def _kind(value: object) -> str:
+def _described(value: object) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from tfcomp.errors import BitstreamError, InputError
 
 MAX_PRECISION = 14
-COST_UNITS = 1 << 8  # of FrequencyTables.costs in a bit
+COST_UNITS = 1 << 8  # units of FrequencyTables.costs in a bit
 
 Int32 = NDArray[np.int32]
 
@@ -54,7 +54,8 @@ def allot(probabilities: NDArray[np.floating], precision: int) -> Int32:
     if p.ndim != 1 or not 1 <= p.size <= total:
         raise InputError(f"expected 1 to {total} probabilities for one table, found an array of shape {p.shape}")
     if not np.all(np.isfinite(p)) or np.any(p < 0) or p.max() <= 0:
-        raise InputError("expected finite, non-negative probabilities with a positive sum")
+        extremes = f"{p.min()} to {p.max()}"
+        raise InputError(f"expected finite, non-negative probabilities with a positive sum, found {extremes}")
     p = p / p.max()  # first, as the sum of large numbers could overflow
     p /= p.sum()
 
@@ -76,6 +77,11 @@ def allot(probabilities: NDArray[np.floating], precision: int) -> Int32:
 @dataclass(frozen=True, eq=False)
 class FrequencyTables:
     """``T`` tables of one precision, stored end to end.
+
+    Examples:
+        >>> tables = FrequencyTables.from_probabilities([np.float64([1, 6, 1])], lower=[-1], precision=4)
+        >>> tables.frequencies.tolist(), tables.ideal_bits(np.int32([0, 1]), np.int32([0, 0])).round(2).tolist()
+        ([2, 12, 2], [0.42, 3.0])
 
     Attributes:
         precision: ``1 <= precision <= 14``; every table sums to ``2**precision``.
@@ -105,12 +111,14 @@ class FrequencyTables:
             raise BitstreamError(f"expected one size for each of {self.lower.size} tables, found {self.sizes.size}")
         values = int(self.sizes.sum(dtype=np.int64))
         if self.sizes.min() < 1 or self.sizes.max() > total or values != self.frequencies.size:
-            raise BitstreamError("expected table sizes of 1 to 2**precision that add up to the number of frequencies")
+            limits = f"1 to 2**{self.precision} that add up to {self.frequencies.size}"
+            raise BitstreamError(f"expected table sizes of {limits}, found {self.sizes.min()} or more, {values} in all")
         if np.any(self.lower.astype(np.int64) + self.sizes > 2**31 - 1):
-            raise BitstreamError("expected every table's support to lie within int32")
+            raise BitstreamError(f"expected every table's support within int32, found lower up to {self.lower.max()}")
         sums = np.add.reduceat(self.frequencies.astype(np.int64), self.first)
         if self.frequencies.min() < 1 or np.any(sums != total):
-            raise BitstreamError(f"expected positive frequencies that sum to {total} in every table")
+            extremes = f"{self.frequencies.min()} or more and sums of {sums.min()} to {sums.max()}"
+            raise BitstreamError(f"expected positive frequencies that sum to {total} in every table, found {extremes}")
 
     @classmethod
     def from_probabilities(
@@ -189,7 +197,7 @@ class FrequencyTables:
 
         Args:
             latents: integers [..., S].
-            index: int32, broadcastable to ``latents``: which table codes each latent.
+            index: int32, broadcastable to ``latents``: the table of each latent.
         """
         return np.clip(latents, self.lower[index], self.lower[index] + self.sizes[index] - 1).astype(np.int32)
 
@@ -202,7 +210,7 @@ class FrequencyTables:
         # Modulo 2**32, as int32 subtracts, what lies below a support lies far above it.
         symbols = np.subtract(latents, self.lower.take(index), dtype=np.int32, casting="safe")
         if np.any(symbols.view(np.uint32) >= self.sizes.take(index).view(np.uint32)):
-            raise InputError("expected latents inside their tables' support; FrequencyTables.clip puts them there")
+            raise InputError("expected latents inside their tables' support, found others; clip them first")
         symbols += self.first.take(index)
         return symbols
 
@@ -213,18 +221,18 @@ class FrequencyTables:
 
 @dataclass(frozen=True, eq=False)
 class TableSets:
-    """How tables fall into ``M`` sets of ``T`` tables and ``V`` values each.
+    """The division of tables into ``M`` sets of ``T`` tables and ``V`` values each.
 
     Where ``M > 1``, there are ``M * T + 1`` tables. Table ``m * T + t`` belongs to set ``m``; it has the support of
-    table ``t``. The last table, of the values ``0 <= m < M``, is the selector. So what lies at position ``p`` of
-    set 0, ``0 <= p < V``, lies at ``m * V + p`` of all tables, and ``m`` at ``M * V + m``.
+    table ``t``. The last table, of the values ``0 <= m < M``, is the selector. So the value at position ``p`` of set 0,
+    ``0 <= p < V``, lies at ``m * V + p`` in set ``m``, and the selector's value ``m`` at ``M * V + m``.
 
     Attributes:
         count: ``M``.
         tables: ``T``.
         values: ``V``.
         costs: int32 [V + 1, M], `FrequencyTables.costs` of the same value in each set; the last row is zero.
-        selector_costs: int32 [M], that of the selector's values; zero where ``M = 1``.
+        selector_costs: int32 [M], the costs of the selector's values; zero where ``M = 1``.
     """
 
     count: int
@@ -238,7 +246,7 @@ class TableSets:
         """The sets of these tables.
 
         Raises:
-            InputError: if they are not ``count`` sets.
+            InputError: if the tables are not ``count`` sets.
         """
         if not isinstance(count, int) or count < 1:
             raise InputError(f"expected 1 set of tables or more, found {count}")

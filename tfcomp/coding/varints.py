@@ -17,7 +17,12 @@ _CHUNK = 1 << 16
 
 
 def pack(values: NDArray[np.int64]) -> bytes:
-    """The bytes of non-negative integers, int64 [N], end to end."""
+    """The bytes of non-negative integers, int64 [N], end to end.
+
+    Examples:
+        >>> pack(np.array([5, 300])).hex()
+        '05ac02'
+    """
     return b"".join(_pack_chunk(values[start : start + _CHUNK]) for start in range(0, len(values), _CHUNK))
 
 

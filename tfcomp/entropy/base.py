@@ -1,4 +1,4 @@
-"""What every entropy model has: a written format id, named arrays, and a fingerprint made of both.
+"""Common to all entropy models: a written format id, named arrays, and a fingerprint made of both.
 
 The fingerprint is the first 16 bytes of SHA-256 over the format id and then, for each array in the order of its name::
 
@@ -12,13 +12,14 @@ so that arrays of other names or shapes have another fingerprint though their by
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tfcomp.errors import BitstreamError
+from tfcomp.errors import BitstreamError, InputError
 
 FINGERPRINT_BYTES = 16
 TABLE_RANKS = {"precision": 0, "lower": 1, "sizes": 1, "frequencies": 1}
@@ -47,6 +48,13 @@ def fingerprint(format_id: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
         digest.update(name.encode() + b"\0" + array.dtype.str.encode() + b"\0" + bytes([array.ndim]))
         digest.update(np.array(array.shape, "<u8").tobytes() + array.tobytes())
     return digest.digest()[:FINGERPRINT_BYTES]
+
+
+def flat(latents: NDArray[np.integer], latent_shape: tuple[int, ...]) -> NDArray[np.integer]:
+    """[N, *latent_shape] -> [N, symbols]; raises `InputError` on latents of another shape or dtype."""
+    if latents.shape[1:] != latent_shape or not np.issubdtype(latents.dtype, np.integer):
+        raise InputError(f"expected integer latents [N, *{latent_shape}], found {latents.dtype} {latents.shape}")
+    return latents.reshape(len(latents), math.prod(latent_shape))
 
 
 def int32_arrays(arrays: Mapping[str, NDArray[Any]], ranks: Mapping[str, int]) -> dict[str, NDArray[np.int32]]:

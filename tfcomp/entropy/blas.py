@@ -2,8 +2,8 @@
 
 The threads of BLAS wait for the next product in a loop. While a tile is coded there are many small products, and the
 networks that run at the same time would be a third slower. The limit is the process's, and only the thread that set it
-can take it back (threadpoolctl 3.8). So the first to begin sets it and takes it back at its own end; those that begin
-in between run beside it, at worst without a limit from there on. Nobody waits for anybody.
+can lift it (threadpoolctl 3.8). So the first thread that codes sets the limit and lifts it at its own end; threads that
+begin in between run beside it, at worst without a limit after that. No thread waits for another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _limited = False
 
 
 def _begin_anew() -> None:
-    """In a process that was forked while another thread held the lock, or the limit."""
+    """Resets lock and limit in a process that was forked while another thread held them."""
     global _LOCK, _limited
     _LOCK, _limited = threading.Lock(), False
 

@@ -1,4 +1,4 @@
-"""The encoder's half of `tfcomp.entropy.sample`: which candidate is distributed as the posterior, and found early.
+"""The encoder's half of `tfcomp.entropy.sample`: finds a candidate that is distributed as the posterior.
 
 Ordered random coding (Theis and Yosri 2022, "Algorithms for the Communication of Samples"). Each candidate ``z`` of a
 block, drawn from the prior, has a weight ``w = q(z) / p(z)`` under the posterior ``q``, and a time ``t``: the times of
@@ -11,14 +11,14 @@ it is large (Havasi, Peharz and Hernandez-Lobato 2019, "Minimal Random Code Lear
 
 but early ones are chosen more often, so that the index costs ``KL + log2(KL + 1) + O(1)`` bits, however large ``N``.
 
-The margin. A block of divergence ``D`` bits gets ``N = 2**ceil(D + margin)`` candidates, `INDEX_BITS` bits of them at
-most. What ``N`` candidates give is not quite the posterior: where it lies, there are ``2**margin`` of them on average,
-and the bias falls with the margin as fast as ``log w`` leaves less of its mass above ``D + margin`` (Chatterjee and
-Diaconis 2018, "The sample size required in importance sampling", theorem 1.1).
+The margin. A block of divergence ``D`` bits gets ``N = 2**ceil(D + margin)`` candidates, ``2**INDEX_BITS`` at most.
+The choice among them is not quite distributed as the posterior: about ``2**margin`` candidates lie where the posterior
+does, and the bias falls with the margin as fast as ``log w`` leaves less of its mass above ``D + margin`` (Chatterjee
+and Diaconis 2018, "The sample size required in importance sampling", theorem 1.1).
 
-Times are words too (`times`), and the draw is one of the item (`draws`), so that an encoder has no state and no
-randomness of its own: one image has one payload. Weights are floats. They only propose: an encoder that rounds
-otherwise sends another candidate now and then, as good.
+Times are words too (`times`), and the draw is a word of the item's pixels (`draws`), so that an encoder has no state
+and no randomness of its own: one image has one payload. Weights are floats, which only propose: an encoder that rounds
+differently now and then sends another candidate, which is as good.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 AT_ONCE = 1 << 12
-"""Candidates that are made at once."""
+"""Number of candidates that are made at once."""
 SCORES_AT_ONCE = 1 << 18
-"""Scores at once, of some images and `AT_ONCE` candidates: they stay in a core's second-level cache."""
+"""Number of scores that are computed at once, of some images and `AT_ONCE` candidates: a core's second-level cache."""
 TIME_POSITION = 0xFFFFFFFF
 """Position whose word makes a candidate's time; no latent has it."""
 LARGEST, LEAST = 64.0, 1e-4
-"""Bounds of the posterior's mean, in prior's deviations, and of its deviation: what is out of them would overflow."""
+"""Bounds of the posterior's mean and deviation, in the prior's deviations: numbers outside would overflow."""
 
 
 def divergence_bits(mean: Any, deviation: Any) -> Any:
@@ -54,10 +54,10 @@ def divergence_bits(mean: Any, deviation: Any) -> Any:
 
 
 def bounded(posterior: Float32) -> tuple[Float32, Float32]:
-    """Mean and deviation, float32 [N, symbols] each, in prior's deviations, of what a transform gives.
+    """Mean and deviation of a posterior, held within bounds: float32 [N, symbols] each, in the prior's deviations.
 
     Args:
-        posterior: float32 [N, 2, *latent_shape], mean and deviation in whole numbers.
+        posterior: float32 [N, 2, *latent_shape], mean and deviation as a transform gives them, in units of 1 / `UNIT`.
     """
     flat = posterior.reshape(len(posterior), 2, math.prod(posterior.shape[2:])) / np.float32(UNIT)
     mean = np.clip(np.nan_to_num(flat[:, 0]), -LARGEST, LARGEST)
@@ -65,7 +65,7 @@ def bounded(posterior: Float32) -> tuple[Float32, Float32]:
 
 
 def draws(model: SampleModel, items: Images) -> Int32:
-    """The draw of each item, int32 [N], a word of the sum of its pixels, uint8 [N, H, W, C]."""
+    """The draw of each item, uint8 [N, H, W, C]: int32 [N], from a word of the sum of its pixels."""
     if not model.draw_bits:
         return np.zeros(len(items), np.int32)
     sums = items.sum(axis=(1, 2, 3), dtype=np.uint32)
@@ -78,7 +78,7 @@ def search(model: SampleModel, posterior: Float32, draw: Int32) -> Int32:
     Args:
         model: blocks, candidates and margin.
         posterior: as `bounded` takes it.
-        draw: int32 [N].
+        draw: int32 [N], as `draws` gives it.
     """
     mean, deviation = bounded(posterior)
     names = np.zeros((len(mean), 1 + model.blocks), np.int32)
@@ -88,18 +88,18 @@ def search(model: SampleModel, posterior: Float32, draw: Int32) -> Int32:
         m, d = mean[:, positions], deviation[:, positions]
         bits = np.ceil(divergence_bits(m, d).sum(axis=1) + model.margin)
         counts = 1 << np.clip(bits, 0, INDEX_BITS).astype(np.int32)
-        # log w = m / d**2 * z + (1 - 1 / d**2) / 2 * z**2, and what is the same for all candidates
+        # log w = m / d**2 * z + (1 - 1 / d**2) / 2 * z**2, plus a term that is equal for all candidates
         precision = 1 / np.square(d)
         factors = np.concatenate([m * precision, (1 - precision) / 2], axis=1)
         lists = model.lists(names)[:, block]
         for number in np.unique(lists):
-            own = np.flatnonzero(lists == number)
-            names[own, 1 + block] = _of_list(model, positions, number, factors[own], counts[own])
+            rows = np.flatnonzero(lists == number)
+            names[rows, 1 + block] = _choose(model, positions, number, factors[rows], counts[rows])
     return names
 
 
-def _of_list(model: SampleModel, positions: NDArray[np.intp], number: Any, factors: Float32, counts: Int32) -> Int32:
-    """The indices in one list, int32 [n], for posteriors of so many candidates, int32 [n]."""
+def _choose(model: SampleModel, positions: NDArray[np.intp], number: Any, factors: Float32, counts: Int32) -> Int32:
+    """The index in one list for each of ``n`` posteriors, int32 [n], of the first ``counts`` candidates, int32 [n]."""
     order = np.argsort(-counts, kind="stable")
     factors, counts = factors[order], counts[order]
     best, chosen = np.full(len(order), -np.inf, np.float32), np.zeros(len(order), np.int32)
@@ -111,22 +111,22 @@ def _of_list(model: SampleModel, positions: NDArray[np.intp], number: Any, facto
         features = np.concatenate([z, np.square(z)])
         arrivals = clock + np.cumsum(times(begins))
         clock = float(arrivals[-1])
-        late = np.log(arrivals).astype(np.float32)
+        log_arrivals = np.log(arrivals).astype(np.float32)
         for at in range(0, int(np.count_nonzero(counts > begin)), SCORES_AT_ONCE // AT_ONCE):
             some = slice(at, min(at + SCORES_AT_ONCE // AT_ONCE, int(np.count_nonzero(counts > begin))))
-            scores = factors[some] @ features - late
+            scores = factors[some] @ features - log_arrivals
             if begin == 0 and counts[some][-1] < len(candidates):
                 scores[candidates >= counts[some][:, None]] = -np.inf
-            place = scores.argmax(axis=1)
-            found = scores[np.arange(len(place)), place]
-            better = found > best[some]
-            best[some] = np.where(better, found, best[some])
-            chosen[some] = np.where(better, candidates[place], chosen[some])
-    found_in_order = np.empty_like(chosen)
-    found_in_order[order] = chosen
-    return found_in_order
+            winner = scores.argmax(axis=1)
+            score = scores[np.arange(len(winner)), winner]
+            better = score > best[some]
+            best[some] = np.where(better, score, best[some])
+            chosen[some] = np.where(better, candidates[winner], chosen[some])
+    indices = np.empty_like(chosen)
+    indices[order] = chosen
+    return indices
 
 
 def times(begins: UInt32) -> Float64:
-    """What passes before each candidate's time since that of the one before, exponential of mean 1: float64."""
+    """The wait from the time of the candidate before to each candidate's own, exponential of mean 1: float64."""
     return -np.log(((mix(begins ^ np.uint32(TIME_POSITION)) >> np.uint32(8)) + 0.5) / 2.0**24)

@@ -1,7 +1,7 @@
-"""Which table codes each coefficient of a latent of any size: integers alone, from what was coded before.
+"""The table of each coefficient of a latent of any size, chosen in integers from the coefficients coded before.
 
-For a coefficient ``q`` two sums over what earlier passes coded nearby are taken, in units of 1/UNIT of its step, with
-whole-number weights that training found and freezing rounded::
+For a coefficient ``q``, two sums are taken over the coefficients ``q'`` that earlier passes coded nearby, in units of
+1/UNIT of its step, with whole-number weights that training found and freezing rounded::
 
     S = base + sum of w * min(|q'|, LARGEST)                  its expected magnitude
     M = sum of m * min(max(q', -LARGEST), LARGEST)            its expectation
@@ -9,8 +9,8 @@ whole-number weights that training found and freezing rounded::
     |S|, |M| < 2**24,  so that float32 holds every partial sum exactly, and adds them in any order to the same end
 
 What is coded is the residual ``r = q - m``, ``m`` the integer nearest to ``M / UNIT``, with the sign of ``r`` turned so
-that what is left of ``M`` is not negative. Its table is that of three numbers: the channel's kind; the level of ``S``,
-which is how many thresholds it reaches; and the part of half a step that is left of ``M``::
+that the rest of ``M`` is not negative. Three numbers choose its table: the channel's kind; the level of ``S``, which is
+the number of thresholds that ``S`` reaches; and the part of half a step in which the rest of ``M`` lies::
 
     table = (kind * levels + level) * parts + part
 
@@ -18,9 +18,9 @@ which is how many thresholds it reaches; and the part of half a step that is lef
           |-----|-----|-------|---------------> S                 |-----|-----|-----|-----|  |M - UNIT * m|
                t[0]  t[1]    t[2]                                 0                    UNIT / 2
 
-See `pass_tables` for what a table codes. The lowest levels of a kind may have tables of one symbol, which are not coded
-at all: a coefficient of high frequency where nothing is near is taken as expected. In the first pass, where nothing is
-known, the level is the highest and the expectation 0. (Adaptive scales from neighbours: Wu, "Lossless compression of
+See `pass_tables` for what a table codes. The lowest levels of a kind may have tables of one symbol, which cost nothing:
+a coefficient of high frequency among zeros is taken as expected. In the first pass, which has no neighbours, the level
+is the highest and the expectation 0. (Adaptive scales from neighbours: Wu, "Lossless compression of
 continuous-tone images via context selection, quantization, and modeling", IEEE Transactions on Image Processing 6 (5),
 1997.)
 
@@ -65,7 +65,7 @@ _RANKS = {
 
 
 class Lookups(NamedTuple):
-    """What the passes look up.
+    """Arrays in which the passes look up thresholds and tables.
 
     Attributes:
         least: int32 [channels], the least magnitude ``S`` whose coefficients are coded, by channel.
@@ -88,11 +88,11 @@ class ContextModel:
         layout: passes, and the shapes of the weights.
         kinds: int32 [channels], the kind of each channel, from 0: channels of one kind share tables.
         thresholds: int32 [levels - 1], ascending multiples of 8: where the next level of ``S`` begins.
-        not_coded: int32 [kinds], how many levels of each kind are so low that a coefficient is taken as expected.
+        not_coded: int32 [kinds], number of each kind's lowest levels, at which a coefficient is taken as expected.
         reaches: int32 [kinds * levels * parts], ``K`` of each residual's table; 0 in the levels that are not coded.
         parts_log2: the logarithm of the number of parts.
         overflow_tables: number of overflow tables; level ``l`` uses number ``l * overflow_tables // levels``.
-        base: int32 [channels], what ``S`` begins with.
+        base: int32 [channels], the value of ``S`` where all neighbours are zero.
         scales, means: the weights ``w`` and ``m``, float32 that hold integers, of `Layout.kernel_shapes`.
         tables: a table for each of ``reaches``, then the overflow tables.
 
@@ -144,7 +144,7 @@ class ContextModel:
             precision: bits of every frequency's denominator, 8 or more.
 
         Raises:
-            InputError: if a distribution has no middle, or none fits the precision.
+            InputError: if a distribution has no middle, or more values than the precision allows.
         """
         if not distributions or any(np.ndim(p) != 1 or np.size(p) % 2 == 0 for p in distributions):
             raise InputError("expected a distribution of an odd number of values, -K to K, for each channel")
@@ -183,7 +183,7 @@ class ContextModel:
 
     @cached_property
     def lookups(self) -> Lookups:
-        """What the passes look up, made once."""
+        """The look-ups of all passes, made once."""
         lowest, highest = -MAX_SUM, MAX_SUM
         least = np.array([lowest, *self.thresholds, highest], np.int32)[self.not_coded][self.kinds]
         last = int(self.thresholds[-1]) if self.thresholds.size else 0
@@ -201,15 +201,15 @@ class ContextModel:
     # === Passes ===
 
     def passes(self, height: int, width: int) -> Generator[PassTables, Int32, None]:
-        """For each pass, what codes its coefficients; send back the coefficients, int32 [n], as coded.
+        """The tables of each pass; send back its coefficients, int32 [n], as coded.
 
-        The ``n`` are the pass's positions, row by row, each with the channels of its group.
+        The ``n`` coefficients are those of the pass's positions, row by row, each with the channels of its group.
         """
         layout = self.layout
         plane = Plane(layout, height, width)
-        boards = [plane.places(p) for p in layout.passes if p.group == 1]
+        phase_places = [plane.places(p) for p in layout.passes if p.group == 1]
         everything = slice(0, layout.channels)
-        totals = [self._no_sums(len(places), everything) for places in boards]
+        totals = [self._no_sums(len(places), everything) for places in phase_places]
         for p in layout.passes:
             group, places = p.channels, plane.places(p)
             if p.group:
@@ -224,10 +224,10 @@ class ContextModel:
                 sums[0].fill(self.thresholds[-1])
             coefficients = yield self._pass_tables(p, *sums)
             plane.set(places, group, coefficients)
-            if p.last and group.stop < layout.channels:  # the group is complete: what it says of the later ones
+            if p.last and group.stop < layout.channels:  # the group is complete: add it to the sums of the later ones
                 later = slice(group.stop, layout.channels)
-                for i, (board, total) in enumerate(zip(boards, totals, strict=True), 1):
-                    plane.add((total[0][:, later], total[1][:, later]), board, group, self._kernel(i, group, later))
+                for i, (places, (scale, mean)) in enumerate(zip(phase_places, totals, strict=True), 1):
+                    plane.add((scale[:, later], mean[:, later]), places, group, self._kernel(i, group, later))
 
     def _no_sums(self, count: int, channels: slice) -> Sums:
         scale = np.repeat(self.base[None, channels].astype(np.float32), count, axis=0)
@@ -246,7 +246,7 @@ class ContextModel:
         return {}
 
     def _pass_tables(self, which: Pass, scale: Float32, mean: Float32) -> PassTables:
-        """From the two sums, float32 [positions, channels] that hold integers."""
+        """The tables of a pass, from its two sums: float32 [positions, channels] that hold integers."""
         least, level_table, kind_table, overflow_table = self.lookups
         coded = np.flatnonzero(scale >= least[which.channels].astype(np.float32))
         steps = scale.ravel().take(coded).astype(np.int32) >> FINENESS_LOG2
@@ -262,7 +262,7 @@ class ContextModel:
     # === Files ===
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything above as named int32 arrays."""
+        """The whole model as named int32 arrays."""
         return {
             **self.layout.arrays(),
             **self.tables.arrays(),
@@ -278,9 +278,8 @@ class ContextModel:
         """The inverse of `arrays`; raises `BitstreamError` on anything that is not a valid model."""
         checked = formats.int32_arrays(arrays, _RANKS)
         layout = Layout.from_arrays(checked)
-        if checked["base"].shape != (
-            layout.channels,
-        ):  # no weights are read before the file has shown as many channels
+        # No weights are read before the file has shown as many channels.
+        if checked["base"].size != layout.channels:
             raise BitstreamError(f"expected {layout.channels} channels, found {checked['base'].size}")
         weights: list[tuple[Float32, ...]] = []
         for name in ("scales", "means"):

@@ -4,9 +4,8 @@
     NAME               an array that all qualities have
     Q/NAME             an array that quality Q has for its own, Q from 1
 
-Which names there are is the models' matter: `StaticModel.arrays` and so on. An array that is equal in all
-qualities is stored once, and so are the tables of models that were read. `MODELS` says which class a written format id
-stands for.
+The models define the names: `StaticModel.arrays` and so on. An array that is equal in all qualities is stored once, and
+models that were read share such tables. `MODELS` says which class a written format id stands for.
 """
 
 from __future__ import annotations
@@ -60,8 +59,8 @@ def unstack(format_id: str, arrays: Mapping[str, NDArray[Any]]) -> tuple[Model, 
     """The inverse of `stack`.
 
     Args:
-        format_id: that of the models.
-        arrays: of `stack`; arrays of other names are left alone.
+        format_id: key of `MODELS`.
+        arrays: as `stack` returns them; arrays of other names are left alone.
 
     Raises:
         BitstreamError: on a format that this version does not know, or anything that is not valid models.
@@ -73,10 +72,10 @@ def unstack(format_id: str, arrays: Mapping[str, NDArray[Any]]) -> tuple[Model, 
         raise BitstreamError(f"expected 1 to {MAX_QUALITIES} qualities, found {count}")
     models: list[Model] = []
     for quality in range(1, count + 1):
-        begin = f"{quality}/"
-        of_quality = {name.removeprefix(begin): array for name, array in arrays.items() if name.startswith(begin)}
+        prefix = f"{quality}/"
+        of_quality = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
         model: Model = MODELS[format_id].from_arrays({**arrays, **of_quality})
         if models and not of_quality.keys() & base.TABLE_RANKS:
-            model = replace(model, tables=models[0].tables)  # and with them what is looked up in them
+            model = replace(model, tables=models[0].tables)  # shared, so that their look-ups are made once
         models.append(model)
     return tuple(models)

@@ -1,4 +1,4 @@
-"""What is known around a position of a latent, and what it adds to the sums that choose tables.
+"""The coded neighbours of a position of a latent, and what they add to the sums that choose tables.
 
 Known coefficients lie in a plane with a margin of zeros, so that every position has all its neighbours. Sums are
 float32 products of whole numbers, exact as `tfcomp.entropy.context` says, whatever order they are added in.
@@ -38,7 +38,7 @@ class Kernel(NamedTuple):
 
     @classmethod
     def of(cls, scales: Float32, means: Float32) -> Kernel:
-        """From weights of both sums, float32 [rows, columns, inputs, outputs]."""
+        """The kernel of both sums' weights, float32 [rows, columns, inputs, outputs]."""
         size, _, inputs, outputs = scales.shape
         grids = [weights.reshape(size * size, inputs, outputs) for weights in (scales, means)]
         taps = np.flatnonzero(np.any(grids[0] != 0, axis=(1, 2)) | np.any(grids[1] != 0, axis=(1, 2)))
@@ -47,7 +47,7 @@ class Kernel(NamedTuple):
 
 
 class Plane:
-    """What is known of a latent: for each group, float32 [positions with a margin, channels]."""
+    """The known coefficients of a latent: for each group, float32 [positions with a margin, channels]."""
 
     def __init__(self, layout: Layout, height: int, width: int) -> None:
         edge = layout.reach
@@ -57,12 +57,12 @@ class Plane:
         self._known = {g.start: np.zeros((size, g.stop - g.start), np.float32) for g in layout.slices}
 
     def places(self, p: Pass) -> Intp:
-        """Where the pass's positions lie in the plane: intp [n]."""
+        """The places of the pass's positions in the plane: intp [n]."""
         y, x = np.divmod(p.places(self.height, self.width), self.width)
         return self._first + y * self.row + x
 
     def add(self, sums: Sums, places: Intp, group: slice, kernel: Kernel) -> None:
-        """Adds to the two sums at some positions what a group says of them."""
+        """Adds the weighted neighbours of one group to both sums, float32 [n, outputs], at ``n`` places."""
         y, x = np.divmod(kernel.taps, 2 * kernel.reach + 1)
         taps = (y - kernel.reach) * self.row + x - kernel.reach
         known = self._known[group.start]
@@ -71,6 +71,6 @@ class Plane:
         sums[0][...] += np.abs(values, out=values) @ kernel.scales
 
     def set(self, places: Intp, group: slice, coefficients: Int32) -> None:
-        """Takes in the coefficients of a pass, int32 [n * channels]."""
+        """Stores the coefficients of a pass, int32 [n * channels]."""
         known = self._known[group.start]
         known[places] = np.clip(coefficients, -LARGEST, LARGEST).reshape(-1, known.shape[1])

@@ -1,7 +1,7 @@
-"""What codes the coefficients of one pass: for each an expected integer, a table, and a sign.
+"""The tables of one pass: for each coefficient an expected integer, a table, and a sign.
 
-Coded is the residual ``r = sign * (coefficient - mean)`` in a table of ``-K <= r <= K``; its two last symbols mean
-"that or beyond", and how far beyond, the overflow, follows in an overflow table::
+The residual ``r = sign * (coefficient - mean)`` is coded in a table of ``-K <= r <= K``. Its two outermost symbols mean
+"that or beyond"; the distance beyond, the overflow, follows in an overflow table::
 
                     -K                       0                       K
     --- overflow ---|------------------------|-----------------------|--- overflow ---
@@ -23,20 +23,20 @@ from tfcomp.coding.tables import Int32
 from tfcomp.layout import Pass
 
 OVERFLOW = 255
-"""Largest distance of a residual from its table."""
+"""Largest distance of a residual beyond its table."""
 
 Intp = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class PassTables:
-    """What codes the ``n`` coefficients of a pass, of which ``k`` have symbols.
+    """The tables of the ``n`` coefficients of a pass, of which ``k`` have symbols.
 
     Attributes:
         which: the pass.
         expected: int32 [n], the expected integer of each coefficient; where it has no symbol, the coefficient itself.
         coded: intp [k], the coefficients that have symbols.
-        mean: int32 [k], the expected integer of these.
+        mean: int32 [k], the expected integer of each coefficient that has a symbol.
         table: int32 [k], the table of each residual.
         reach: int32 [k], ``K`` of each table.
         sign: int32 [k], 1 or -1.
@@ -53,7 +53,7 @@ class PassTables:
     overflow_table: Int32
 
     def take(self, some: Intp) -> PassTables:
-        """The tables of some of the coded coefficients."""
+        """The tables of the coded coefficients at these places, intp [m]."""
         of_some = {name: getattr(self, name).take(some) for name in ("coded", "mean", "table", "reach", "sign")}
         return replace(self, **of_some)
 
@@ -88,6 +88,6 @@ class PassTables:
         return self.mean + residual
 
     def values(self, coefficients: Int32) -> tuple[tuple[Int32, Int32], tuple[Int32, Int32]]:
-        """What the lanes hold, each with its tables: symbols, int32 [k], and overflow, int32 [e]."""
+        """Symbols, int32 [k], then overflow, int32 [e], each with its tables, as lanes hold them."""
         symbols, ends, overflow = self.split(coefficients)
         return (symbols, self.table), (overflow, self.overflow_tables(ends))

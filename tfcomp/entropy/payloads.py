@@ -1,4 +1,4 @@
-"""The payload of an item of any size: what a decoder has to know, then its tiles.
+"""The payload of an item of any size: a header, then its tiles.
 
     1 byte    quality - 1 in bits 0 to 5; bit 6: grey, one channel that was given to a codec of three; bit 7: 0
     varints   height, width in pixels; then the lengths of all tiles but the last (see `tfcomp.coding.varints`)
@@ -26,7 +26,7 @@ RESERVED = 1 << 7
 
 @dataclass(frozen=True)
 class Header:
-    """What a payload says of its item.
+    """Beginning of a payload: quality and size of its item.
 
     Attributes:
         quality: from 1.
@@ -44,7 +44,7 @@ def pack(header: Header, tiles: Sequence[bytes]) -> bytes:
     """The payload of an item.
 
     Args:
-        header: of the item.
+        header: quality and size of the item.
         tiles: the codes of all tiles of its plan, row by row.
     """
     numbers = [header.height, header.width, *map(len, tiles[:-1])]
@@ -59,13 +59,13 @@ def parse(
 
     Args:
         payload: the bytes.
-        grid: of the codec.
-        qualities: those of the codec, from 1.
+        grid: the codec's.
+        qualities: the codec's, from 1.
         grey_allowed: whether the codec has three channels.
-        max_pixels: the most pixels that the item may have, with those that it is mirrored by.
+        max_pixels: the most pixels that the item may have, mirrored ones included.
 
     Returns:
-        What the payload says of its item, the plan of its latent, and the codes of the plan's tiles.
+        The header, the plan of the item's latent, and the codes of the plan's tiles.
 
     Raises:
         BitstreamError: if the bytes are no payload of such a codec, as far as can be told without decoding.
@@ -79,7 +79,7 @@ def parse(
     legal = quality in qualities and not payload[0] & RESERVED and (grey_allowed or not grey)
     if not legal or not grid.fits(height, width):
         limits = f"a quality of {min(qualities)} to {max(qualities)} and 1 to {MAX_PIXELS} pixels"
-        raise BitstreamError(f"expected {limits}, found {payload[0]:#04x} and {width}x{height}")
+        raise BitstreamError(f"expected {limits}, found a first byte {payload[0]:#04x} and {width}x{height}")
     plan = grid.plan(height, width)
     count = int(plan.tiles)
     if (least := offset + 2 * count - 1) > len(payload):

@@ -47,30 +47,38 @@ from tfcomp.errors import BitstreamError, InputError
 from tfcomp.words import UInt32, mix
 
 UNIT = 1 << 12
-"""What the prior's deviation is in whole numbers."""
+"""The prior's deviation in whole numbers."""
 INDEX_BITS, CHUNK_BITS = 22, 11
-"""The most bits of an index, and how many of them one symbol has."""
+"""Largest number of bits of an index, and of those that one symbol codes."""
 LIST_SHIFT, LIST_BITS, MAX_DRAW_BITS = 24, 4, 7
-"""Where a list's number stands in a counter, and how many bits it has: for blocks after the first, and at most."""
+"""First bit of a list's number in a counter, and its bits: in blocks after the first, and at most in the first."""
 STREAM = 4
-"""Words of the candidates; `tfcomp.models.sampling` has other streams."""
+"""Stream of the candidates' words; `tfcomp.models.sampling` has other streams."""
 MAX_INTEGER = 1 << 24
-"""Whole numbers up to this are exact in float32."""
+"""Largest magnitude of a quantile: float32 holds whole numbers up to it exactly."""
 
 
 @dataclass(frozen=True, eq=False)
 class SampleModel:
     """Names of candidates <-> payloads, and the integers that they stand for.
 
+    Examples:
+        >>> tables = FrequencyTables.from_probabilities([np.ones(INDEX_BITS + 1)], [0])
+        >>> block, scored = np.zeros(6, np.int32), np.ones(6, np.int32)
+        >>> model = SampleModel(tables, np.int32([-3000, 3000]), block, scored, (2, 3), seed=0, margin=5, draw_bits=6)
+        >>> payloads = model.encode(np.int32([[9, 1000]]))  # the draw, and the index of the only block
+        >>> model.decode_names(payloads).tolist(), model.decode(payloads).shape, len(payloads[0])
+        ([[9, 1000]], (1, 2, 3), 3)
+
     Attributes:
         tables: a table of the lengths 0 to `INDEX_BITS` for each block.
-        quantiles: int32 [2**Q], of the prior, in whole numbers of which its deviation has `UNIT`.
+        quantiles: int32 [2**Q], the prior's quantiles, in units of 1 / `UNIT` of its deviation.
         block: int32 [symbols], the block of each position of the latent, in C order.
         scored: int32 [symbols], 1 where the encoder looks at a position; 0 where posterior and prior are the same.
         latent_shape: shape of one item's latent.
         seed: the shared randomness, 0 to 2**32 - 1.
-        margin: how many bits more than a block's divergence the encoder has candidates for.
-        draw_bits: ``R``, of the draw, 0 to `MAX_DRAW_BITS`.
+        margin: bits beyond a block's divergence that the encoder searches candidates for.
+        draw_bits: ``R``, bits of the draw, 0 to `MAX_DRAW_BITS`.
 
     Raises:
         BitstreamError: if the arrays do not fit one another.
@@ -121,7 +129,7 @@ class SampleModel:
 
     @cached_property
     def key(self) -> UInt32:
-        """Where the candidates' words begin, uint32 [1]."""
+        """Key of the candidates' words, uint32 [1]."""
         return words.key(self.seed, STREAM)
 
     @cached_property
@@ -131,7 +139,7 @@ class SampleModel:
 
     @cached_property
     def coded(self) -> FrequencyTables:
-        """The blocks' tables, and after them that of ``k`` raw bits for each ``k`` from 0 to `CHUNK_BITS`."""
+        """The blocks' tables, and after them a table of ``k`` raw bits for each ``k`` from 0 to `CHUNK_BITS`."""
         raw = [np.full(1 << k, 1 << (self.tables.precision - k), np.int32) for k in range(CHUNK_BITS + 1)]
         return FrequencyTables(
             self.tables.precision,
@@ -150,11 +158,11 @@ class SampleModel:
 
     def lists(self, names: Int32) -> UInt32:
         """The list of each block, uint32 [N, blocks], of names, int32 [N, 1 + blocks]."""
-        found = mix(names[:, 1:-1].astype(np.uint32)) >> np.uint32(32 - LIST_BITS)
-        return np.concatenate([names[:, :1].astype(np.uint32), found], axis=1)
+        later = mix(names[:, 1:-1].astype(np.uint32)) >> np.uint32(32 - LIST_BITS)
+        return np.concatenate([names[:, :1].astype(np.uint32), later], axis=1)
 
     def begins(self, lists: UInt32, indices: NDArray[np.integer]) -> UInt32:
-        """What the words of a candidate begin with: ``mix(key ^ (list << 24 | index))``, uint32, broadcast."""
+        """The value that a candidate's words are mixed from: ``mix(key ^ (list << 24 | index))``, uint32, broadcast."""
         return mix(self.key ^ (lists << np.uint32(LIST_SHIFT) | indices.astype(np.uint32)))
 
     def integers_at(self, begins: UInt32, positions: NDArray[np.integer]) -> Int32:
@@ -169,11 +177,7 @@ class SampleModel:
 
     def flat(self, latents: NDArray[np.integer]) -> NDArray[np.integer]:
         """[N, *latent_shape] -> [N, symbols]."""
-        if latents.shape[1:] != self.latent_shape or not np.issubdtype(latents.dtype, np.integer):
-            raise InputError(
-                f"expected integer latents [N, *{self.latent_shape}], found {latents.dtype} {latents.shape}"
-            )
-        return latents.reshape(len(latents), self.symbols)
+        return base.flat(latents, self.latent_shape)
 
     # === Payloads ===
 
@@ -222,7 +226,7 @@ class SampleModel:
     # === Files ===
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything above as named int32 arrays."""
+        """The whole model as named int32 arrays."""
         return {
             **self.tables.arrays(),
             "quantiles": self.quantiles,

@@ -89,11 +89,7 @@ class StaticModel:
 
     def flat(self, latents: NDArray[np.integer]) -> NDArray[np.integer]:
         """[N, *latent_shape] -> [N, symbols]."""
-        if latents.shape[1:] != self.latent_shape or not np.issubdtype(latents.dtype, np.integer):
-            raise InputError(
-                f"expected integer latents [N, *{self.latent_shape}], found {latents.dtype} {latents.shape}"
-            )
-        return latents.reshape(len(latents), self.symbols)
+        return base.flat(latents, self.latent_shape)
 
     def clip(self, latents: NDArray[np.integer]) -> Int32:
         """int32 [N, *latent_shape], each value moved to the nearest one that its table holds."""
@@ -129,7 +125,7 @@ class StaticModel:
     # === Files ===
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything above as named int32 arrays."""
+        """The whole model as named int32 arrays."""
         return {
             **self.tables.arrays(),
             "index": self.index,

@@ -32,7 +32,7 @@ MAX_LANES_LOG2 = 10
 MAX_SYMBOLS_PER_LANE = 4096
 """Largest mean number of symbols per lane. A tile of `MAX_COEFFICIENTS`, each with overflow, fits the most lanes."""
 BYTES_PER_LANE, SYMBOLS_PER_LANE = 256, 2000
-"""Numbers of bytes and symbols that the encoder gives a lane, about."""
+"""Approximate numbers of bytes and symbols that the encoder gives a lane."""
 LARGEST_VALUE = float(1 << 24)
 """Magnitude that coefficients are held to before they are rounded: far more than any table reaches."""
 CONTEXT_SHARE = 0.15
@@ -42,7 +42,7 @@ Float32 = NDArray[np.float32]
 
 
 def choose(model: ContextModel, latent: Float32, error_weight: Float32) -> tuple[list[Int32], Int32]:
-    """Chooses the integers, and what codes them.
+    """Chooses the integers of a tile, and their symbols.
 
     Args:
         model: the model of the quality.
@@ -91,8 +91,8 @@ def encode(model: ContextModel, latent: Float32, error_weight: Float32) -> tuple
     coding = Coding.of(model.tables)
     pieces = lanes.encode(np.concatenate([_rows(p, 1 << lanes_log2, coding.padding) for p in symbols]), coding)
     lengths = np.array([*map(len, pieces[:-1])], np.int64)
-    more = np.diff(lengths, prepend=0)
-    return bytes([lanes_log2]) + varints.pack(more * 2 ^ more >> 63) + b"".join(pieces), integers
+    differences = np.diff(lengths, prepend=0)
+    return bytes([lanes_log2]) + varints.pack(differences * 2 ^ differences >> 63) + b"".join(pieces), integers
 
 
 def decode(model: ContextModel, code: bytes, height: int, width: int) -> Int32:
@@ -144,12 +144,12 @@ def rd_quantize(model: ContextModel, exact: Float32, tables: PassTables, error_w
     Args:
         model: the model of the quality.
         exact: float32 [k], the coefficients that have symbols, in steps.
-        tables: what codes them.
+        tables: of the pass.
         error_weight: float32 [channels of the pass].
 
     Returns:
-        For each coefficient the nearest integer, or the next on the way to the expected one. In the first pass of
-        several all later ones stand on the coefficients, and rounding is to the nearest.
+        For each coefficient the nearest integer, or the next on the way to the expected one. In the first of several
+        passes, on which all later ones depend, rounding is to the nearest.
     """
     nearest = tables.clip(np.rint(exact).astype(np.int32))
     contextual = model.layout.contextual

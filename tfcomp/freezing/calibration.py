@@ -1,4 +1,4 @@
-"""Calibration images: what quantization steps and tables are fitted to, as a user names them.
+"""Calibration images, which quantization steps and tables are fitted to, as a user names them.
 
 They are an array, a list of arrays, a `tf.data.Dataset` (batched or not), a folder of image files, or a list of image
 files. Images of one shape become one array. Images of any size are taken whole, or a part from their middle::
@@ -26,11 +26,11 @@ from tfcomp.items import Images, Item, as_images
 from tfcomp.storage.image_files import image_files, progress, read_image
 
 MAX_PIXELS = 1 << 24
-"""Pixels of all calibration images together, of any size or from files."""
+"""Largest number of pixels of all calibration images together, of any size or from files."""
 MAX_ITEM_PIXELS = 1 << 20
-"""Pixels of one calibration image of any size."""
+"""Largest number of pixels of one calibration image of any size."""
 MAX_ITEMS = 256
-"""Images that are read, where they may have any size."""
+"""Largest number of images that are read, where they may have any size."""
 
 
 def of_one_shape(item: Item, data: Any) -> Images:
@@ -41,7 +41,7 @@ def of_one_shape(item: Item, data: Any) -> Images:
         data: see the module's docstring; files must have the item's shape.
 
     Raises:
-        InputError: if there are none, or they have another shape.
+        InputError: if there are no images, or images of another shape.
     """
     files = _files(data)
     if files is None:
@@ -63,22 +63,22 @@ def of_any_size(item: Item, grid: Grid, data: Any) -> list[Images]:
         data: see the module's docstring.
 
     Raises:
-        InputError: if there are none, or one is no item.
+        InputError: if there are no images, or one is no item.
     """
-    found: list[Images] = []
+    images: list[Images] = []
     left = MAX_PIXELS
-    counted = _counted(data, item)
-    remaining = len(counted) if isinstance(counted, Sequence) else None
-    for source in _bar(counted):
+    sources = _sources(data, item)
+    remaining = len(sources) if isinstance(sources, Sequence) else None
+    for source in _bar(sources):
         limit = min(MAX_ITEM_PIXELS, left if remaining is None else left // remaining)
         if limit < grid.stride**2:
             break
-        found.append(_cropped(item.full(_item(item, source)), grid, limit))
-        left -= found[-1].shape[0] * found[-1].shape[1]
+        images.append(_cropped(item.full(_item(item, source)), grid, limit))
+        left -= images[-1].shape[0] * images[-1].shape[1]
         remaining = None if remaining is None else remaining - 1
-    if not found:
+    if not images:
         raise InputError(f"expected calibration images {item}, found none")
-    return found
+    return images
 
 
 # === Inside ===
@@ -96,8 +96,8 @@ def _files(data: Any) -> list[Path] | None:
     return None
 
 
-def _counted(data: Any, item: Item) -> Sequence[Any] | Iterable[Any]:
-    """Files or images: evenly spread ones where their number is known, else all, one after another."""
+def _sources(data: Any, item: Item) -> Sequence[Any] | Iterable[Any]:
+    """Files or images: spread evenly where their number is known, else all of them in order."""
     files = _files(data)
     if files is not None:
         return _evenly(files, MAX_ITEMS)
@@ -117,7 +117,7 @@ def _elements(data: Any) -> Iterator[Any]:
 
 
 def _evenly(items: Any, most: int) -> Sequence[Any]:
-    """At most so many items, spread evenly over all."""
+    """At most ``most`` items, spread evenly over all."""
     return [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
 
 
@@ -143,7 +143,7 @@ def _item(item: Item, source: Any) -> Images:
 
 
 def _cropped(image: Images, grid: Grid, limit: int) -> Images:
-    """The middle of an image, of at most so many pixels; a small one is mirrored as a codec mirrors it."""
+    """The middle of an image, of at most ``limit`` pixels; a small one is mirrored as a codec mirrors it."""
     height, width = image.shape[:2]
     share = min(1.0, math.sqrt(limit / (height * width)))
     sides = [max(grid.stride, int(n * share) // grid.stride * grid.stride) for n in (height, width)]

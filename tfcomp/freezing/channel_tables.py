@@ -16,11 +16,11 @@ from tfcomp.coding.tables import Int32
 from tfcomp.entropy.context import ContextModel
 from tfcomp.entropy.pass_tables import OVERFLOW
 from tfcomp.errors import InputError
-from tfcomp.freezing.static_tables import MARGIN, PSEUDO_COUNT, Mass, logistic
+from tfcomp.freezing.static_tables import MARGIN, Mass, smoothed
 from tfcomp.freezing.steps import Float32, Float64, Rounding
 
 MAX_REACH_SHARE = 16
-"""Frequencies over a table's largest reach: rare values must not take the frequencies of others."""
+"""Ratio of all frequencies to a table's largest reach: rare values must not take the frequencies of others."""
 
 
 def fit(latents: Sequence[Float32], rounding: Rounding, prior: Mass | None, precision: int) -> ContextModel:
@@ -29,7 +29,7 @@ def fit(latents: Sequence[Float32], rounding: Rounding, prior: Mass | None, prec
     Args:
         latents: float32 [h, w, C], what the encoder network gives, one for each image.
         rounding: of the quality.
-        prior: of the quality; where there is none, a logistic takes its place.
+        prior: of the quality; a logistic takes the place of None.
         precision: bits of the tables' frequencies, 8 or more.
 
     Raises:
@@ -46,7 +46,7 @@ def fit(latents: Sequence[Float32], rounding: Rounding, prior: Mass | None, prec
 def _distribution(
     channel: int, values: Int32, step: np.float32, offset: np.float32, prior: Mass | None, precision: int
 ) -> Float64:
-    """The weight of each integer from ``-K`` to ``K``, those at the ends with all beyond: float64 [2 * K + 1]."""
+    """The weight of each integer from ``-K`` to ``K``, all beyond added to the ends: float64 [2 * K + 1]."""
     most = int(np.abs(values.astype(np.int64)).max())
     if most == 0:
         return np.ones(1)
@@ -57,9 +57,4 @@ def _distribution(
             f"{most}; take a larger step or precision"
         )
     counts = np.bincount(np.clip(values, -reach, reach) + reach, minlength=2 * reach + 1).astype(np.float64)
-    support = np.arange(-reach, reach + 1, dtype=np.int32)
-    mass = (
-        logistic(support, values) if prior is None else prior(channel, support.astype(np.float64) * step + offset, step)
-    )
-    mass = np.maximum(mass, 1e-12)
-    return counts + PSEUDO_COUNT * mass / mass.sum()
+    return smoothed(counts, -reach, values, channel, step, offset, prior)

@@ -5,8 +5,8 @@ The weights of the contexts are rounded to 1/1024 of a step, and held within wha
     |weight| <= MAX_WEIGHT,       sum of |weights| * LARGEST + |base| < MAX_SUM         for each channel
 
 so that whatever was trained becomes a valid model. Tables are counted on the calibration latents, as the encoder would
-choose their integers; what it chooses depends on the tables, so that it is done twice. Where a table saw little, it is
-that of a Laplace density. In between, the contexts of each quality are trained on for it alone, on those integers.
+choose their integers; the choice depends on the tables, so that they are counted twice. A table that saw little is
+close to a Laplace density. In between, the contexts of each quality are trained further, on those integers.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ LEVELS = THRESHOLDS.size + 1
 PARTS_LOG2 = 2
 OVERFLOW_TABLES = 4
 ALWAYS_CODED_GROUPS, LEVELS_NOT_CODED = 3, 3
-"""Number of lowest levels at which a kind of channels that has none of the first groups is taken as expected."""
+"""Number of first groups that are always coded, and of lowest levels at which other kinds are taken as expected."""
 MAX_REACH = 40
 MAX_BASE = 1 << 20
 """Largest expected magnitude where all neighbours are zero: a thousand steps, far beyond the last threshold."""
 ROUNDS = 2
 PSEUDO_COUNT = 30.0
 TURNS, BATCH, SIDE, LEARNING_RATE = 200, 2, 64, 3e-3
-"""Turns of training the contexts of a quality on, crops in each, and the side of a crop in positions, at most."""
+"""Steps of training the contexts of a quality further, crops in each, and largest side of a crop in positions."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ContextFitter:
 
     Attributes:
         prior: trained; it is not changed.
-        latents: float32 [h, w, C], what the encoder network gives, one for each image.
+        latents: float32 [h, w, C], the encoder network's outputs, one for each image.
         precision: bits of the tables' frequencies, 8 or more.
     """
 
@@ -73,9 +73,9 @@ class ContextFitter:
 
         Args:
             quality: from 0.
-            step: float32 [C], the quantization steps, in what the encoder network gives.
+            step: float32 [C], the quantization steps, in the encoder network's unit.
             error_weight: float32 [C], bits that one squared step of error is worth.
-            multiple: the steps over those that the prior was trained with.
+            multiple: ratio of the steps to those that the prior was trained with.
         """
         first = self.quick_model(quality, step, error_weight, multiple)
         chosen = self.integers(first, step, error_weight)
@@ -87,7 +87,7 @@ class ContextFitter:
         return self._counted(self.rounded(self.prior, quality, step, multiple), step, error_weight)
 
     def integers(self, model: ContextModel, step: Float32, error_weight: Float32) -> list[Int32]:
-        """What the encoder chooses for each image, int32 [h, w, C]."""
+        """The integers that the encoder chooses for each image, int32 [h, w, C]."""
         with one_blas_thread():
             return [tiles.choose(model, latent / step, error_weight)[1] for latent in self.latents]
 
@@ -119,7 +119,7 @@ class ContextFitter:
         )
 
     def _counted(self, model: ContextModel, step: Float32, error_weight: Float32) -> ContextModel:
-        """The model with tables as the latents have them; where they say little, of Laplace."""
+        """The model with tables counted on the latents; tables that saw little are close to Laplace densities."""
         priors, unseen = list(densities(model.reaches)), self._unseen(model.reaches)
         for _ in range(ROUNDS):
             totals = np.zeros(model.tables.frequencies.size)
@@ -136,7 +136,7 @@ class ContextFitter:
         return model
 
     def _unseen(self, reaches: Int32) -> list[Int32]:
-        """The frequencies of each table that saw nothing."""
+        """The frequencies of each table before it saw anything."""
         return _laplace_frequencies(tuple(reaches.tolist()), self.precision)
 
 
@@ -154,13 +154,13 @@ def _weights(prior: ContextPrior, step: Float32, squared: bool) -> list[Float64]
     """Weights of scales (the squares of their roots) or means, in units: those of `Layout.kernel_shapes`."""
     if not prior.layout.contextual:
         return []
-    first, found = prior.layout.groups[0], []
+    first, weights = prior.layout.groups[0], []
     for part, (kernel, mask) in enumerate(zip(prior.scale_roots if squared else prior.means, prior.masks, strict=True)):
         inputs = step[:first] if part == 0 else step
         outputs = np.tile(inputs.astype(np.float64), kernel.shape[-1] // inputs.size)
         values = np.asarray(kernel, np.float64) * mask
-        found.append(UNIT * (np.square(values) if squared else values) * inputs[:, None] / outputs)
-    return found
+        weights.append(UNIT * (np.square(values) if squared else values) * inputs[:, None] / outputs)
+    return weights
 
 
 def _bounded(weights: Float64) -> Float32:
@@ -189,7 +189,7 @@ def _reaches(not_coded: Int32) -> Int32:
 
 
 def densities(reaches: Int32) -> Iterator[Float64]:
-    """For each table, a Laplace density of its level's scale around what its part says; then the overflow tables."""
+    """For each table, a Laplace density with its level's scale and its part's centre; then the overflow tables."""
     edges = np.concatenate([[THRESHOLDS[0] / 2], THRESHOLDS, [THRESHOLDS[-1] * 2]]) / UNIT
     parts = 1 << PARTS_LOG2
     for i, reach in enumerate(reaches):
@@ -209,11 +209,11 @@ def _laplace_frequencies(reaches: tuple[int, ...], precision: int) -> list[Int32
     return [allot(density, precision) for density in densities(np.array(reaches, np.int32))]
 
 
-# === Training on ===
+# === Training further ===
 
 
 def refined(prior: ContextPrior, step: Float32, quality: int, latents: Sequence[Int32]) -> ContextPrior:
-    """The contexts trained on for one quality alone; those that were given, if that leads nowhere.
+    """The contexts trained further for one quality alone; ``prior`` itself if that training diverges.
 
     Args:
         prior: trained.
@@ -223,25 +223,25 @@ def refined(prior: ContextPrior, step: Float32, quality: int, latents: Sequence[
     """
     if not prior.layout.contextual:
         return prior
-    made = type(prior).from_config(prior.get_config())
-    made.build()
-    made.set_weights(prior.get_weights())
+    trained = type(prior).from_config(prior.get_config())
+    trained.build()
+    trained.set_weights(prior.get_weights())
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(LEARNING_RATE, TURNS))
-    optimizer.build(made.trainable_variables)
+    optimizer.build(trained.trainable_variables)
     steps, chosen = tf.constant(step[None, None, None]), tf.one_hot([quality], prior.qualities)
 
     @tf.function(autograph=False)
     def turn(latent: Any) -> None:
         with tf.GradientTape() as tape:
-            mean, scale = made(latent, steps, chosen)
+            mean, scale = trained(latent, steps, chosen)
             nats = tf.reduce_mean(laplace_nats(latent - mean, scale))
-        gradients = tape.gradient(nats, made.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, made.trainable_variables, strict=True))
+        gradients = tape.gradient(nats, trained.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, trained.trainable_variables, strict=True))
 
     crops = _Crops(prior, latents, quality)
     for _ in tqdm(range(TURNS), desc=f"contexts {quality + 1}", delay=1.0, leave=False, disable=None):
         turn(tf.constant(crops.draw(), tf.float32))
-    return made if all(np.all(np.isfinite(weight)) for weight in made.get_weights()) else prior
+    return trained if all(np.all(np.isfinite(weight)) for weight in trained.get_weights()) else prior
 
 
 class _Crops:

@@ -6,7 +6,7 @@ decoder, by random projections of its Jacobian (see `runtimes.keras_networks.sen
     curvature_c = step_c^2 * mean over positions of sum_pixels (d pixel / d latent_c)^2
 
 A model with a `ContextPrior` weighs bits against that error when it encodes. A unit of squared error is then worth
-``CONTEXT_WORTH`` times what the model was trained at, ``1 / (beta * ln 2)`` bits. Static tables round to the nearest,
+``CONTEXT_ERROR_FACTOR`` times as many bits as in training, ``1 / (beta * ln 2)``. Static tables round to the nearest,
 and weigh bits against error only for ``effort`` or to meet a number of bytes.
 """
 
@@ -26,7 +26,7 @@ from tfcomp.freezing import channel_tables
 from tfcomp.freezing.context_fit import ContextFitter
 from tfcomp.freezing.snapshot import Snapshot, psnr_db
 from tfcomp.freezing.static_tables import Mass, trained_mass
-from tfcomp.freezing.steps import Float32, Float64, Rounding, measured
+from tfcomp.freezing.steps import Float32, Float64, Rounding, measured, trained
 from tfcomp.items import Images
 from tfcomp.models.context_prior import ERROR_WEIGHT, ContextPrior
 from tfcomp.models.latent_model import LatentModel
@@ -36,22 +36,22 @@ from tfcomp.parts import NEAREST, Parts, Quality
 from tfcomp.runtimes.keras_networks import KerasTransform
 from tfcomp.storage.image_files import progress
 
-CONTEXT_WORTH = 1.6
-"""Worth of error, beyond the price that the networks were trained at: chosen on BSDS500's ``val`` for photographs."""
+CONTEXT_ERROR_FACTOR = 1.6
+"""Factor of the price of error over the one in training, chosen on BSDS500's ``val`` for photographs."""
 SEARCH_PIXELS = 1 << 20
 """Pixels of the calibration images that the search for a step looks at; the tables see all of them."""
 SENSITIVITY_IMAGES, SENSITIVITY_SIDE, PROBES = 8, 256, 2
-"""Calibration images, pixels a side of their middle, and random projections that measure the decoder."""
+"""Numbers of calibration images, of pixels a side of their middle, and of projections that measure the decoder."""
 
 
 @dataclass(frozen=True)
 class _Point:
-    """One quality to be.
+    """A quality before its tables are fitted.
 
     Attributes:
-        quality: that which the model was trained for, from 0.
+        quality: number of the model's quality that it comes from, from 0.
         rounding: of the latent.
-        multiple: the steps over the trained ones.
+        multiple: ratio of the steps to the trained ones.
     """
 
     quality: int
@@ -61,7 +61,7 @@ class _Point:
 
 @dataclass(frozen=True)
 class _Price:
-    """What error costs at one quality.
+    """Price of error at one quality.
 
     Attributes:
         curvature: float32 [C], squared error that one squared step makes.
@@ -73,7 +73,7 @@ class _Price:
 
     @property
     def error_weight(self) -> Float32:
-        """Bits that one squared step of error is worth, float32 [C]; without a price, more than any bits."""
+        """Bits that one squared step of error is worth, float32 [C]; `NEAREST` without a price."""
         if self.lagrangian is None:
             return np.full(len(self.curvature), NEAREST, np.float32)
         return (self.lagrangian * self.curvature.astype(np.float64)).astype(np.float32)
@@ -91,12 +91,12 @@ class FreeSize:
     def __init__(self, model: LatentModel, images: Sequence[Images], precision: int) -> None:
         assert model.grid is not None
         self.model, self.images, self.precision, self.grid = model, images, precision, model.grid
-        self.snapshot = Snapshot(model)
+        self.snapshot, self._trained = Snapshot(model), trained(model.steps)
         self.latents = [self.snapshot.latents(image[None])[0] for image in progress(images, "calibrate", len(images))]
 
     @cached_property
     def rounding(self) -> Rounding:
-        """How the highest quality rounds at step 1."""
+        """The rounding of the highest quality at step 1."""
         return self._trained[-1] if self._trained else self._measured()
 
     # === Codecs ===
@@ -120,16 +120,16 @@ class FreeSize:
     def mean_bytes(self, step: float) -> float:
         return self._trial_bytes(self._point(step), self._quick_model(step))
 
-    def own_psnr_db(self, step: float) -> float | None:
+    def final_psnr_db(self, step: float) -> float | None:
         point = self._point(step)
         return self._trial_psnr_db(point, self._entropy(point)) if self._contextual else None
 
-    def own_mean_bytes(self, step: float) -> float | None:
+    def final_mean_bytes(self, step: float) -> float | None:
         point = self._point(step)
         return self._trial_bytes(point, self._entropy(point)) if self._contextual else None
 
     def _quick_model(self, step: float) -> ContextModel:
-        """The entropy model of some images at a step; contexts are not refined."""
+        """The entropy model of the searched images at a step; contexts are not refined."""
         point, latents = self._point(step), [self.latents[i] for i in self._searched]
         if not isinstance(self.model.prior, ContextPrior):
             return channel_tables.fit(latents, point.rounding, self._prior(point), self.precision)
@@ -141,7 +141,7 @@ class FreeSize:
         return self._psnr_db([q * rounding.step + rounding.offset for q in self._integers(point, model)])
 
     def _trial_bytes(self, point: _Point, model: ContextModel) -> float:
-        """Mean length of some images' payloads."""
+        """Mean length of the searched images' payloads, in bytes."""
         exact, sizes = np.full(model.layout.channels, NEAREST, np.float32), []
         with one_blas_thread():
             for whole in self._integers(point, model):
@@ -151,7 +151,7 @@ class FreeSize:
         return sum(sizes) / len(sizes)
 
     def _integers(self, point: _Point, model: ContextModel) -> list[Int32]:
-        """What the encoder makes of some images, int32 [h, w, C]."""
+        """The encoder's integers of the searched images, int32 [h, w, C] each."""
         latents = [self.latents[i] for i in self._searched]
         scaled = [(latent - point.rounding.offset) / point.rounding.step for latent in latents]
         with one_blas_thread():
@@ -176,14 +176,8 @@ class FreeSize:
         return isinstance(self.model.prior, ContextPrior)
 
     def _point(self, step: float) -> _Point:
-        """The quality of a model of one, in steps of so many units."""
+        """The highest quality, with steps of ``step`` units."""
         return _Point(self.model.qualities - 1, self.rounding.times(step), step)
-
-    @cached_property
-    def _trained(self) -> list[Rounding]:
-        """How each quality rounds, if the model was trained for that."""
-        steps = self.model.steps
-        return [] if steps is None else [Rounding(step, np.zeros_like(step)) for step in steps]
 
     def _measured(self) -> Rounding:
         columns = np.concatenate([latent.reshape(-1, latent.shape[-1]) for latent in self.latents])
@@ -194,21 +188,21 @@ class FreeSize:
         """Squared error that a squared unit of the encoder's makes in each channel, float64 [C], at each quality."""
         transform = self._transform(np.ones(1, np.float32), np.zeros(1, np.float32), self.model.qualities)
         side, edge = max(1, SENSITIVITY_SIDE // self.grid.stride), self.grid.margin
-        found: list[list[Float64]] = [[] for _ in range(self.model.qualities)]
+        energies: list[list[Float64]] = [[] for _ in range(self.model.qualities)]
         for latent in self.latents[:: -(-len(self.latents) // SENSITIVITY_IMAGES)]:
             y, x = (max(0, n - side) // 2 for n in latent.shape[:2])
             part = latent[y : y + side, x : x + side]
-            for quality, parts in enumerate(found):
+            for quality, parts in enumerate(energies):
                 seen = part
                 if self._trained:
                     rounding = self._trained[quality]
                     seen = (rounding.integers(part) * rounding.step).astype(np.float32)
                 energy = transform.sensitivity(seen[None], quality + 1, PROBES)
-                # What a position next to the edge changes beyond it is not seen.
+                # A position next to the edge changes pixels beyond it, which are not there.
                 top, left = (min(edge, (n - 1) // 2) for n in energy.shape[:2])
                 inner = energy[top : len(energy) - top, left : energy.shape[1] - left]
                 parts.append(inner.reshape(-1, inner.shape[-1]))
-        return [np.concatenate(parts).mean(axis=0) for parts in found]
+        return [np.concatenate(parts).mean(axis=0) for parts in energies]
 
     def _prior(self, point: _Point) -> Mass | None:
         prior = self.model.prior
@@ -222,10 +216,10 @@ class FreeSize:
         if not self._contextual and (self.model.betas[point.quality] == 0 or self.model.prior is None):
             return _Price(curvature, None)
         if self.model.distortion != "squared_error":
-            # The model's price is not of squared error: a squared step is worth what it is in a model whose price is.
-            return _Price(curvature, CONTEXT_WORTH * ERROR_WEIGHT / max(float(curvature.mean()), 1e-30))
+            # The price is not one of squared error: a squared step weighs as much as in a model whose price is.
+            return _Price(curvature, CONTEXT_ERROR_FACTOR * ERROR_WEIGHT / max(float(curvature.mean()), 1e-30))
         # In wider steps than it was trained with, a squared step stays worth the same.
-        scale = CONTEXT_WORTH if self._contextual else 1.0
+        scale = CONTEXT_ERROR_FACTOR if self._contextual else 1.0
         return _Price(curvature, scale / (self.model.betas[point.quality] * LN2 * point.multiple**2))
 
     def _entropy(self, point: _Point) -> ContextModel:

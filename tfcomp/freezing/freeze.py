@@ -76,16 +76,16 @@ def freeze(
             raise InputError(f"expected {name} as a whole number, found {whole!r}")
     if seed and latents != "sample":
         raise InputError(f"expected a seed with latents='sample' alone, found {seed} for the {latents}")
-    asked = _Options(_listed(step), target_psnr_db, target_bytes, precision, sets, latents)
-    asked.check(model)
+    options = _Options(_listed(step), target_psnr_db, target_bytes, precision, sets, latents)
+    options.check(model)
     trained = model.steps is not None
     if model.grid is not None:
         free = FreeSize(model, sources.of_any_size(model.item, model.grid, calibration), precision)
-        return free.as_trained() if model.qualities > 1 else free.at_steps(asked.chosen_steps(free, trained))
+        return free.as_trained() if model.qualities > 1 else free.at_steps(options.chosen_steps(free, trained))
     one = OneShape(model, sources.of_one_shape(model.item, calibration), precision, sets)
     if latents == "sample":
         return one.of_sample(seed)
-    return one.as_trained() if model.qualities > 1 else one.at_steps(asked.chosen_steps(one, trained))
+    return one.as_trained() if model.qualities > 1 else one.at_steps(options.chosen_steps(one, trained))
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ class _Options:
         if self.latents not in ("mean", "sample"):
             raise InputError(f"expected latents to be 'mean' or 'sample', found {self.latents!r}")
         if self.latents == "sample" and chosen:
-            raise InputError("expected no step and no target with latents='sample': the posterior fixes the steps")
+            raise InputError("expected no step and no target with latents='sample', which fixes the steps, found one")
         if chosen > 1:
-            raise InputError("expected at most one of step, target_psnr_db and target_bytes")
+            raise InputError(f"expected at most one of step, target_psnr_db and target_bytes, found {chosen}")
         if self.steps is not None and not all(math.isfinite(step) and step > 0 for step in self.steps):
             raise InputError(f"expected a positive step, found {_shown(self.steps)}")
         if self.steps is not None and (not self.steps or [*self.steps] != sorted(set(self.steps), reverse=True)):
@@ -138,7 +138,7 @@ class _Options:
             )
 
     def chosen_steps(self, trials: Trials, trained: bool) -> tuple[float, ...]:
-        """The multiples of the units, one for each quality."""
+        """The step of each quality, as multiples of the units."""
         if self.target_bytes is not None:
             return (for_bytes(trials, self.target_bytes),)
         if self.target_psnr_db is not None:

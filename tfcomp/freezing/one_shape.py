@@ -13,7 +13,7 @@ from tfcomp.entropy.static import StaticModel
 from tfcomp.freezing import posterior_blocks
 from tfcomp.freezing.snapshot import Snapshot, batched, psnr_db
 from tfcomp.freezing.static_tables import Mass, TableFitter, trained_mass
-from tfcomp.freezing.steps import Float32, Rounding, measured
+from tfcomp.freezing.steps import Float32, Rounding, measured, trained
 from tfcomp.items import Images
 from tfcomp.models.latent_model import LatentModel
 from tfcomp.models.priors import FactorizedPrior
@@ -25,8 +25,7 @@ SEARCH_IMAGES = 1000
 """Calibration images that the search for a step looks at; the tables see all of them."""
 SENSITIVITY_IMAGES = 512
 KEPT_IMAGES = 500
-"""Calibration images that go on with the codec: an export quantizes the networks to 8 bits by them, and effort measures
-the curvature on them."""
+"""Largest number of calibration images that a codec keeps: for 8-bit networks at export, and effort's curvature."""
 
 
 class OneShape:
@@ -36,18 +35,18 @@ class OneShape:
         model: trained on items of one shape.
         images: uint8 [N, H, W, C], N > 0.
         precision: bits of the tables' frequencies.
-        sets: number of sets of tables of a codec of one quality; the search for a step does with one.
+        sets: number of sets of tables of a codec of one quality; the search for a step uses one.
     """
 
     def __init__(self, model: LatentModel, images: Images, precision: int, sets: int = 1) -> None:
         self.model, self.images, self.precision, self.sets = model, images, precision, sets
-        self.snapshot = Snapshot(model)
+        self.snapshot, self._trained = Snapshot(model), trained(model.steps)
         self.latents = self.snapshot.latents(images)
         self.tables = TableFitter(self.latents, precision)
 
     @cached_property
     def rounding(self) -> Rounding:
-        """How the highest quality rounds at step 1."""
+        """The rounding of the highest quality at step 1."""
         return self._trained[-1] if self._trained else self._measured()
 
     @cached_property
@@ -69,17 +68,14 @@ class OneShape:
         return self._parts(self._trained, self.tables.models(self._trained, self._priors))
 
     def of_sample(self, seed: int) -> Parts:
-        """A sample of the posterior: of candidates where its deviation depends on the input, else by dither."""
+        """A sample of the posterior: by candidates where its deviation depends on the input, else by dither."""
         network = self.model.posterior_network
         if network is not None:
             encoder = FrozenNetwork(network)
             posterior = batched(encoder, self.images) * np.float32(UNIT)
             unit = np.full(self.latents.shape[1:], 1 / UNIT, np.float32)
-            rounding, model = (
-                Rounding(unit, np.zeros_like(unit)),
-                posterior_blocks.fit(posterior, self.images, self.precision, seed),
-            )
-            return self._parts([rounding], [model], encoder)
+            model = posterior_blocks.fit(posterior, self.images, self.precision, seed)
+            return self._parts([Rounding(unit, np.zeros_like(unit))], [model], encoder)
         steps, offsets = self.model.draw_noise(seed)
         of_dither = self.tables.model_of_sample(steps, offsets, self.prior)
         return self._parts([Rounding(steps, offsets)], [of_dither])
@@ -96,10 +92,10 @@ class OneShape:
     def mean_bytes(self, step: float) -> float:
         return self._mean_bytes(step, 1)
 
-    def own_psnr_db(self, step: float) -> None:  # noqa: ARG002 - its search leaves nothing out
+    def final_psnr_db(self, step: float) -> None:  # noqa: ARG002 - the search uses the codec's models
         return None
 
-    def own_mean_bytes(self, step: float) -> float | None:
+    def final_mean_bytes(self, step: float) -> float | None:
         # Sets take seconds to fit.
         return self._mean_bytes(step, self.sets) if self.sets > 1 else None
 
@@ -112,12 +108,6 @@ class OneShape:
     # === Inside ===
 
     @cached_property
-    def _trained(self) -> list[Rounding]:
-        """How each quality rounds, if the model was trained for that."""
-        steps = self.model.steps
-        return [] if steps is None else [Rounding(step, np.zeros_like(step)) for step in steps]
-
-    @cached_property
     def _priors(self) -> list[Mass | None]:
         prior = self.model.prior
         if not isinstance(prior, FactorizedPrior):
@@ -126,8 +116,8 @@ class OneShape:
 
     def _measured(self) -> Rounding:
         channels = self.latents.shape[-1]
-        some = self.latents[:: max(1, len(self.latents) // SENSITIVITY_IMAGES)][:SENSITIVITY_IMAGES]
-        energy = sensitivity(self.snapshot.decoder, some).reshape(-1, channels).mean(axis=0)
+        sampled = self.latents[:: max(1, len(self.latents) // SENSITIVITY_IMAGES)][:SENSITIVITY_IMAGES]
+        energy = sensitivity(self.snapshot.decoder, sampled).reshape(-1, channels).mean(axis=0)
         return measured(self.latents.reshape(-1, channels), energy)
 
     def _psnr_db(self, latents: Float32) -> float:

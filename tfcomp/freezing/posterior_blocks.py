@@ -1,10 +1,10 @@
 """The entropy model of a posterior whose deviation depends on the input: blocks, quantiles, tables of the lengths.
 
 Blocks. One index costs about ``log2 KL`` and a constant more than its block's divergence, so that few large blocks are
-cheap to send; to find a candidate takes ``2**KL`` looks, so that small ones are cheap to search. Positions are dealt
-out by their mean divergence over the calibration images, the largest first, each to the block that has least so far.
+cheap to send; finding a candidate takes ``2**KL`` scores, so that small blocks are cheap to search. Positions are dealt
+out by their mean divergence over the calibration images, the largest first, each to the block with the least so far.
 
-Tables. How long indices are is counted on calibration images, whose samples are searched for that.
+Tables. The lengths of indices are counted on calibration images, whose samples are searched for that.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Float64 = NDArray[np.float64]
 BLOCK_BITS = 14.0
 """Largest mean divergence of a block; chosen with `MARGIN` by ``benchmarks/vae_sample.py``, on training images."""
 MARGIN = 5
-"""How many bits more than its divergence a block has candidates for; see `tfcomp.entropy.candidate_search`."""
+"""Bits beyond its divergence that a block has candidates for; see `tfcomp.entropy.candidate_search`."""
 DRAW_BITS = 6
 """Bits of an item's draw; see `tfcomp.entropy.sample`."""
 COLLAPSED_BITS = 0.01
@@ -44,9 +44,9 @@ def fit(posterior: Float32, images: Images, precision: int, seed: int) -> Sample
     """The model of a posterior.
 
     Args:
-        posterior: float32 [N, 2, *latent_shape], mean and deviation of calibration images, in whole numbers, of which
-            the prior's deviation has `UNIT`.
-        images: of these posteriors, uint8 [N, H, W, C].
+        posterior: float32 [N, 2, *latent_shape], mean and deviation of calibration images, in units of 1 / `UNIT` of
+            the prior's deviation.
+        images: uint8 [N, H, W, C], of these posteriors.
         precision: bits of the tables' frequencies.
         seed: of the candidates, 0 to 2**32 - 1.
     """
@@ -54,13 +54,13 @@ def fit(posterior: Float32, images: Images, precision: int, seed: int) -> Sample
         raise InputError(
             f"expected a precision of {CHUNK_BITS} bits or more for samples of a posterior, found {precision}"
         )
-    words.key(seed, STREAM)  # refuses what is no seed
+    words.key(seed, STREAM)  # raises InputError unless it is a seed
     divergence = divergence_bits(*bounded(posterior)).mean(axis=0)
     block, scored = blocks(divergence)
     flat = FrequencyTables.from_probabilities([np.ones(INDEX_BITS + 1)] * (int(block.max()) + 1), 0 * np.unique(block))
     model = SampleModel(flat, quantiles(QUANTILE_BITS), block, scored, posterior.shape[2:], seed, MARGIN, DRAW_BITS)
-    some = slice(None, None, -(-len(images) // TABLE_IMAGES))
-    names = search(model, posterior[some], draws(model, images[some]))
+    sampled = slice(None, None, -(-len(images) // TABLE_IMAGES))
+    names = search(model, posterior[sampled], draws(model, images[sampled]))
     lengths = index_length(names[:, 1:] + 1)
     return replace(model, tables=tables(lengths.T, precision))
 
@@ -75,7 +75,7 @@ def blocks(divergence: Float64) -> tuple[Int32, Int32]:
     sums, sizes = np.zeros(count), np.zeros(count, np.int32)
     block = np.zeros(len(divergence), np.int32)
     for position in np.argsort(-divergence, kind="stable"):
-        # Of blocks that have as much, the one of fewer positions: collapsed ones are dealt out too.
+        # Among equal blocks the one of fewer positions, so that collapsed positions are dealt out too.
         block[position] = lightest = min(range(count), key=lambda b: (round(float(sums[b]), 2), int(sizes[b])))
         sums[lightest] += divergence[position]
         sizes[lightest] += 1
@@ -90,7 +90,7 @@ def quantiles(bits: int) -> Int32:
 
 
 def tables(lengths: NDArray[np.integer], precision: int) -> FrequencyTables:
-    """A table for each row of lengths, [blocks, N]: what was counted, smoothed over neighbours."""
+    """A table for each row of lengths, [blocks, N]: the counts, smoothed over neighbours."""
     weights = []
     for row in lengths:
         counts = np.bincount(row, minlength=INDEX_BITS + 1).astype(np.float64)

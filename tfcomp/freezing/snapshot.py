@@ -41,28 +41,28 @@ class Snapshot:
         self._takes_quality, self._qualities = model.takes_quality, model.qualities
 
     def save(self, path: str | Path) -> None:
-        """Writes the model with the weights that it had; it is made only then, since few ask for it."""
-        made = type(self._model).from_config(self._model.get_config())
-        made.set_weights(self._weights)
-        made.save(path)
+        """Writes a model with these weights, which is made only now, as few exports keep it."""
+        model = type(self._model).from_config(self._model.get_config())
+        model.set_weights(self._weights)
+        model.save(path)
 
     def latents(self, images: Images) -> Float32:
-        """What the encoder network gives: uint8 [N, H, W, C] -> float32 [N, *latent_shape].
+        """The encoder network's output: uint8 [N, H, W, C] -> float32 [N, *latent_shape].
 
         Raises:
-            InputError: if it is not finite.
+            InputError: if it holds NaN or infinity.
         """
-        found = batched(self.encoder, images).astype(np.float32)
-        if not np.all(np.isfinite(found)):
+        latents = batched(self.encoder, images).astype(np.float32)
+        if not np.all(np.isfinite(latents)):
             raise InputError("expected finite latents, found NaN or infinity: the model's weights or training diverged")
-        return found
+        return latents
 
     def pixels(self, latents: NDArray[Any], quality: int) -> NDArray[Any]:
-        """What the decoder network makes of latents [N, *latent_shape] at a quality, from 1: float [N, H, W, C]."""
+        """The decoder network's output for latents [N, *latent_shape] at a quality, from 1: float [N, H, W, C]."""
 
-        def decode(some: NDArray[Any]) -> Any:
-            told = np.eye(self._qualities, dtype=np.float32)[[quality - 1] * len(some)]
-            return self.decoder([some, told] if self._takes_quality else some)
+        def decode(batch: NDArray[Any]) -> Any:
+            one_hot = np.eye(self._qualities, dtype=np.float32)[[quality - 1] * len(batch)]
+            return self.decoder([batch, one_hot] if self._takes_quality else batch)
 
         return batched(decode, latents.astype(np.float32))
 

@@ -1,4 +1,4 @@
-"""Static tables: those of latents of one shape, a table for each channel or, for samples, for each position.
+"""Static tables of latents of one shape: a table for each channel or, for samples, for each position.
 
 A table has the counts of the calibration latents, plus ``PSEUDO_COUNT`` drawn from a smooth density (the model's prior,
 or a logistic fitted to the mean and deviation), so that few calibration images suffice and none is trusted too far. Its
@@ -23,12 +23,12 @@ from tfcomp.models.priors import FactorizedPrior
 PSEUDO_COUNT = 32.0
 MARGIN = 1
 LATENTS_PER_TABLE = 1 << 16
-"""Latents of its channel that the table of a sample's position is fitted to, at most."""
+"""Largest number of a channel's latents that the table of a sample's position is fitted to."""
 
 Table = tuple[int, Float64]
 """The smallest value of a table, and the weight of each value."""
 Mass = Callable[[int, Float64, np.float32], Float64]
-"""The trained prior of a quality: channel, centres of intervals [n], their width -> their probabilities [n]."""
+"""The trained prior of a quality: channel, centres of intervals [n] and their width -> probabilities [n]."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class TableFitter:
 
         Args:
             roundings: of each quality.
-            priors: of each quality; where there is none, a logistic takes its place.
+            priors: of each quality; a logistic takes the place of None.
         """
         tables: list[Table] = []
         for rounding, prior in zip(roundings, priors, strict=True):
@@ -105,7 +105,7 @@ class TableFitter:
         return [self._table(c, values, rounding.step[c], rounding.offset[c], prior) for c, values in enumerate(columns)]
 
     def _table(self, channel: int, values: Int32, step: np.float32, offset: np.float32, prior: Mass | None) -> Table:
-        """The table that codes integers like some values, int32 [n]."""
+        """The table of integers that are distributed like ``values``, int32 [n]."""
         low, high = int(values.min()), int(values.max())
         if high > low:
             low, high = low - MARGIN, high + MARGIN
@@ -115,17 +115,10 @@ class TableFitter:
                 f"{high - low + 1}; take a larger step or precision"
             )
         counts = np.bincount(values - low, minlength=high - low + 1).astype(np.float64)
-        support = np.arange(low, high + 1, dtype=np.int32)
-        mass = (
-            logistic(support, values)
-            if prior is None
-            else prior(channel, support.astype(np.float64) * step + offset, step)
-        )
-        mass = np.maximum(mass, 1e-12)
-        return low, counts + PSEUDO_COUNT * mass / mass.sum()
+        return low, smoothed(counts, low, values, channel, step, offset, prior)
 
     def _sets(self, tables: list[Table], integers: Int32, sets: int) -> list[Table]:
-        """The tables of all sets and the selector, from those of one; integers are int32 [N, symbols]."""
+        """The tables of all sets and the selector, from the tables of one set; integers: int32 [N, symbols]."""
         lower, weights = zip(*tables, strict=True)
         sizes = np.array([w.size for w in weights], np.int32)
         first = np.cumsum(sizes) - sizes
@@ -136,13 +129,23 @@ class TableFitter:
         return [*pieces, (0, share)]
 
 
+def smoothed(
+    counts: Float64, low: int, values: Int32, channel: int, step: np.float32, offset: np.float32, prior: Mass | None
+) -> Float64:
+    """The weight of each value from ``low`` on: its count, plus its part of `PSEUDO_COUNT` under a smooth density."""
+    support = np.arange(low, low + counts.size, dtype=np.int32)
+    centres = support.astype(np.float64) * step + offset
+    mass = np.maximum(logistic(support, values) if prior is None else prior(channel, centres, step), 1e-12)
+    return counts + PSEUDO_COUNT * mass / mass.sum()
+
+
 def trained_mass(prior: FactorizedPrior, quality: int, rounding: Rounding) -> Mass:
     """The probabilities of intervals of the latent under a prior of ``(latent - offset) / step``.
 
     Args:
         prior: trained.
-        quality: which of the prior's densities, from 0.
-        rounding: what the prior was trained with.
+        quality: number of the prior's densities, from 0.
+        rounding: the one that the prior was trained with.
     """
 
     def mass(channel: int, centres: Float64, width: np.float32) -> Float64:
@@ -155,7 +158,7 @@ def trained_mass(prior: FactorizedPrior, quality: int, rounding: Rounding) -> Ma
 
 
 def logistic(support: Int32, values: Int32) -> Float64:
-    """Probabilities of consecutive integers under a logistic of the mean and deviation of some values."""
+    """Probabilities of consecutive integers under a logistic with the mean and deviation of ``values``."""
     # A logistic of standard deviation d has scale d * sqrt(3) / pi; 1/12 is the variance of the rounding.
     scale = math.sqrt(3 * (float(values.var()) + 1 / 12)) / math.pi
     edges = (np.arange(support[0], support[-1] + 2) - 0.5 - float(values.mean())) / scale

@@ -24,7 +24,7 @@ from tfcomp.coding.tables import Int32
 from tfcomp.errors import InputError
 
 DEFAULT_LOSS_DB = 0.5
-"""Loss against no quantization where no step is asked for: quantization adds 12 % to the squared error."""
+"""Loss of PSNR by quantization where no step is named: 12 % more squared error."""
 COARSEST, FINEST = 2.0**16, 2.0**-16
 """Bounds of the search, in units."""
 TOLERANCE = 1.001
@@ -36,22 +36,31 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rounding:
-    """How one quality rounds the latent: integer ``q`` of a channel stands for ``q * step + offset``.
+    """The rounding of the latent at one quality: integer ``q`` of a channel stands for ``q * step + offset``.
+
+    Examples:
+        >>> Rounding(np.float32([0.5, 2]), np.float32([0, 1])).integers(np.float32([[1.1, 4.6]])).tolist()
+        [[2, 2]]
 
     Attributes:
-        step, offset: float32 [C], in what the encoder network gives.
+        step, offset: float32 [C], in the encoder network's unit.
     """
 
     step: Float32
     offset: Float32
 
     def times(self, multiple: float) -> Rounding:
-        """The rounding with steps so many times as wide."""
+        """The rounding with steps ``multiple`` times as wide."""
         return Rounding(self.step * np.float32(multiple), self.offset)
 
     def integers(self, latents: Float32) -> Int32:
         """int32 [..., C]: the nearest integers of latents, float32 [..., C]."""
         return quantize(latents, self.step, self.offset)
+
+
+def trained(steps: Float32 | None) -> list[Rounding]:
+    """The rounding of each quality at a model's trained steps, float32 [qualities, C]; none where they are open."""
+    return [] if steps is None else [Rounding(step, np.zeros_like(step)) for step in steps]
 
 
 def quantize(latents: Float32, step: Any, offset: Any) -> Int32:
@@ -60,7 +69,7 @@ def quantize(latents: Float32, step: Any, offset: Any) -> Int32:
 
 
 def measured(latents: Float32, energy: Float64) -> Rounding:
-    """The unit of each channel, and the median as what the integer 0 stands for; see the module's docstring.
+    """The unit of each channel as step, and the median as offset; see the module's docstring.
 
     Args:
         latents: float32 [n, C].
@@ -76,10 +85,10 @@ def measured(latents: Float32, energy: Float64) -> Rounding:
 
 
 class Trials(Protocol):
-    """What each step gives on the calibration images; the measures fall as the step grows.
+    """Measures of the calibration images at each step; they fall as the step grows.
 
-    A search measures often, so that it may leave out what takes long to fit. Where it does, the codec at a step gives
-    something else, its own measure; elsewhere that is None.
+    A search measures often, and may use models that are quick to fit. Where the codec at a step has other models, the
+    ``final`` measures use those; elsewhere they are None.
     """
 
     def unquantized_psnr_db(self) -> float:
@@ -91,40 +100,40 @@ class Trials(Protocol):
         ...
 
     def mean_bytes(self, step: float) -> float:
-        """Mean length of the calibration images' payloads."""
+        """Mean length of the calibration images' payloads at this multiple of the units."""
         ...
 
-    def own_psnr_db(self, step: float) -> float | None:
-        """`psnr_db` of the codec itself."""
+    def final_psnr_db(self, step: float) -> float | None:
+        """`psnr_db` with the codec's own models."""
         ...
 
-    def own_mean_bytes(self, step: float) -> float | None:
-        """`mean_bytes` of the codec itself."""
+    def final_mean_bytes(self, step: float) -> float | None:
+        """`mean_bytes` with the codec's own models."""
         ...
 
 
 def default(trials: Trials) -> float:
     """The step that costs `DEFAULT_LOSS_DB` against no quantization."""
     target = trials.unquantized_psnr_db() - DEFAULT_LOSS_DB
-    # A model that has learned nothing loses less than that whatever is sent.
+    # A model that has learned nothing loses less than that, whatever its step.
     return COARSEST if trials.psnr_db(COARSEST) >= target else solve(trials.psnr_db, target, "target_psnr_db")
 
 
 def for_psnr_db(trials: Trials, target: float) -> float:
-    """The step at which the calibration images have a PSNR."""
+    """The step at which the calibration images have a PSNR of ``target`` dB."""
     limit = trials.unquantized_psnr_db()
     step = solve(trials.psnr_db, target, "target_psnr_db", limit)
-    own = trials.own_psnr_db(step)
-    if own is None:
+    final = trials.final_psnr_db(step)
+    if final is None:
         return step
-    return solve(trials.psnr_db, min(2 * target - own, (target + limit) / 2), "target_psnr_db", limit)
+    return solve(trials.psnr_db, min(2 * target - final, (target + limit) / 2), "target_psnr_db", limit)
 
 
 def for_bytes(trials: Trials, target: float) -> float:
-    """The step at which the calibration images' payloads have a mean length."""
+    """The step at which the calibration images' payloads have a mean length of ``target`` bytes."""
     step = solve(trials.mean_bytes, target, "target_bytes")
-    own = trials.own_mean_bytes(step)
-    return step if own is None else solve(trials.mean_bytes, target * target / own, "target_bytes")
+    final = trials.final_mean_bytes(step)
+    return step if final is None else solve(trials.mean_bytes, target * target / final, "target_bytes")
 
 
 def solve(measure: Callable[[float], float], target: float, name: str, limit: float = math.inf) -> float:

@@ -6,8 +6,8 @@ priors", Brummer and De Vleeschouwer 2021). A message ``q`` then costs
 
     min over m of   -log2 w_m - sum_s log2 p_{m,s}(q_s)     bits
 
-and each turn of `fit` lowers the mean of it: every message goes to the set where it costs least, then ``w`` and ``p``
-become the frequencies of what each set holds (classification EM; Celeux and Govaert 1992), with a share of the table of
+and each turn of `fit` lowers the mean cost: every message goes to the set where it costs least, then ``w`` and ``p``
+become the frequencies of each set's messages (classification EM; Celeux and Govaert 1992), with a share of the table of
 all messages as pseudo-counts, so that a set of few messages is not trusted too far.
 """
 
@@ -21,7 +21,7 @@ from tfcomp.coding.tables import Int32
 PSEUDO_COUNT = 64.0
 TURNS = 30
 FITTED = 1 << 16
-"""Messages that the sets are fitted to, at most: more tell them little and cost time."""
+"""Largest number of messages that the sets are fitted to: more would cost time and change little."""
 
 _ELEMENTS = 1 << 20  # of a block of costs: it stays in a core's second-level cache
 _EVERYWHERE = 1e-4  # of the mass is spread evenly, so that no value of a table costs without bound
@@ -36,7 +36,7 @@ def fit(positions: Int32, shared: Float64, sizes: Int32, count: int, seed: int =
         positions: int32 [N, S], where each symbol lies among the ``V`` values of one set of tables.
         shared: float64 [V], the probabilities of the tables of all messages, table by table.
         sizes: int32 [T], values of each table; they sum to ``V``.
-        count: ``M``, how many sets; no more than distinct messages are of use.
+        count: ``M``, how many sets; more than there are distinct messages are of no use.
         seed: of the first assignment.
 
     Returns:

@@ -1,4 +1,5 @@
 """The range coder and the entropy models once more, in stock TensorFlow operators.
 
-`messages.GraphCoder` codes latents of one shape, `any_size.AnySizeGraph` items of any size.
+`messages.GraphCoder` codes latents of one shape, `sample_coder.SampleCoder` samples of a posterior, and
+`any_size.AnySizeGraph` items of any size.
 """

@@ -1,10 +1,10 @@
 """Items of any size to payloads and back in stock TensorFlow operators, for the exported artifacts.
 
 `AnySizeGraph.compress` and `AnySizeGraph.decompress` trace into a SavedModel and convert to LiteRT with
-``TFLITE_BUILTINS`` alone, for items of up to 2**28 pixels. What is read is what `tfcomp.entropy.payloads` and
-`tfcomp.entropy.tiles` read, to the same integers; bytes that they refuse give some item, for the work of an item of its
-size, and one pixel where they claim too much for their length. What is written, they read; see
-`tfcomp.graph.tile_coder`.
+``TFLITE_BUILTINS`` alone, for items of up to 2**28 pixels. `decompress` reads what
+`tfcomp.entropy.payloads` and `tfcomp.entropy.tiles` read, to the same integers. Bytes that those modules refuse give
+some item of the size that they claim, or one pixel where they are too few for it. For the payloads that `compress`
+writes, see `tfcomp.graph.tile_coder`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class AnySizeGraph:
         channels: ``C`` of the items.
         analyse, synthesise: the networks.
         side: the most rows and columns that a payload's item may have; of a larger one, `decompress` makes one pixel.
-        max_pixels: the most pixels that it may have, with those that it is mirrored by; likewise.
+        max_pixels: the most pixels that it may have, mirrored ones included; likewise.
 
     Raises:
         InputError: if the models do not fit one another, the arrays or the grid.
@@ -81,7 +81,7 @@ class AnySizeGraph:
 
         Args:
             item: uint8 [H, W, C].
-            quality: int32, from 1; others are taken for the nearest.
+            quality: int32, from 1; a number beyond the ends is taken for the end.
         """
         quality = tf.clip_by_value(quality, 1, self.qualities) - 1
         plan = self.grid.plan(tf.shape(item)[0], tf.shape(item)[1], TENSORS)
@@ -108,7 +108,7 @@ class AnySizeGraph:
 
     @on_cpu
     def decode(self, payload: Tensor) -> Tensor:
-        """The integers of a payload, int32 [rows, columns, K]; of one with too many symbols, those of one pixel.
+        """The integers of a payload, int32 [rows, columns, K]; of a payload with too many symbols, those of one pixel.
 
         Args:
             payload: uint8 [bytes].
@@ -142,11 +142,11 @@ class AnySizeGraph:
         return latent[:rows, :columns]
 
     def decompress(self, payload: Tensor, latent: Tensor) -> Tensor:
-        """The item of a payload, uint8 [H, W, C], or [H, W, 1] of one that was grey.
+        """The item of a payload, uint8 [H, W, C], or [H, W, 1] of a grey one.
 
         Args:
             payload: uint8 [bytes].
-            latent: int32, the payload's integers as `decode` found them.
+            latent: int32 [rows, columns, K], the payload's integers from `decode`.
         """
         quality, grey, plan = self._decoded(payload, latent)
         units = tf.cast(latent, tf.float32) * self._steps(quality) + self._offsets(quality)

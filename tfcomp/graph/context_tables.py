@@ -44,14 +44,14 @@ def by_quality(arrays: Sequence[Int32], fill: int | None = None, size: int = 0) 
 
 @dataclass(frozen=True)
 class PassTensors:
-    """What codes the ``k`` coefficients of a pass that have symbols; see `tfcomp.entropy.pass_tables.PassTables`.
+    """The tables of the ``k`` coefficients of a pass that have symbols; see `tfcomp.entropy.pass_tables.PassTables`.
 
     Attributes:
         which: the pass.
-        count: int32, how many coefficients all positions have.
-        coded: int32 [k], the coefficients that have symbols, in order; ``count`` where that fills up a row of lanes.
-        mean: int32 [k], the expected integer of these.
-        table: int32 [k], the table of each residual; the padding table, one after all others, of what fills up.
+        count: int32, number of coefficients of all positions.
+        coded: int32 [k], the coefficients that have symbols, in order; ``count`` for padding up to whole rows of lanes.
+        mean: int32 [k], the expected integer of each such coefficient.
+        table: int32 [k], the table of each residual; for padding the padding table, one after all others.
         reach: int32 [k], ``K`` of each table; -1 of padding, so that it has no ends.
         sign: int32 [k], 1 or -1.
         overflow_table: int32 [T], the overflow table of each of the model's tables.
@@ -79,18 +79,17 @@ class PassTensors:
 
 
 CodePass = Callable[[PassTensors], Tensor]
-"""From what codes a pass to the distance of each coefficient from its mean, int32 [k]."""
+"""From the tables of a pass to the distance of each coefficient from its mean, int32 [k]."""
 
 
 class GraphContexts:
     """The contexts of all qualities.
 
     Args:
-        models: of each quality. What may differ is all but the layout and the numbers of kinds, levels, parts and
-            overflow tables.
+        models: of each quality, with one layout and the same numbers of kinds, levels, parts and overflow tables.
 
     Raises:
-        InputError: if these differ, or a weight is too large.
+        InputError: if the models differ in these, or a weight is too large.
     """
 
     def __init__(self, models: Sequence[ContextModel]) -> None:
@@ -155,8 +154,8 @@ class Contexts:
         padding: the padding table, one after all others.
         base, least, kind_table: int32 [channels].
         level_table, reaches, overflow_table: int32, the last two with padding.
-        top: int32 [1], the highest threshold, where nothing is known.
-        kernel: from a kernel's number and its channels to its weights.
+        top: int32 [1], the highest threshold, which is ``S`` in the first pass.
+        kernel: from a kernel's number, inputs and outputs to its weights.
     """
 
     layout: Layout
@@ -176,8 +175,8 @@ class Contexts:
 
         Args:
             height, width: int32, positions of the tile.
-            rows: int32, what `PassTensors` fills up to a multiple of.
-            code_pass: what codes each pass.
+            rows: int32, the length of a row of lanes; `PassTensors` are filled up to whole rows.
+            code_pass: codes one pass.
         """
         layout, positions = self.layout, height * width
         none = tf.zeros(tf.stack([positions, layout.channels]), tf.int32)
@@ -200,7 +199,7 @@ class Contexts:
             expected, tensors = self._pass_tensors(p, scale, mean, here, rows)
             residuals = tf.scatter_nd(tensors.coded[:, None], code_pass(tensors), tf.stack([tensors.count + 1]))[:-1]
             planes[-1] += expected * mask(here) + tf.reshape(residuals, tf.stack([-1, p.count]))
-            if p.last and group.stop < layout.channels:  # the group is complete: what it says of the later ones
+            if p.last and group.stop < layout.channels:  # the group is complete: add it to the sums of the later ones
                 later = slice(group.stop, layout.channels)
                 for i, total in enumerate(totals):
                     sums = self.kernel(1 + i, group, later).sums(planes[-1], height, width)
@@ -211,12 +210,12 @@ class Contexts:
     def _pass_tensors(
         self, p: Pass, scale: Tensor, mean: Tensor, here: Tensor, rows: Tensor
     ) -> tuple[Tensor, PassTensors]:
-        """What is expected everywhere, int32 [positions, channels], and what codes the pass.
+        """The expected integers everywhere, int32 [positions, channels], and the tables of the pass.
 
         Args:
             p: the pass.
             scale, mean: int32 [positions, channels], the two sums.
-            here: bool [positions, 1], which positions are the pass's.
+            here: bool [positions, 1], whether a position is the pass's.
             rows: as `coefficients` takes them.
         """
         count, group = tf.size(scale), p.channels
@@ -270,7 +269,7 @@ class _Kernel:
         return _Kernel(self.reach, self.taps, scales, means)
 
     def sums(self, plane: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-        """What is known around each position, times weights: of magnitudes, and of the values, int32 [positions, n]."""
+        """The weighted sums over each position's neighbours, of magnitudes and of values: int32 [positions, n] each."""
         reach, channels = self.reach, plane.shape[1]
         known = tf.cast(tf.clip_by_value(plane, -LARGEST, LARGEST), tf.float32)
         known = tf.reshape(known, tf.stack([height, width, channels]))
@@ -291,10 +290,10 @@ def at(values: Tensor, places: Tensor) -> Tensor:
     return tf.gather(tf.concat([flat, tf.zeros([1], flat.dtype)], axis=0), places)
 
 
-def filled(places: Tensor, rows: Tensor, more: Tensor) -> Tensor:
-    """Places, int32 [n], filled up with another to whole rows, at least one."""
+def filled(places: Tensor, rows: Tensor, fill: Tensor) -> Tensor:
+    """Places, int32 [n], filled up with ``fill`` to whole rows, one at least."""
     missing = tf.maximum(over(tf.size(places), rows), 1) * rows - tf.size(places)
-    return tf.concat([places, tf.fill(tf.stack([missing]), more)], axis=0)
+    return tf.concat([places, tf.fill(tf.stack([missing]), fill)], axis=0)
 
 
 def over(a: Tensor, b: Tensor) -> Tensor:

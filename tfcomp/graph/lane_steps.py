@@ -1,6 +1,6 @@
-r"""The coder of `tfcomp.coding.lanes` in stock TensorFlow operators, int32 throughout: what one step of all lanes is.
+r"""The coder of `tfcomp.coding.lanes` in stock TensorFlow operators, int32 throughout: one step of all lanes.
 
-What is sequential is the range, and only that::
+Only the range is sequential::
 
     range[t + 1] = shift(u[t] * slope[t] + last[t] * range[t]),    u[t] = range[t] >> P
 
@@ -114,7 +114,7 @@ def end_of(precision: int) -> int:
 
 @dataclass(frozen=True)
 class Search:
-    """What the symbol of a slot is found in. One table more than there are is padding: its symbol changes no state.
+    """Keys among which the symbol of a slot is found. One more table is padding: its symbol changes no state.
 
     Attributes:
         end: ``END``.
@@ -157,7 +157,7 @@ class Search:
 
 
 def begin(data: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """What lanes are read from, and the state of each, int32 [N, K]: code, range, and the place of what it reads next.
+    """Pairs of bytes, int32, and the state of each lane, int32 [N, K]: code, range, and the place that it reads next.
 
     Args:
         data: int32 [N, K, D], the bytes of each lane, zeros after its end.
@@ -184,5 +184,5 @@ def narrow(
 
 
 def _digits_due(range_: Tensor) -> Tensor:
-    """How many digits, 0 to 2, bring a range back to ``2**22`` or more."""
+    """Number of digits, 0 to 2, that bring a range back to ``2**22`` or more."""
     return mask(range_ < LEAST) + mask(range_ < LEAST // DIGIT)

@@ -7,10 +7,10 @@ Any bytes decode to symbols, and no symbols shift more digits than a segment can
 Lengths are clamped, and bytes past the end of a segment or of the payload are zero.
 
 Among sets of tables (see `range_coder`), the encoder chooses by a gather of ``[V, M]`` costs, a sum, and the
-least; the selector is one step more in front. The decoder takes one step for it before its loop. All that belongs to
-set ``m`` lies at an equal distance from what belongs to set 0, which padding, the last of everywhere, is kept from::
+least; the selector is one step more in front. The decoder takes one step for it before its loop. Set ``m`` lies at a
+fixed distance from set 0; padding, which is last everywhere, is not moved::
 
-    positions   + m * V,    keys   + m * (V + T),    what they are raised by   + m * T * (END + 1)
+    positions   + m * V,    keys   + m * (V + T),    raised slots   + m * T * (END + 1)
 """
 
 from __future__ import annotations
@@ -57,6 +57,12 @@ class PayloadBuffers:
 class GraphCoder(PayloadBuffers):
     """Encodes and decodes messages of ``S`` latents each, in the graph.
 
+    Examples:
+        >>> tables = FrequencyTables.from_probabilities([np.float64([1, 6, 1])], [-1])
+        >>> coder = GraphCoder(tables, np.zeros(6, np.int32))
+        >>> coder.decode(*coder.encode(tf.constant([[0, 0, 1, 0, -1, 0]]))).numpy().tolist()
+        [[0, 0, 1, 0, -1, 0]]
+
     Attributes:
         symbols: ``S``.
         segments: ``K``.
@@ -69,8 +75,8 @@ class GraphCoder(PayloadBuffers):
 
         Args:
             tables: the frequency tables.
-            index: int32 [S], the table of each latent, within a set; ``S >= 1``. Or [R, S]: each message is coded by
-                the row that `encode` and `decode` are told.
+            index: int32 [S], the table of each latent, within a set; ``S >= 1``. Or [R, S]: `encode` and `decode` then
+                take the row of each message.
             segments: ``K``, in how many segments each message is coded.
             sets: ``M``, how many sets the tables are.
 
@@ -177,7 +183,7 @@ class GraphCoder(PayloadBuffers):
         Args:
             buffer: uint8 [N, MAX].
             length: int32 [N], bytes of each payload; what the buffer holds after it is not read.
-            rows: as `encode` took them.
+            rows: as in `encode`.
 
         Returns:
             int32 [N, S], each inside its table's support, whatever the bytes and lengths.
@@ -254,7 +260,7 @@ def code(positions: Tensor, starts: Int32, slopes: Int32, precision: int, most: 
     """The bytes of each lane, int32 [N, K, most], and their number, int32 [N, K].
 
     Args:
-        positions: int32 [T, N, K], of each symbol in ``starts`` and ``slopes``; `nesting` gives such a ``T``.
+        positions: int32 [T, N, K], where each symbol lies in ``starts`` and ``slopes``; `nesting` gives such a ``T``.
         starts, slopes, precision: see `lane_steps.intervals`.
         most: bytes that no lane exceeds.
     """

@@ -76,7 +76,7 @@ def _shape(x: Tensor) -> list[Any]:
 
 
 def of_rows(values: Any, rows: Tensor | None, axis: int = 0) -> Any:
-    """For each row that is asked for, its part of the values, which have one for each along the axis; None is all."""
+    """The values of ``rows``, int32 [N], along an axis; all of them where ``rows`` is None."""
     return values if rows is None else tf.gather(values, rows, axis=axis)
 
 
@@ -99,7 +99,7 @@ def scan(
         step: the function.
         state: its first state.
         inputs: each [T, ...], ``T = prod(loops)``.
-        loops: how many turns each has, the outermost first; the last are unrolled.
+        loops: turns of each loop, the outermost first; the last are unrolled.
 
     Returns:
         The last state, and the outputs, [T, ...].
@@ -152,6 +152,6 @@ def scan_rows(
     # Each turn copies what its loop has gathered: two loops.
     gathered = tf.zeros(tf.stack([-(-count // FLAT) * FLAT * size]), tf.int32)
     _, state, gathered = loop(some, turns, (0, state, gathered))
-    rest = count % FLAT * size  # of the last turns, which lie at the end of their part
+    rest = count % FLAT * size  # outputs of the last turns, which lie at the end of their part
     gathered = tf.concat([gathered[: count * size - rest], gathered[tf.size(gathered) - rest :]], axis=0)
     return state, tf.reshape(gathered, tf.concat([[count], tf.shape(state[0])], axis=0))

@@ -1,9 +1,9 @@
 """`tfcomp.entropy.sample` and `tfcomp.entropy.candidate_search` in stock TensorFlow operators.
 
-What is read is exactly what `SampleModel.decode` reads: words are uint32, whose products, shifts and exclusive ors
-LiteRT has, and all else is int32. What is written is what the encoder in NumPy writes, by the same rules; but they
-weigh floats, whose last bits differ from one runtime to another, and with them now and then a candidate. Floats stay
-inside of loops, where no converter quantizes them. No bytes make the decoder fail.
+The decoder reads what `SampleModel.decode` reads: words are uint32, whose products, shifts and exclusive ors LiteRT
+has, and all else is int32; no bytes make it fail. The encoder follows the rules of the one in NumPy, but weighs floats,
+whose last bits differ from one runtime to another, so that now and then another candidate is chosen. Floats stay inside
+of loops, where no converter quantizes them.
 """
 
 from __future__ import annotations
@@ -22,18 +22,28 @@ from tfcomp.graph.operators import Tensor, cut, mask, nesting, on_cpu, scan, shi
 from tfcomp.words import STEPS
 
 NEVER = -3e38
-"""Score of what is no candidate."""
+"""Score of an index that is no candidate's."""
 
 
 class SampleCoder(PayloadBuffers):
     """Encodes and decodes samples of a posterior, in the graph.
 
+    Examples:
+        >>> from tfcomp.coding.tables import FrequencyTables
+        >>> tables = FrequencyTables.from_probabilities([np.ones(INDEX_BITS + 1)], [0])
+        >>> block, scored = np.zeros(6, np.int32), np.ones(6, np.int32)
+        >>> model = SampleModel(tables, np.int32([-3000, 3000]), block, scored, (2, 3), seed=0, margin=5, draw_bits=6)
+        >>> coder = SampleCoder(model)
+        >>> buffer, length = coder.encode(tf.fill([1, 2, 2, 3], 4096.0), tf.zeros([1, 4, 4, 1], tf.uint8))
+        >>> coder.decode(buffer, length).shape
+        TensorShape([1, 6])
+
     Args:
         model: blocks, candidates and tables.
 
     Attributes:
-        symbols: positions of a latent.
-        capacity: bytes of a payload buffer.
+        symbols: number of positions of a latent.
+        capacity: ``MAX``, bytes of a payload buffer.
     """
 
     def __init__(self, model: SampleModel) -> None:
@@ -52,8 +62,8 @@ class SampleCoder(PayloadBuffers):
         """Payload buffers, uint8 [N, MAX], zero after the payload, and lengths in bytes, int32 [N].
 
         Args:
-            posterior: float32 [N, 2, *latent_shape], mean and deviation in whole numbers.
-            images: uint8 [N, H, W, C], whose draws are used.
+            posterior: float32 [N, 2, *latent_shape], mean and deviation in units of 1 / `UNIT`.
+            images: uint8 [N, H, W, C], from whose pixels the draws are made.
         """
         flat = tf.reshape(posterior, [-1, 2, self.symbols])
         draw = tf.zeros_like(tf.reshape(images, [-1, math.prod(images.shape[1:])])[:, 0], tf.int32)
@@ -108,10 +118,10 @@ class SampleCoder(PayloadBuffers):
             waits = -tf.math.log((tf.cast(tf.cast(word, tf.int32), tf.float32) + 0.5) / 2.0**24)
             arrivals = clock + tf.cumsum(waits)
             scores = tf.where(indices < count, scores - tf.math.log(arrivals), NEVER)
-            place = tf.argmax(scores, output_type=tf.int32)
-            found = tf.gather(scores, place)
-            chosen = tf.where(found > best, begin + place, chosen)
-            return begin + AT_ONCE, count, arrivals[-1], tf.maximum(found, best), chosen
+            winner = tf.argmax(scores, output_type=tf.int32)
+            score = tf.gather(scores, winner)
+            chosen = tf.where(score > best, begin + winner, chosen)
+            return begin + AT_ONCE, count, arrivals[-1], tf.maximum(score, best), chosen
 
         start = (tf.constant(0), tf.constant(1), tf.constant(0.0), tf.constant(NEVER), tf.constant(0))
         *_, chosen = tf.while_loop(lambda begin, count, *_: begin < count, body, start, parallel_iterations=1)
@@ -145,8 +155,8 @@ class SampleCoder(PayloadBuffers):
             return state, tf.gather(self._search.values, cut(keys, 0, 0, tables.shape[0]))[:, :, 0]
 
         first = self._tables(tf.zeros([1, blocks], tf.int32))[:, : 1 + blocks]
-        state, found = take(state, tf.transpose(first))
-        draw, lengths = cut(found, 0, 0, 1), tf.transpose(cut(found, 0, 1, 1 + blocks))
+        state, first_symbols = take(state, tf.transpose(first))
+        draw, lengths = cut(first_symbols, 0, 0, 1), tf.transpose(cut(first_symbols, 0, 1, 1 + blocks))
         _, rest = take(state, tf.transpose(self._tables(lengths)[:, 1 + blocks :]))
         high, low = (tf.transpose(cut(rest, 0, i * blocks, (i + 1) * blocks)) for i in (0, 1))
         powers = np.int32(1) << np.arange(INDEX_BITS + 1, dtype=np.int32)

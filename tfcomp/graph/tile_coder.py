@@ -1,9 +1,8 @@
 """`tfcomp.entropy.tiles` in stock TensorFlow operators: one tile's integers to bytes and back, in the graph.
 
-What is read is exactly what `tiles.decode` reads. What is written is a code like that of `tiles.encode`, by the same
-rules; but they weigh floats, whose last bits differ from one runtime to another, and with them now and then an integer.
-
-No bytes make the decoder fail: those that `tiles` refuses become some integers, for no more work than other bytes.
+The decoder reads exactly what `tiles.decode` reads. No bytes make it fail: those that `tiles` refuses become some
+integers, for no more work than other bytes. The encoder follows the rules of `tiles.encode`, but weighs floats, whose
+last bits differ from one runtime to another, so that now and then another integer is chosen.
 """
 
 from __future__ import annotations
@@ -77,11 +76,11 @@ class TileCoder:
     # === Reading ===
 
     def decode(self, code: Tensor, height: Tensor, width: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """The integers of a tile, int32 [height * width, channels]; int32 1, or 0 if it has more symbols than it may.
+        """The integers of a tile, int32 [height * width, channels]; and int32 1, or 0 if its symbols are too many.
 
         Args:
-            code: int32 [n], its bytes.
-            height, width: int32, its positions.
+            code: int32 [n], the bytes of the tile.
+            height, width: int32, rows and columns of its positions.
             quality: int32, from 0.
         """
         keys, bounds, values, first_key = (
@@ -122,18 +121,18 @@ class TileCoder:
 
         Args:
             latent: float32 [height * width, channels], in steps, not rounded.
-            height, width: int32, its positions.
+            height, width: int32, rows and columns of the tile's positions.
             quality: int32, from 0.
         """
         costs, first_position = self._costs(quality), self._first_position(quality)
         error_weights, contextual = self._error_weights(quality), self._layout.contextual
-        symbols: list[Tensor] = []  # their places in the tables, for each pass two tensors, the second of its overflow
+        symbols: list[Tensor] = []  # places in the tables, two tensors for each pass, the second for its overflow
 
         def positions(values: Tensor, table: Tensor) -> Tensor:
             return values + tf.gather(first_position, table)
 
         def split(residual: Tensor, tensors: PassTensors) -> tuple[Tensor, Tensor, Tensor]:
-            """Symbols, whether they are at an end, and the overflow of what they stand for."""
+            """Symbols, whether each is at an end of its table, and its overflow."""
             reach = tf.maximum(tensors.reach, 0)
             residual *= tensors.sign
             inside = tf.clip_by_value(residual, -reach, reach)
@@ -151,7 +150,7 @@ class TileCoder:
             group, mean = tensors.which.channels, tf.cast(tensors.mean, tf.float32)
             exact = at(latent[:, group], tensors.coded) - mean
             most = tf.maximum(tensors.reach, 0) + OVERFLOW
-            # Beyond that the cast to int32 would be undefined.
+            # The cast of a larger magnitude to int32 would be undefined.
             exact = tf.clip_by_value(exact, -(2.0**15), 2.0**15)
             chosen = tf.clip_by_value(tf.cast(tf.round(exact), tf.int32), -most, most)
             if not contextual or tensors.which != self._layout.passes[0]:
@@ -202,7 +201,7 @@ class TileCoder:
 
 
 def exact(values: Any) -> Callable[[Tensor], Tensor]:
-    """A gather of float32 rows that LiteRT does not halve: it sees integers of the same bits."""
+    """A gather of float32 rows that LiteRT keeps in 32 bits, as it sees integers of the same bits."""
     bits = np.asarray(values, np.float32).view(np.int32)
     return lambda row: tf.bitcast(tf.gather(bits, row), tf.float32)
 
@@ -244,11 +243,11 @@ def _power(log2: Tensor) -> Tensor:
 
 
 def _lanes(code: Tensor, passes: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...], Tensor]:
-    """How many lanes a tile has, what they are read from, the state of each, and the place that none reads beyond.
+    """Number of lanes of a tile, pairs of bytes, the state of each lane, and the last place that it reads from.
 
     Args:
         code: int32 [n], the bytes of the tile.
-        passes: how many passes it has; each may leave a lane out twice.
+        passes: number of its passes; each may leave a lane out twice.
     """
     lanes = _power(tf.minimum(tf.pad(code, [[0, 1]])[0], MAX_LANES_LOG2))
     folded, offset = unpacked(code, 1, lanes - 1)

@@ -1,7 +1,7 @@
-"""What a network must be to become part of a model: known before training, not after it, when it is frozen.
+"""Checks of networks that become part of a model: before training, not after it, at freezing.
 
-Networks of Keras's own layers are known to freeze. Others are traced once, as freezing traces them: a graph that calls
-Python is not one that a file can hold, and one that draws at random would decode to another image each time.
+Networks of Keras's own layers are known to freeze. Others are traced once, as freezing traces them: no file can hold a
+graph that calls Python, and a graph that draws at random would decode to another image each time.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def check_graph(network: keras.Model, role: str, *, always: bool = False) -> Non
 
 
 def _foreign(layer: Any) -> bool:
-    """Whether a layer runs code that is neither Keras's nor this package's, or cuts in training alone."""
+    """Whether a layer runs code that is neither Keras's nor this package's, or crops in training alone."""
     unknown = isinstance(layer, keras.layers.Lambda | keras.layers.TFSMLayer | keras.layers.RandomCrop)
     return unknown or type(layer).__module__.partition(".")[0] not in ("keras", "tfcomp")
 
@@ -91,8 +91,8 @@ def _foreign(layer: Any) -> bool:
 def _refusal(role: str, error: Exception) -> InputError:
     # Keras puts the message between a line that names the layer and one of arguments, TensorFlow its own first.
     lines = [line.strip() for line in str(error).replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()]
-    told = " ".join([line for line in lines if line and not line.startswith("Arguments received")][:2])[:300]
+    message = " ".join([line for line in lines if line and not line.startswith("Arguments received")][:2])[:300]
     return InputError(
         f"expected the {role} to be one that TensorFlow makes a graph of, as freezing does, found "
-        f"{type(error).__name__}: {told}"
+        f"{type(error).__name__}: {message}"
     )

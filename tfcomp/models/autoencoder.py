@@ -63,11 +63,11 @@ class AutoEncoder(LatentModel):
             the largest to the smallest, above 0.
         distortion: ``"squared_error"``, ``"binary_cross_entropy"``, or a function of (target, pixels), float32
             [N, ...] on [0, 1], that returns float32 [N] (registered with Keras if the model is to be saved).
-        components: logistics per channel of the factorized prior that the model makes for itself.
-        prior: another one, a `FactorizedPrior` or a `ContextPrior` of as many qualities.
-        stride: of networks for items of any size: pixels a side that become one position of the latent. Measured
-            where it is not given.
-        reach: positions that such networks see beyond their own. Measured where it is not given.
+        components: logistics per channel of the `FactorizedPrior` that the model makes by default.
+        prior: another prior: a `FactorizedPrior` or a `ContextPrior` of as many qualities.
+        stride: of networks for items of any size: pixels a side that become one position of the latent; by default
+            measured.
+        reach: positions that such networks see beyond their own; by default measured.
         name: the model's.
 
     Attributes:
@@ -126,7 +126,7 @@ class AutoEncoder(LatentModel):
             prior.build((None, *self.latent_shape))
 
     def _add_steps(self) -> None:
-        """The steps of each quality, and whose turn it is."""
+        """Adds the steps of each quality, and the number of the one whose turn it is in training."""
         # Where distortion grows with the square of the step, the best step grows with the square root of the price.
         # The highest quality starts at 1, the step of a model of one price, so that its networks can be trained on.
         first = np.repeat(np.log(self._relative)[:, None] / 2, self.latent_shape[-1], axis=1)
@@ -344,14 +344,14 @@ class AutoEncoder(LatentModel):
         return Terms(self.distortion_function(targets, pixels), rate, pixels, quality)
 
     def _assigned(self, batch: Any, training: bool) -> Any:
-        """Which quality, from 0, each example of a batch is coded at: int32 [N], in equal blocks.
+        """The quality, from 0, of each example of a batch: int32 [N], in equal blocks.
 
-        In training the first block's moves on from step to step, so that the next one has what a small batch left out.
-        Blocks are those of the whole batch, of which a replica may have a part.
+        In training the first block's quality moves on from step to step, so that the next batch has those that a small
+        one left out. Blocks are those of the whole batch, of which a replica may have a part.
         """
-        own = ops.shape(batch)[0]
-        first, examples = place(own)
-        quality = (ops.arange(own, dtype="int32") + first) * self.qualities // examples
+        count = ops.shape(batch)[0]
+        first, examples = place(count)
+        quality = (ops.arange(count, dtype="int32") + first) * self.qualities // examples
         if training:
             quality = (quality + ops.cast(self.turn, "int32")) % self.qualities
             self.turn.assign((self.turn + 1) % self.qualities)

@@ -1,4 +1,4 @@
-"""Callbacks for training. They count steps by the optimizer, so that training that was interrupted goes on in place."""
+"""Callbacks for training. Steps are those of the optimizer, so that a schedule goes on after an interruption."""
 
 from __future__ import annotations
 

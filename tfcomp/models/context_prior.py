@@ -1,8 +1,7 @@
 """A prior that looks at neighbours: the mean and the scale of each element of a latent that has places.
 
-Each element has a Laplace density whose mean and scale are linear in the elements coded before it. Which these are, a
-`Layout` says: groups of channels, phases of positions. It is the float counterpart of `entropy.context`, which codes
-with the same sums in whole numbers.
+Each element has a Laplace density whose mean and scale are linear in the elements coded before it, in the order of a
+`Layout`: groups of channels, phases of positions. `entropy.context` codes with the same sums in whole numbers.
 
     mean  = sum of m * value                  value: what was coded, times its step
     scale = exp(10 * base) + sum of r**2 * |value|
@@ -55,7 +54,7 @@ class ContextPrior(keras.layers.Layer):
         qualities: number of qualities. They share all weights but ``base``.
         kinds: for each channel the number of the kind that it belongs to, from 0; channels of a kind share tables in
             the codec. By default the first group is one kind and all others another.
-        first_scale: scale of the elements that are coded first and have nothing to look at, in the latent's unit.
+        first_scale: scale of the elements that are coded first, without neighbours, in the latent's unit.
 
     Attributes:
         base: weight [qualities, C]; ``exp(10 * base)`` is the scale, in steps, where all neighbours are zero.
@@ -112,17 +111,17 @@ class ContextPrior(keras.layers.Layer):
             quality: float [N, qualities], or one for all examples: a one and zeros.
 
         Returns:
-            Two of float32 [N, h, w, C].
+            Mean and scale, float32 [N, h, w, C] each.
         """
         n, phases = self.layout.groups[0], self.layout.first_phases
         values = latent * steps
         magnitudes = values * ops.stop_gradient(ops.sign(values))  # of slope 0 at 0 under JAX too, whose abs has 1
-        own_mean, own_scale = self._sums(0, values[..., :n], magnitudes[..., :n])
+        group_mean, group_scale = self._sums(0, values[..., :n], magnitudes[..., :n])
         planes = _planes(self.layout.first, phases, latent)
-        means = [sum(own_mean[..., n * p : n * (p + 1)] * plane for p, plane in enumerate(planes))]
+        means = [sum(group_mean[..., n * p : n * (p + 1)] * plane for p, plane in enumerate(planes))]
         scales = [
             self.first_scale * planes[0]
-            + sum(own_scale[..., n * p : n * (p + 1)] * plane for p, plane in enumerate(planes))
+            + sum(group_scale[..., n * p : n * (p + 1)] * plane for p, plane in enumerate(planes))
         ]
         if self.layout.other_phases:
             planes = _planes(self.layout.others, self.layout.other_phases, latent)
@@ -214,12 +213,12 @@ def _start(layout: Layout, part: int) -> tuple[Float32, Float32, Float32]:
     for which in passes:
         seen = layout.seen(which)[sides, sides, : n if part == 0 else None].astype(np.float32)
         for channel in range(which.channels.start, which.channels.stop):
-            own = np.zeros_like(seen)
-            own[..., channel] = seen[..., channel]
-            count = max(1.0, own.sum())
+            same_channel = np.zeros_like(seen)
+            same_channel[..., channel] = seen[..., channel]
+            count = max(1.0, same_channel.sum())
             mask.append(seen)
-            scale.append(0.5 * own / count + 0.003 * seen if part else 0.02 * seen)
-            mean.append(own / count if part == 0 else 0 * own)
+            scale.append(0.5 * same_channel / count + 0.003 * seen if part else 0.02 * seen)
+            mean.append(same_channel / count if part == 0 else 0 * same_channel)
     stacks = [np.stack(kernels, -1) for kernels in (mask, scale, mean)]
     if part:  # the outputs of the first group's channels are not used
         stacks = [np.concatenate([np.zeros((*k.shape[:-1], n), np.float32), k], -1) for k in stacks]

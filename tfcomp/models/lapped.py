@@ -39,16 +39,16 @@ BETAS = tuple((128 * (9 / 128) ** (i / 7)) ** 2 / (ERROR_WEIGHT * 255**2 * LN2) 
 DIAGONALS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 21, 28)
 """The first diagonal, a sum of two frequencies, of each group of channels."""
 LOW_GROUPS = 3
-"""Groups whose channels share tables whatever their colour: the means, and the low frequencies."""
+"""Number of groups whose channels share tables whatever their colour: the means, and the low frequencies."""
 FIRST_SCALE_LEVELS = 300.0
-"""Scale of the means that nothing is known of, in levels of 8-bit pixels."""
+"""Scale of the means that are coded first, in levels of 8-bit pixels."""
 
 
 def unit_of(beta: float) -> float:
     """The step, in levels of 8-bit pixels, that is best spent at a price of ``beta`` for one nat.
 
-    With a squared error of pixels on [0, 1], a squared step of error costs ``(step / 255)**2 / (beta * ln 2)`` bits,
-    which this makes `ERROR_WEIGHT`.
+    With a squared error of pixels on [0, 1], a squared step of error costs ``(step / 255)**2 / (beta * ln 2)`` bits: at
+    this step, `ERROR_WEIGHT`.
     """
     return math.sqrt(ERROR_WEIGHT * 255**2 * LN2 * beta)
 
@@ -139,9 +139,9 @@ class Frequencies:
         every = [(u, v) for u in range(self.stride) for v in range(self.stride)]
         zigzag = sorted(every, key=lambda f: (sum(f), abs(f[0] - f[1])))
         counts = [self.coefficients[min(colour, 1)] for colour in range(self.colours)]
-        found = [(colour, u, v) for colour, count in enumerate(counts) for u, v in zigzag[:count]]
+        kept = [(colour, u, v) for colour, count in enumerate(counts) for u, v in zigzag[:count]]
         ends = (*self.starts[1:], 2 * self.stride)
-        rows = [[f for f in found if start <= f[1] + f[2] < end] for start, end in zip(self.starts, ends, strict=True)]
+        rows = [[f for f in kept if start <= f[1] + f[2] < end] for start, end in zip(self.starts, ends, strict=True)]
         return tuple((group, *f) for group, row in enumerate(filter(None, rows)) for f in row)
 
     @property
@@ -177,7 +177,7 @@ def _cosines(n: int) -> NDArray[np.float64]:
 
 
 class _Blocks(keras.layers.Layer):
-    """What both layers have in common: the side of a block."""
+    """A layer with blocks of ``side`` pixels a side."""
 
     def __init__(self, side: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -282,8 +282,7 @@ def decoder(
         frequencies, unit: as in `encoder`.
         hidden: width of the hidden layers.
         blocks: number of residual blocks.
-        ranks: of the residual network's first layer and of its last, which are then products of two; None
-            for whole ones.
+        ranks: of the residual network's first and last layer, which are then products of two; None for whole ones.
         qualities: with more than one, the second input says which, float32 [N, qualities]: a one and zeros.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What AutoEncoder and VAE have in common: the objective, passes through the networks, checks and metrics.
+"""The base of AutoEncoder and VAE: the objective, passes through the networks, checks and metrics.
 
 Per example, with sums over the example's elements,
 
@@ -42,23 +42,23 @@ BATCH_ITEMS, BATCH_PIXELS = 512, 1 << 22
 
 
 class LatentModel(Training):
-    """What AutoEncoder and VAE have in common; not for use by itself.
+    """The base class of `AutoEncoder` and `VAE`; not for use by itself.
 
     Args:
-        encoder: built Keras model; see `networks` for the contract of both networks. Whatever trains can be frozen;
-            what cannot is refused here. A subclass of `keras.Model` that was called once becomes part of one.
+        encoder: built Keras model; see `networks` for the contract of both networks. A network that cannot be frozen is
+            refused here. A subclass of `keras.Model` that was called once becomes part of a functional model.
         decoder: built Keras model.
         beta: price of one nat of rate in units of distortion, >= 0.
         distortion: ``"squared_error"``, ``"binary_cross_entropy"``, or a function of (target, pixels), float32
             [N, ...] on [0, 1], that returns float32 [N] (registered with Keras if the model is to be saved).
         stride, reach: of networks for items of any size, pixels a side that become one position of the latent, and
-            positions that the networks see beyond their own. They are measured where they are not given.
+            positions that the networks see beyond their own; by default measured.
         name: the model's.
 
     ``fit``, ``evaluate`` and ``predict`` take uint8 images [N, *image_shape], in arrays or a batched data set; a pair
     ``(images, targets)`` trains towards other images of the same shape, e.g. clean ones; a third member weighs each
-    image. ``docs/keras.md`` says which of Keras's options work. Networks for items of any
-    size take batches of crops of one size, whose sides are multiples of the stride.
+    image. ``docs/keras.md`` says which of Keras's options work. Networks for items of any size take batches of crops of
+    one size, whose sides are multiples of the stride.
 
     Attributes:
         encoder, decoder, distortion: as given.
@@ -95,7 +95,7 @@ class LatentModel(Training):
         self.distortion_function = DISTORTIONS[distortion] if isinstance(distortion, str) else distortion
         self.initial_beta = float(beta)
         self.item = Item(self.image_shape)
-        self._given = {"stride": stride, "reach": reach}
+        self._grid_options = {"stride": stride, "reach": reach}
 
     def _complete(self, heads: int) -> None:
         """The end of a constructor: checks that both networks fit each other, and makes beta a variable.
@@ -108,7 +108,7 @@ class LatentModel(Training):
         check_shapes(self.encoder, self.decoder, heads, self.qualities)
         for role, network in (("encoder", self.encoder), ("decoder", self.decoder)):
             check_graph(network, role, always=self.item.any_size)
-        if not self.item.any_size and any(self._given.values()):
+        if not self.item.any_size and any(self._grid_options.values()):
             raise InputError(f"expected a stride and a reach for items of any size alone, found {self.item}")
         if self.item.any_size:
             assert self.grid is not None  # measured now: training steps are traced, and freezing comes late
@@ -184,16 +184,17 @@ class LatentModel(Training):
         if not self.item.any_size:
             return 1
         measured = receptive_field.stride_of(self.latent_network, self.decoder)
-        if self._given["stride"] not in (None, measured):
-            raise InputError(f"expected the networks' stride, {measured}, found stride={self._given['stride']!r}")
+        if self._grid_options["stride"] not in (None, measured):
+            stride = self._grid_options["stride"]
+            raise InputError(f"expected the networks' stride, {measured}, found stride={stride!r}")
         return measured
 
     @cached_property
     def grid(self) -> Grid | None:
-        """How items of any size are cut into tiles; None for items of one shape. Measured where it was not given."""
+        """The tiles that items of any size are cut into; None for items of one shape."""
         if not self.item.any_size:
             return None
-        reach = self._given["reach"]
+        reach = self._grid_options["reach"]
         if reach is None:
             reach = receptive_field.reach_of(self.latent_network, self.decoder, self.stride)
         return Grid.of(self.stride, reach, self.latent_shape[-1])
@@ -256,7 +257,7 @@ class LatentModel(Training):
         return np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8)
 
     def latents(self, images: Any) -> Float32:
-        """Encode: uint8 images [N, *image_shape] -> float32 latents [N, *latent_shape], a VAE's being the means."""
+        """Encode: uint8 images [N, *image_shape] -> float32 latents [N, *latent_shape], the means for a VAE."""
         images = self.check_images(images)
         size = self._batch_size(math.prod(images.shape[1:3]))
         return _batched(lambda x: self.latent_network(x, training=False), images, size).astype(np.float32)
@@ -302,7 +303,7 @@ class LatentModel(Training):
         input_signature: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Keras's `export` of the model as it reconstructs, without a codec; `Codec.export` has the artifact."""
+        """Keras's `export` of the reconstructing model, without a codec; `Codec.export` writes an artifact."""
         if input_signature is None:
             input_signature = [keras.InputSpec(shape=(None, *self.image_shape), dtype="uint8")]
         super().export(filepath, format, verbose, input_signature, **kwargs)
@@ -316,7 +317,7 @@ class LatentModel(Training):
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "decoder": keras.saving.serialize_keras_object(self.decoder),
             "beta": self.initial_beta,
-            **self._given,
+            **self._grid_options,
             "distortion": distortion
             if isinstance(distortion, str)
             else keras.saving.serialize_keras_object(distortion),

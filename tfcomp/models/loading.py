@@ -1,4 +1,4 @@
-"""Models from files: a ``.keras`` file, an artifact that has one, or what comes with the package."""
+"""Models from files: a ``.keras`` file, an artifact that has one, or a bundled artifact."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ MODEL = "model.keras"
 def load_model(path: str | os.PathLike[str]) -> AutoEncoder | VAE:
     """Load one of tfcomp's models, with Keras's safe mode on, ready for more training.
 
+    Examples:
+        >>> load_model("photographs").qualities
+        8
+
     Args:
-        path: a ``.keras`` file, an artifact folder with a ``model.keras`` in it, or the name of what comes with the
-            package, such as ``"photographs"``, unless a file or an artifact has this path.
+        path: a ``.keras`` file, an artifact folder with a ``model.keras`` in it, or else the name of a bundled
+            artifact, such as ``"photographs"``.
 
     Raises:
         InputError: if there is no such model, or the file is no Keras model or holds another kind of model.
@@ -44,7 +48,7 @@ def load_model(path: str | os.PathLike[str]) -> AutoEncoder | VAE:
 def _file(path: str | os.PathLike[str]) -> Path:
     if Path(path).is_file():
         return Path(path)
-    found = bundled.resolve(path, MODEL)
-    if found.is_dir() and not (found / MODEL).is_file():
+    folder = bundled.resolve(path, MODEL)
+    if folder.is_dir() and not (folder / MODEL).is_file():
         raise InputError(f"expected {MODEL} in the artifact {path}, found none; export with with_model=True stores it")
-    return found / MODEL if found.is_dir() else found
+    return folder / MODEL if folder.is_dir() else folder

@@ -1,6 +1,6 @@
-"""Encoders and decoders from layers that every runtime has; the only place that knows what a network looks like.
+"""Encoders and decoders from layers that every runtime has.
 
-The contract of the two networks, which holds for networks of one's own as well:
+The contract of the two networks, which holds for a user's own networks as well:
 
     encoder: uint8 pixels 0..255 [N, *input_shape]  ->  latent float32 [N, *latent_shape], or the two heads
              [mean, log_variance] of the same shape for a VAE
@@ -33,7 +33,7 @@ InputShape = Sequence[int | None]
 
 
 def require_supported_keras() -> None:
-    """Raises `InputError` where Keras is set up, by ``keras.json`` or in the program, as models cannot be made."""
+    """Raises `InputError` where Keras's settings, in ``keras.json`` or in the program, allow no models."""
     for name, found, allowed in (
         ("backend", keras.backend.backend(), ("tensorflow", "jax")),
         ("image_data_format", keras.config.image_data_format(), ("channels_last",)),
@@ -90,7 +90,7 @@ def _initializer(head: str) -> str | keras.Initializer:
 
 
 def _cropped(pixels: keras.KerasTensor, shape: Shape) -> keras.KerasTensor:
-    """Pixels without what the strides made more than the image has."""
+    """Pixels without the rows and columns that strides add to the image."""
     more = [have - wanted for have, wanted in zip(pixels.shape[1:3], shape, strict=False)]
     return keras.layers.Cropping2D(((0, more[0]), (0, more[1])), dtype="float32")(pixels) if any(more) else pixels
 
@@ -112,11 +112,19 @@ def dense_encoder(
 ) -> keras.Model:
     """Multilayer perceptron, e.g. 784 -> 512 -> 256 -> 64.
 
+    Examples:
+        >>> encoder = dense_encoder((28, 28, 1), latent_dim=64)
+        >>> encoder.input_shape, encoder.output_shape
+        ((None, 28, 28, 1), (None, 64))
+
     Args:
         input_shape: (height, width, channels).
         latent_dim: length of each head.
         hidden: widths of the hidden layers, from the image inwards.
         heads: names of the outputs: ``("latent",)``, or ``("mean", "log_variance")`` for a VAE.
+
+    Raises:
+        InputError: if a shape or a width is no positive whole number. The other builders raise it likewise.
     """
     shape = _checked(input_shape, latent_dim, hidden)
     inputs, x = _pixels(shape)
@@ -128,7 +136,7 @@ def dense_encoder(
 
 
 def dense_decoder(input_shape: InputShape, latent_dim: int, *, hidden: Sequence[int] = (512, 256)) -> keras.Model:
-    """The mirror image of `dense_encoder`; ``hidden`` is given from the image inwards here too."""
+    """The mirror image of `dense_encoder`, with the same arguments: ``hidden`` is from the image inwards here too."""
     shape = _checked(input_shape, latent_dim, hidden)
     inputs = x = keras.Input((latent_dim,), name="latent")
     for width in reversed(hidden):
@@ -152,6 +160,13 @@ def conv_encoder(
 
     The layout (two strided convolutions, a dense layer of 500) follows the small-image codec of TensorFlow's tutorial
     "Learned data compression". Any height and width from 1x1 up: each stage takes ``ceil(size / 2)``.
+
+    Args:
+        input_shape: (height, width, channels).
+        latent_dim: length of each head.
+        filters: widths of the convolutions, from the image inwards.
+        hidden: width of the dense layer.
+        heads: see `dense_encoder`.
     """
     shape = _checked(input_shape, latent_dim, (*filters, hidden))
     inputs, x = _pixels(shape)
@@ -166,7 +181,7 @@ def conv_encoder(
 def conv_decoder(
     input_shape: InputShape, latent_dim: int, *, filters: Sequence[int] = (32, 64), hidden: int = 500
 ) -> keras.Model:
-    """The mirror image of `conv_encoder`: dense layers, then transposed convolutions, cropped to the input's size."""
+    """The mirror image of `conv_encoder`: dense layers, then transposed convolutions; arguments as there."""
     shape = _checked(input_shape, latent_dim, (*filters, hidden))
     height, width, channels = shape
     stride = 2 ** len(filters)
@@ -188,7 +203,7 @@ def conv_decoder(
     return keras.Model(inputs, x, name="decoder")
 
 
-# === Of a latent that has places ===
+# === Spatial ===
 
 
 def spatial_encoder(
@@ -200,11 +215,16 @@ def spatial_encoder(
 ) -> keras.Model:
     """Convolutions alone, for high rates: ``latent_dim`` numbers for each cell of ``2**len(filters)`` pixels a side.
 
-    A latent that knows where it belongs is not limited by one layer that everything goes through, which from some rate
-    on no training teaches to tell more. For images of one shape it comes out flat, [N, rows * columns * latent_dim]:
-    each number has a prior and tables of its own, and any height and width will do: each stage takes
-    ``ceil(size / 2)``. For (None, None, channels) the latent keeps its places, [N, rows, columns, latent_dim], and the
-    image's sides are multiples of the cell's.
+    A dense layer that everything goes through limits the rate, whatever the training; here there is none. For images of
+    one shape the latent is flat, [N, rows * columns * latent_dim]: each number has a prior and tables of its own, and
+    any height and width will do: each stage takes ``ceil(size / 2)``. For (None, None, channels) the latent keeps its
+    places, [N, rows, columns, latent_dim], and the image's sides are multiples of the cell's.
+
+    Args:
+        input_shape: (height, width, channels), or (None, None, channels) for any size.
+        latent_dim: numbers for each cell.
+        filters: widths of the convolutions, from the image inwards; at least one.
+        heads: see `dense_encoder`.
     """
     shape = _checked_spatial(input_shape, latent_dim, filters)
     inputs, x = _pixels(shape)
@@ -224,7 +244,7 @@ def spatial_encoder(
 
 
 def spatial_decoder(input_shape: InputShape, latent_dim: int, *, filters: Sequence[int] = (32, 64)) -> keras.Model:
-    """The mirror image of `spatial_encoder`. Its pixels are not kept within [0, 1]: for squared error."""
+    """The mirror image of `spatial_encoder`, with the same arguments. Pixels may leave [0, 1]: for squared error."""
     shape = _checked_spatial(input_shape, latent_dim, filters)
     if _any_size(shape):
         inputs = x = keras.Input((None, None, latent_dim), name="latent")

@@ -56,7 +56,7 @@ def sum_per_example(values: Any) -> Any:
 
 
 class Terms(NamedTuple):
-    """What one pass of a model gives, example by example.
+    """Distortion, rate and pixels of one pass of a model, example by example.
 
     Examples:
         >>> terms = Terms(distortion=[4.0], rate=[1.5], pixels=[[0.5, 0.5]])

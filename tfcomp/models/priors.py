@@ -1,7 +1,7 @@
 """Trainable float densities of the latents. They propose the probabilities that `tables` turns into integers.
 
-A prior is a Keras layer that says what it costs to send a latent. All of them have one method in common, which is what
-an `AutoEncoder` trains through (`Prior`); `context_prior` has the one that looks at neighbours.
+A prior is a Keras layer that says what it costs to send a latent. An `AutoEncoder` trains through its method `transmit`
+(`Prior`); `context_prior` has the prior that looks at neighbours.
 
 The density of a `FactorizedPrior` is learned on the noisy latent ``y + u, u ~ U(-1/2, 1/2)``, whose density at an
 integer equals the mass of the rounding interval around it (Balle, Laparra and Simoncelli 2017, "End-to-end Optimized
@@ -20,7 +20,7 @@ from tfcomp.errors import InputError
 
 
 class Prior(Protocol):
-    """What an `AutoEncoder` asks of its prior."""
+    """The protocol of an `AutoEncoder`'s prior."""
 
     qualities: int
 
@@ -116,8 +116,8 @@ class FactorizedPrior(keras.layers.Layer):
             return weights
         if quality is None:
             raise InputError(f"expected one of {self.qualities} qualities, from 0, found none")
-        # Of a product, as the gradient of what is taken from a variable itself has rows for some qualities alone, and
-        # of the others TensorFlow's optimizers would leave the moments as they are.
+        # From a product: the gradient of a gather from the variable itself has rows for some qualities alone, and
+        # TensorFlow's optimizers would leave the moments of the others as they are.
         taken = [ops.take(weight * 1.0, quality, axis=0) for weight in weights]
         if ops.ndim(quality) == 0:
             return taken

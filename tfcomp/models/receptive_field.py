@@ -93,10 +93,7 @@ def reach_of(encoder: keras.Model, decoder: keras.Model, stride: int) -> int:
     def latent(down: int, right: int) -> NDArray[Any]:
         return rng.normal(0, 3, (1, down, right, decoder.inputs[0].shape[3])).astype(np.float32)
 
-    return max(
-        _reach(encoder, pixels, stride, 1, rng),
-        _reach(decoder, latent, 1, stride, rng),
-    )
+    return max(_reach(encoder, pixels, stride, 1, rng), _reach(decoder, latent, 1, stride, rng))
 
 
 def _reach(
@@ -112,19 +109,19 @@ def _reach(
         far = 7
         while True:
             sides = (2 * far + 1, WIDTH) if axis == 0 else (WIDTH, 2 * far + 1)
-            found = max(
+            reach = max(
                 _changed(network, sample, sides, axis, far, per_position, per_output, rng) for _ in range(TRIALS)
             )
-            if found < far:
+            if reach < far:
                 break
             far = 2 * far + 1
             if far > FARTHEST:
                 raise InputError(
-                    f"expected networks of a bounded reach, found {network.name!r} to see {found} positions or more, "
+                    f"expected networks of a bounded reach, found {network.name!r} to see {reach} positions or more, "
                     "as with global pooling, attention or normalisation over the image; "
                     "if it sees less in fact, give reach="
                 )
-        most = max(most, found)
+        most = max(most, reach)
     return most
 
 
@@ -138,7 +135,7 @@ def _changed(
     per_output: int,
     rng: np.random.Generator,
 ) -> int:
-    """How far from the middle the output changes when the input does there, in positions."""
+    """Largest distance from the middle, in positions, at which the output changes when the input does there."""
     first, other = sample(*sides), sample(*sides)
     changed = first.copy()
     row = slice(middle * per_position, (middle + 1) * per_position)

@@ -1,4 +1,4 @@
-"""What a model on one of several devices has to know: which part of a batch is its own, and noise of its own.
+"""A model on one of several devices: which part of a batch it has, and noise of its own.
 
 Under `tf.distribute` every replica runs the whole step on its part of a batch. Under JAX a step sees the whole batch,
 on as many devices as there are, so that nothing here has any effect there.
@@ -13,7 +13,7 @@ from keras import ops
 
 
 def replica() -> tuple[Any, int]:
-    """The number of this replica, from 0, and of all; 0 and 1 where nothing is distributed, or outside of a step."""
+    """This replica's number, from 0, and the count of all; 0 and 1 outside of a step, or without a distribution."""
     if keras.backend.backend() != "tensorflow":
         return 0, 1
     import tensorflow as tf
@@ -23,23 +23,23 @@ def replica() -> tuple[Any, int]:
 
 
 def place(count: Any) -> tuple[Any, Any]:
-    """How many examples of a batch come before those of this replica, and how many there are in all.
+    """The number of a batch's examples before those of this replica, and of all of them.
 
-    A replica may have fewer than another, and none of a batch that is too small.
+    A replica may have fewer examples than another, and none of a small batch.
 
     Args:
-        count: number of this replica's own.
+        count: number of this replica's examples.
 
     Returns:
-        Two of int32, the same as the arguments where there is one replica.
+        int32 each; 0 and ``count`` where there is one replica.
     """
     number, replicas = replica()
     if replicas == 1:
         return 0, count
     import tensorflow as tf
 
-    own = tf.one_hot(number, replicas) * tf.cast(count, "float32")  # float: not all collectives take integers
-    counts = tf.cast(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own), "int32")
+    share = tf.one_hot(number, replicas) * tf.cast(count, "float32")  # float: not all collectives take integers
+    counts = tf.cast(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, share), "int32")
     return tf.reduce_sum(counts[:number]), tf.reduce_sum(counts)
 
 
@@ -51,8 +51,8 @@ def mean_of_batch(values: Any) -> Any:
     import tensorflow as tf
 
     _, examples = place(ops.shape(values)[0])
-    own = tf.stop_gradient(tf.reduce_sum(values, axis=0, keepdims=True)) / tf.cast(examples, values.dtype)
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own)
+    share = tf.stop_gradient(tf.reduce_sum(values, axis=0, keepdims=True)) / tf.cast(examples, values.dtype)
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, share)
 
 
 class Seeds(keras.random.SeedGenerator):
@@ -65,7 +65,7 @@ class Seeds(keras.random.SeedGenerator):
     """
 
     STRIDE = 0x9E3779B1
-    """What is added for each replica, so that no two have the same first half of a seed."""
+    """Difference of two replicas' seeds, so that no two have the same first half."""
 
     def next(self, ordered: bool = True) -> Any:
         seed = super().next(ordered)

@@ -43,7 +43,7 @@ Float32 = NDArray[np.float32]
 
 STEP_BITS = 12
 GAUSSIAN_GAP_BITS = 0.5208
-"""What the layered quantizer costs above the divergence for each informative dimension, at high rate; see above."""
+"""Cost of the layered quantizer above the divergence for each informative dimension, at high rate; see above."""
 
 
 def _unit(seed: int, stream: int, shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ from tfcomp.models.replicas import place, replica
 
 
 class Objective(keras.Model):
-    """A model that says what it minimises, in ``objective``, and of which images: ``image_shape`` and ``stride``."""
+    """A model with an ``objective`` to minimise, for images of ``image_shape`` and sides divided by ``stride``."""
 
     beta_variable: Any
 
@@ -71,10 +71,10 @@ class Objective(keras.Model):
     ) -> None:
         """Keras's `compile`, with its arguments; raises `InputError` on those of a loss or of metrics.
 
-        The model has its own objective and its own metrics; a `distortion` of one's own is an argument of the model.
+        The model has its own objective and metrics; another `distortion` is an argument of the model.
         """
-        given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
-        if refused := [name for name, value in given.items() if value is not None]:
+        options = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
+        if refused := [name for name, value in options.items() if value is not None]:
             raise InputError(
                 f"expected no loss and no metrics in compile, as the model has its own, found {', '.join(refused)}; "
                 "another distortion is an argument of the model"
@@ -207,7 +207,7 @@ class Objective(keras.Model):
         """Raises `InputError` if `fit` is to train in several processes and cannot."""
 
     def check_data(self, x: Any, y: Any = None, *, paired: bool = True) -> None:
-        """Raises `InputError` on what is known to be wrong before TensorFlow sees it, whose own errors take pages.
+        """Raises `InputError` on data that are known to be wrong; TensorFlow's own errors take pages.
 
         Args:
             x, y: as Keras takes them.
@@ -236,7 +236,7 @@ class Objective(keras.Model):
         """A batch as Keras gives it: images, uint8; targets, float32 on [0, 1]; weights, float32 [N], or None.
 
         Raises:
-            InputError: if they are something else.
+            InputError: if the data are something else.
         """
         images, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
         targets = images if targets is None else targets
@@ -267,9 +267,9 @@ class Objective(keras.Model):
             )
 
     def mean_loss(self, terms: Terms, weights: Any, penalty: Any) -> Any:
-        """What is minimised: the mean over the batch of each example's loss times its weight, and the penalty.
+        """The minimised mean over the batch of each example's loss times its weight, and the penalty.
 
-        Of several replicas each has its share of that, which add up, whatever part of the batch it has.
+        Each of several replicas has its share of that; the shares add up, whatever part of the batch each has.
         """
         losses = self.loss_of(terms)
         losses = losses if weights is None else weights * losses
@@ -352,12 +352,12 @@ class KerasTraining(Objective):
 
 
 DIRECTIONS = {"loss": "min", "distortion": "min", "rate_bits": "min", "psnr_db": "max"}
-"""Which way each metric gets better."""
+"""Direction in which each metric gets better."""
 
 
 @contextmanager
 def _divided() -> Iterator[None]:
-    """Within it, a batch that cannot lie on all devices under JAX is an `InputError`."""
+    """Makes JAX's error of a batch that its devices cannot divide an `InputError`."""
     try:
         yield
     except Exception as error:
@@ -370,7 +370,7 @@ def _divided() -> Iterator[None]:
 
 
 def _tell_directions(callbacks: Any) -> None:
-    """Gives callbacks that monitor a metric of the model's, in mode ``"auto"``, the mode that it means."""
+    """Gives callbacks that monitor one of the model's metrics in mode ``"auto"`` the mode that suits it."""
     for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
         monitored = str(getattr(callback, "monitor", "")).removeprefix("val_")
         if monitored in DIRECTIONS and getattr(callback, "mode", None) == "auto":
@@ -383,7 +383,7 @@ def _check_class_weight(weight: Any) -> None:
 
 
 def fits(shape: Sequence[int | None], expected: Sequence[int | None], stride: int = 1) -> bool:
-    """Whether a shape is what is expected; where that is None, any multiple of the stride, or unknown."""
+    """Whether a shape fits another; where that one is None, any multiple of the stride fits, or None."""
     return len(shape) == len(expected) and all(
         n == wanted if wanted is not None else n is None or (n > 0 and n % stride == 0)
         for n, wanted in zip(shape, expected, strict=True)

@@ -243,7 +243,7 @@ class VAE(LatentModel):
         return self.render(np.random.default_rng(seed).standard_normal((n, *shape), np.float32))
 
     def traverse(self, image: Any, dimensions: Sequence[int], values: Sequence[float]) -> NDArray[np.uint8]:
-        """What the decoder makes of an image's latent when one dimension at a time is set to other values.
+        """The decoder's images of a latent of which one dimension at a time is set to other values.
 
         Args:
             image: uint8 [*image_shape].

@@ -1,1 +1,1 @@
-"""Where the two networks of a codec run."""
+"""The runtimes of a codec's two networks."""

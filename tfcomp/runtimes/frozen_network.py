@@ -1,7 +1,7 @@
 """A trained network as it was at one moment: its weights stand still, and it computes in float32.
 
 The network itself is run, not a copy made of its configuration, so that whatever trains can be frozen: subclassed
-networks, layers without a configuration, functions of one's own. In each call copies stand in for its variables, as in
+networks, layers without a configuration, functions of the user's. In each call copies stand in for its variables, as in
 Keras's own ``stateless_call``, what it assigns is forgotten, and its layers compute in float32 whatever policy it was
 trained under: LiteRT's floats have 32 bits.
 """
@@ -25,8 +25,8 @@ class FrozenNetwork:
     """A network with the weights of now.
 
     Args:
-        network: built; trained further, it does not change what this gives.
-        half: round the weights to float16; a file keeps them so, after what the converter multiplies them with.
+        network: built; to train it further does not change the frozen one.
+        half: whether weights are rounded to float16, as the files of an artifact for items of any size keep them.
 
     Examples:
         >>> import numpy as np
@@ -38,7 +38,7 @@ class FrozenNetwork:
         3.0
 
     Attributes:
-        input_shapes: of each input, the items' axis first.
+        input_shapes: shape of each input, the items' axis first.
         weights: copies of the network's, in its order, float32 where they are floats.
     """
 
@@ -52,7 +52,7 @@ class FrozenNetwork:
         scope = keras.StatelessScope()
         # Not as its argument, which would cast a float16 layer's weights back.
         scope.state_mapping.update(
-            {id(own): tf.convert_to_tensor(copy) for own, copy in zip(self._variables, self.weights, strict=True)}
+            {id(v): tf.convert_to_tensor(copy) for v, copy in zip(self._variables, self.weights, strict=True)}
         )
         with _ONE_AT_A_TIME, _in_float32(self._network), scope:
             return self._network(inputs, training=False)

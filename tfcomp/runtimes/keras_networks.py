@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Never
 
 import numpy as np
@@ -30,7 +29,7 @@ class KerasTransform:
         decoder: float32 latents -> pixels on [0, 1]; with ``takes_quality``, of two inputs, the second a one-hot
             quality, float32 [N, qualities].
         unit, zero: float32, broadcastable to the latent; a latent ``l`` in units stands for ``l * unit + zero``.
-        qualities: how many there are.
+        qualities: number of qualities.
         takes_quality: whether the decoder knows the quality.
         calibration: uint8 [N, H, W, C], some of the images that the codec was fitted to, or crops of them.
         model: a snapshot of the trained model, which an export can keep.
@@ -39,7 +38,7 @@ class KerasTransform:
         analyse_graph: tf.function, image -> {"latent"}.
         synthesise_graph: tf.function, latent [, quality int32 [N], from 1] -> {"image"}.
         slope_graph: tf.function, image, latent [, quality] -> {"error", "gradient"}.
-        plain_slope_graph: the same from operators that LiteRT has, where the networks' gradients have any.
+        plain_slope_graph: the same function, of operators that LiteRT has, where the networks' gradients have such.
         refines: True; see `transform.Transform`.
     """
 
@@ -54,11 +53,11 @@ class KerasTransform:
         self.calibration, self.model = calibration, model
         image = tf.TensorSpec([None, *self.item_shape], tf.uint8, "image")
         latent = tf.TensorSpec([None, *self.latent_shape], tf.float32, "latent")
-        told = [tf.TensorSpec([None], tf.int32, "quality")] if takes_quality else []
+        latents = [latent, tf.TensorSpec([None], tf.int32, "quality")] if takes_quality else [latent]
         self.analyse_graph = tf.function(self._analyse, input_signature=[image], autograph=False)
-        self.synthesise_graph = tf.function(self._synthesise, input_signature=[latent, *told], autograph=False)
-        self.slope_graph = tf.function(self._slope, input_signature=[image, latent, *told], autograph=False)
-        self.plain_slope_graph = tf.function(self._plain_slope, input_signature=[image, latent, *told], autograph=False)
+        self.synthesise_graph = tf.function(self._synthesise, input_signature=latents, autograph=False)
+        self.slope_graph = tf.function(self._slope, input_signature=[image, *latents], autograph=False)
+        self.plain_slope_graph = tf.function(self._plain_slope, input_signature=[image, *latents], autograph=False)
 
     def __reduce__(self) -> Never:
         raise TypeError(
@@ -83,10 +82,10 @@ class KerasTransform:
         return {"latent": latent - self.zero / self.unit if np.any(self.zero) else latent}
 
     def _pixels(self, latent: Any, quality: Any, white: float = 1.0) -> Any:
-        """Float32, from 0 for black to ``white``."""
+        """The decoder's pixels, float32, from 0 for black to ``white``."""
         values = latent * self.unit + self.zero
-        told = [values, tf.one_hot(quality - 1, self.qualities)] if self.takes_quality else values
-        pixels = tf.cast(self.decoder(told), tf.float32)
+        inputs = [values, tf.one_hot(quality - 1, self.qualities)] if self.takes_quality else values
+        pixels = tf.cast(self.decoder(inputs), tf.float32)
         # Limits come after the product: before it, 8-bit networks would hold pixels in the product's resolution.
         return tf.clip_by_value(pixels if white == 1 else pixels * white, 0.0, white)
 
@@ -104,28 +103,30 @@ class KerasTransform:
         # Gradients by the graph, not by a tape, which passes over the map of what LiteRT can compute.
         with tf.compat.v1.get_default_graph().gradient_override_map(PLAIN_GRADIENTS):
             pixels = self._pixels(latent, quality)
-            off = pixels - tf.cast(image, tf.float32) / 255.0
-            (gradient,) = tf.gradients(pixels, latent, 2.0 * off)
-        return {"error": tf.reduce_sum(tf.square(off), axis=[1, 2, 3]), "gradient": gradient}
+            difference = pixels - tf.cast(image, tf.float32) / 255.0
+            (gradient,) = tf.gradients(pixels, latent, 2.0 * difference)
+        return {"error": tf.reduce_sum(tf.square(difference), axis=[1, 2, 3]), "gradient": gradient}
 
     def _error(self, image: Any, latent: Any, quality: Any) -> Any:
-        off = self._pixels(latent, quality) - tf.cast(image, tf.float32) / 255.0
-        return tf.reduce_sum(tf.square(off), axis=[1, 2, 3])
+        difference = self._pixels(latent, quality) - tf.cast(image, tf.float32) / 255.0
+        return tf.reduce_sum(tf.square(difference), axis=[1, 2, 3])
 
     # === As a transform ===
 
-    def _told(self, count: int, quality: int) -> list[Any]:
+    def _quality_input(self, count: int, quality: int) -> list[Any]:
         return [tf.fill([count], quality)] if self.takes_quality else []
 
     def analyse(self, items: Images) -> Float32:
         return np.asarray(self.analyse_graph(tf.constant(items))["latent"])
 
     def synthesise(self, latents: Float32, quality: int) -> Images:
-        return np.asarray(self.synthesise_graph(tf.constant(latents), *self._told(len(latents), quality))["image"])
+        quality_input = self._quality_input(len(latents), quality)
+        return np.asarray(self.synthesise_graph(tf.constant(latents), *quality_input)["image"])
 
     def slope(self, items: Images, latents: Float32, quality: int) -> tuple[Float32, Float32]:
-        found = self.slope_graph(tf.constant(items), tf.constant(latents), *self._told(len(items), quality))
-        return np.asarray(found["error"]), np.asarray(found["gradient"])
+        quality_input = self._quality_input(len(items), quality)
+        outputs = self.slope_graph(tf.constant(items), tf.constant(latents), *quality_input)
+        return np.asarray(outputs["error"]), np.asarray(outputs["gradient"])
 
     # === As numbers ===
 
@@ -134,27 +135,26 @@ class KerasTransform:
 
         Args:
             latents: float32 [N, *latent_shape], in units.
-            quality: that they were quantized at.
+            quality: the one that they were quantized at, from 1.
             probes: random projections of the Jacobian; see `sensitivity`.
         """
-        told = [tf.one_hot(tf.fill([len(latents)], quality - 1), self.qualities)] if self.takes_quality else []
-        decoder = partial(_with, self.decoder, told) if told else self.decoder
-        return sensitivity(decoder, latents * self.unit + self.zero, probes) * np.square(self.unit, dtype=np.float64)
+        one_hot = [tf.one_hot(tf.fill([len(latents)], quality - 1), self.qualities)] if self.takes_quality else []
+
+        def decode(values: Any) -> Any:
+            return self.decoder([values, *one_hot] if one_hot else values)
+
+        return sensitivity(decode, latents * self.unit + self.zero, probes) * np.square(self.unit, dtype=np.float64)
 
     def macs_per_pixel(self) -> dict[str, float]:
         """Multiply-accumulates of each network for a pixel of the item, by ``"encoder"`` and ``"decoder"``."""
         shape = [1, *(n or MAC_SIDE for n in self.item_shape)]
         encoder = tf.function(self._analyse, autograph=False).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
-        found = encoder.structured_outputs["latent"].shape[-len(self.latent_shape) :]  # a posterior's has two heads
-        latent = tf.TensorSpec([1, *found], tf.float32)
-        told = [tf.TensorSpec([1], tf.int32)] if self.takes_quality else []
-        decoder = tf.function(self._synthesise, autograph=False).get_concrete_function(latent, *told)
+        outputs = encoder.structured_outputs["latent"].shape  # of a posterior, two heads
+        latent = tf.TensorSpec([1, *outputs[-len(self.latent_shape) :]], tf.float32)
+        quality_input = [tf.TensorSpec([1], tf.int32)] if self.takes_quality else []
+        decoder = tf.function(self._synthesise, autograph=False).get_concrete_function(latent, *quality_input)
         graphs = {"encoder": encoder, "decoder": decoder}
         return {name: sum(map(_macs, _operations(f.graph))) / (shape[1] * shape[2]) for name, f in graphs.items()}
-
-
-def _with(decoder: FrozenNetwork, told: list[Any], latents: Any) -> Any:
-    return decoder([latents, *told])
 
 
 def sensitivity(decoder: Callable[..., Any], latents: Float32, probes: int = 8) -> NDArray[np.float64]:
@@ -162,15 +162,15 @@ def sensitivity(decoder: Callable[..., Any], latents: Float32, probes: int = 8) 
 
     For a probe ``v`` of independent random signs, ``E[(v^T J)_i^2] = sum_p J_pi^2``: one backward pass each.
     """
-    given = tf.constant(latents, tf.float32)
+    values = tf.constant(latents, tf.float32)
     signs = np.random.default_rng(0)
     total = np.zeros(latents.shape[1:])
     for _ in range(probes):
         with tf.GradientTape() as tape:
-            tape.watch(given)
-            pixels = tf.cast(decoder(given), tf.float32)
+            tape.watch(values)
+            pixels = tf.cast(decoder(values), tf.float32)
             projection = tf.reduce_sum(pixels * signs.choice([-1.0, 1.0], size=pixels.shape).astype(np.float32))
-        total += np.square(np.asarray(tape.gradient(projection, given), np.float64)).mean(axis=0)
+        total += np.square(np.asarray(tape.gradient(projection, values), np.float64)).mean(axis=0)
     return total / probes
 
 
@@ -179,13 +179,13 @@ def sensitivity(decoder: Callable[..., Any], latents: Float32, probes: int = 8) 
 
 def _operations(graph: Any) -> list[Any]:
     """All operations of a graph, those of the functions that it calls included."""
-    found = []
+    operations = []
     for operation in graph.get_operations():
-        found.append(operation)
+        operations.append(operation)
         if operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
             name = operation.get_attr("f").name
-            found += _operations(graph._get_function(name).graph)  # noqa: SLF001 - TensorFlow has no public way
-    return found
+            operations += _operations(graph._get_function(name).graph)  # noqa: SLF001 - TensorFlow has no public way
+    return operations
 
 
 def _macs(operation: Any) -> float:

@@ -23,14 +23,12 @@ class LiteRTTransform:
         analysis: content of ``encoder_latent.tflite``: image -> latent.
         synthesis: content of ``decoder_latent.tflite``: latent [, quality] -> image.
         slope: content of ``encoder_slope.tflite``: image, latent [, quality] -> error, gradient.
-        threads: of each interpreter. Default: one for items of one shape, whose networks are small; for items of any
-            size as many as there are processors.
+        threads: number for each interpreter. Default: one for items of one shape, whose networks are small; for items
+            of any size as many as there are processors. Python threads that call at once each get an interpreter.
 
     Raises:
         MissingDependencyError: without ai-edge-litert.
         BitstreamError: if LiteRT cannot run a file.
-
-    An interpreter holds one item at a time. Threads that call at once each get an interpreter of their own.
     """
 
     def __init__(
@@ -41,7 +39,7 @@ class LiteRTTransform:
         self._slope = _Network(slope, threads, ("error", "gradient")) if slope else None
 
     def with_threads(self, threads: int) -> LiteRTTransform:
-        """The same networks with so many threads each."""
+        """The same networks with another number of threads each."""
         slope = self._slope.content if self._slope else None
         return LiteRTTransform(self._analysis.content, self._synthesis.content, slope, threads)
 
@@ -59,13 +57,13 @@ class LiteRTTransform:
         return self._analysis(image=items)["latent"]
 
     def synthesise(self, latents: Float32, quality: int) -> Images:
-        return self._synthesis(latent=latents, **self._synthesis.told(len(latents), quality))["image"]
+        return self._synthesis(latent=latents, **self._synthesis.quality_input(len(latents), quality))["image"]
 
     def slope(self, items: Images, latents: Float32, quality: int) -> tuple[Float32, Float32]:
         if self._slope is None:
             raise InputError("expected effort=0 with an artifact whose encoder has no gradient for LiteRT")
-        found = self._slope(image=items, latent=latents, **self._slope.told(len(items), quality))
-        return found["error"], found["gradient"]
+        outputs = self._slope(image=items, latent=latents, **self._slope.quality_input(len(items), quality))
+        return outputs["error"], outputs["gradient"]
 
 
 class _Network:
@@ -87,8 +85,8 @@ class _Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc] # interpreters are made anew in another process
 
-    def told(self, count: int, quality: int) -> Arrays:
-        """The input that says the quality, if the network has one."""
+    def quality_input(self, count: int, quality: int) -> Arrays:
+        """The input of the quality, if the network has one."""
         return {"quality": np.full(count, quality, np.int32)} if "quality" in self.inputs else {}
 
     def __call__(self, **inputs: NDArray[Any]) -> Arrays:
@@ -100,10 +98,11 @@ class _Network:
             free = self._idle.pop() if self._idle else None
         interpreter = free or _Interpreter(self.content, self._threads)
         count = len(next(iter(inputs.values())))
-        if not count:  # one item of zeros tells what shape nothing has
+        if not count:  # one item of zeros gives the shape of the result
             inputs = {name: np.zeros((1, *values.shape[1:]), values.dtype) for name, values in inputs.items()}
         shapes = {name: list(values.shape) for name, values in inputs.items()}
-        with everything_as(InputError, f"expected LiteRT to run an item of {shapes}"):  # then it is not used again
+        # An interpreter that failed is not used again.
+        with everything_as(InputError, f"expected LiteRT to run an item of {shapes}"):
             items = [interpreter.run({name: v[i : i + 1] for name, v in inputs.items()}) for i in range(max(count, 1))]
         with self._lock:
             self._idle.append(interpreter)

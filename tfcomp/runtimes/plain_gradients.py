@@ -1,8 +1,7 @@
 """Gradients from operators that LiteRT has, where TensorFlow's own use others, such as ReluGrad.
 
-They hold for networks whose tensors of one place do not broadcast over free axes; an operand that is broadcast is taken
-for one that does not depend on the latent, such as a bias or a gain. An export compares what comes out with
-TensorFlow's own gradient.
+They hold for networks whose tensors of one place do not broadcast over free axes. A broadcast operand, such as a bias
+or a gain, is taken to be independent of the latent. An export compares the result with TensorFlow's own gradient.
 """
 
 from __future__ import annotations
@@ -13,48 +12,48 @@ import tensorflow as tf
 
 
 @tf.RegisterGradient("TfcompRelu")
-def _relu(operation: Any, rise: Any) -> Any:
-    return rise * tf.cast(operation.outputs[0] > 0, rise.dtype)
+def _relu(operation: Any, upstream: Any) -> Any:
+    return upstream * tf.cast(operation.outputs[0] > 0, upstream.dtype)
 
 
 @tf.RegisterGradient("TfcompLeakyRelu")
-def _leaky_relu(operation: Any, rise: Any) -> Any:
+def _leaky_relu(operation: Any, upstream: Any) -> Any:
     slope = operation.get_attr("alpha")
-    return rise * (slope + (1 - slope) * tf.cast(operation.inputs[0] > 0, rise.dtype))
+    return upstream * (slope + (1 - slope) * tf.cast(operation.inputs[0] > 0, upstream.dtype))
 
 
 @tf.RegisterGradient("TfcompSigmoid")
-def _sigmoid(operation: Any, rise: Any) -> Any:
-    return rise * operation.outputs[0] * (1 - operation.outputs[0])
+def _sigmoid(operation: Any, upstream: Any) -> Any:
+    return upstream * operation.outputs[0] * (1 - operation.outputs[0])
 
 
 @tf.RegisterGradient("TfcompTanh")
-def _tanh(operation: Any, rise: Any) -> Any:
-    return rise * (1 - tf.square(operation.outputs[0]))
+def _tanh(operation: Any, upstream: Any) -> Any:
+    return upstream * (1 - tf.square(operation.outputs[0]))
 
 
 @tf.RegisterGradient("TfcompLimit")
-def _limit(operation: Any, rise: Any) -> Any:
-    # Of the two operands of a minimum or maximum, the first is limited by the second.
-    return rise * tf.cast(tf.equal(operation.outputs[0], operation.inputs[0]), rise.dtype), None
+def _limit(operation: Any, upstream: Any) -> Any:
+    # The first operand of a minimum or maximum is limited by the second.
+    return upstream * tf.cast(tf.equal(operation.outputs[0], operation.inputs[0]), upstream.dtype), None
 
 
 @tf.RegisterGradient("TfcompSum")
-def _sum(operation: Any, rise: Any) -> Any:
+def _sum(operation: Any, upstream: Any) -> Any:
     first, second = operation.inputs
-    return rise if _whole(first, second) else None, rise if _whole(second, first) else None
+    return upstream if _whole(first, second) else None, upstream if _whole(second, first) else None
 
 
 @tf.RegisterGradient("TfcompDifference")
-def _difference(operation: Any, rise: Any) -> Any:
+def _difference(operation: Any, upstream: Any) -> Any:
     first, second = operation.inputs
-    return rise if _whole(first, second) else None, -rise if _whole(second, first) else None
+    return upstream if _whole(first, second) else None, -upstream if _whole(second, first) else None
 
 
 @tf.RegisterGradient("TfcompProduct")
-def _product(operation: Any, rise: Any) -> Any:
+def _product(operation: Any, upstream: Any) -> Any:
     first, second = operation.inputs
-    return rise * second if _whole(first, second) else None, rise * first if _whole(second, first) else None
+    return upstream * second if _whole(first, second) else None, upstream * first if _whole(second, first) else None
 
 
 def _whole(one: Any, other: Any) -> bool:

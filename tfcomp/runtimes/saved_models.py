@@ -33,7 +33,7 @@ class SavedModelTransform:
             raise missing_dependency(error) or error from error
         self._folders = encoder, decoder
         with everything_as(BitstreamError, f"expected SavedModels with a signature {LATENT!r}"):
-            # The signatures do not keep alive what they use; the loaded models do.
+            # Signatures do not keep their variables alive; the loaded models do.
             self._models = [tf.saved_model.load(str(folder)) for folder in (encoder, decoder)]
             self._analysis, self._synthesis = (model.signatures[LATENT] for model in self._models)
             self._slope = self._models[0].signatures.get(SLOPE)
@@ -52,7 +52,7 @@ class SavedModelTransform:
         """Whether there is a slope."""
         return self._slope is not None
 
-    def _told(self, function: Any, count: int, quality: int) -> dict[str, Any]:
+    def _quality_input(self, function: Any, count: int, quality: int) -> dict[str, Any]:
         named = function.structured_input_signature[1]
         return {"quality": self._fill([count], quality)} if "quality" in named else {}
 
@@ -62,13 +62,13 @@ class SavedModelTransform:
 
     def synthesise(self, latents: Float32, quality: int) -> Images:
         with everything_as(InputError, CANNOT_RUN):
-            told = self._told(self._synthesis, len(latents), quality)
-            return np.asarray(self._synthesis(latent=self._constant(latents), **told)["image"])
+            quality_input = self._quality_input(self._synthesis, len(latents), quality)
+            return np.asarray(self._synthesis(latent=self._constant(latents), **quality_input)["image"])
 
     def slope(self, items: Images, latents: Float32, quality: int) -> tuple[Float32, Float32]:
         if self._slope is None:
             raise InputError("expected effort=0 with an artifact whose encoder has no gradient")
         with everything_as(InputError, CANNOT_RUN):
-            told = self._told(self._slope, len(items), quality)
-            found = self._slope(image=self._constant(items), latent=self._constant(latents), **told)
-            return np.asarray(found["error"]), np.asarray(found["gradient"])
+            quality_input = self._quality_input(self._slope, len(items), quality)
+            outputs = self._slope(image=self._constant(items), latent=self._constant(latents), **quality_input)
+            return np.asarray(outputs["error"]), np.asarray(outputs["gradient"])

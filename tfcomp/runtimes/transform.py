@@ -1,4 +1,4 @@
-"""The two float networks of a codec, wherever they run. They propose; `tfcomp.entropy` decides, in integers."""
+"""The two float networks of a codec, which propose integers; `tfcomp.entropy` decides, in integers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ Float32 = NDArray[np.float32]
 
 
 class Transform(Protocol):
-    """Analysis and synthesis, both deterministic; and where ``refines``, how the error follows the latent.
+    """Analysis and synthesis, both deterministic; and where ``refines``, the error's gradient in the latent.
 
-    The latent is in units, which the artifact records as ``unit`` and ``zero``: what the encoder network gives, less
-    ``zero``, over ``unit``. Items of one shape come in batches; of any size, a window at a time, with sides that are
-    multiples of the grid's stride.
+    The latent is in units: the encoder network's output, less ``zero``, over ``unit``, which an artifact records. Items
+    of one shape come in batches; items of any size a window at a time, whose sides are multiples of the grid's stride.
     """
 
     def analyse(self, items: Images) -> Float32:
         """uint8 [N, H, W, C] -> float32 [N, *latent_shape], in units, not rounded.
 
-        For samples of a posterior (`tfcomp.entropy.sample`): [N, 2, *latent_shape], its mean and deviation.
+        For samples of a posterior (`tfcomp.entropy.sample`): its mean and deviation, [N, 2, *latent_shape].
         """
         ...
 
@@ -40,6 +39,6 @@ class Transform(Protocol):
         """Squared error of each item, of pixels on [0, 1], and its gradient: float32 [N] and [N, *latent_shape].
 
         Raises:
-            InputError: where there is none.
+            InputError: where there is no slope.
         """
         ...
