@@ -41,9 +41,9 @@ class Compress(apache_beam.PTransform):  # type: ignore[misc, unused-ignore]
     """Images to payloads.
 
     The input is files as ``fileio.ReadMatches`` gives them, or pairs of a key and an image: a file's content as bytes,
-    an array [H, W, C] of whole numbers 0 to 255, or a ``ReadableFile``. The outputs are, by name: ``payloads``, pairs of
-    key and payload, where the key of a file is its path; ``errors``, pairs of key and message for images that cannot be
-    used. A file that cannot be reached raises, and the runner tries again.
+    an array [H, W, C] of whole numbers 0 to 255, or a ``ReadableFile``. The outputs are, by name: ``payloads``, pairs
+    of key and payload, where the key of a file is its path; ``errors``, pairs of key and message for images that cannot
+    be used. A file that cannot be reached raises, and the runner tries again.
 
     Counters of the namespace ``tfcomp``: ``items``, ``payload_bytes`` and ``errors``.
 

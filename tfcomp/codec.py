@@ -134,7 +134,7 @@ class Codec:
 
         Args:
             folder: the artifact, or the name of a bundled one. Default: ``"photographs"``.
-            runtime: library that runs the networks: ``"litert"``, without TensorFlow; ``"tensorflow"``, the SavedModels, in
+            runtime: runtime of the networks: ``"litert"``, without TensorFlow; ``"tensorflow"``, the SavedModels, in
                 batches; ``"keras"``, the trained model where the artifact keeps it, for another export.
             threads: number of LiteRT's threads. Default: 1 for items of one shape; for items of any size the number of
                 processors.
@@ -163,8 +163,8 @@ class Codec:
 
         Args:
             folder: the folder to write.
-            quantize: types of the networks in the ``.tflite`` files: ``"float32"``; ``"float16"`` or ``"dynamic"`` (8 bits)
-                weights; ``"int8"`` weights and activations, calibrated. The SavedModels are always float32.
+            quantize: type of the ``.tflite`` files' networks: ``"float32"``; ``"float16"`` or ``"dynamic"`` (8 bits) weights;
+                ``"int8"`` weights and activations, calibrated. The SavedModels are always float32.
             side: for items of any size and runtimes that cannot resize tensors, such as LiteRT.js: side in pixels, 8 to
                 4096, of the images of ``encoder.tflite`` and ``decoder.tflite``, which have fixed shapes then.
             with_model: keep the trained model too, so that `tfcomp.load_model` of the folder can train on.

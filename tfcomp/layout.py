@@ -168,7 +168,7 @@ class Layout:
         return ((size, size, n, n * self.first_phases), *[(3, 3, self.channels, self.channels)] * self.other_phases)
 
     def seen(self, which: Pass) -> NDArray[np.bool_]:
-        """The context of a position of a pass: bool [2 * reach + 1, 2 * reach + 1, channels], the position at the centre."""
+        """The context of a position of a pass: bool [2 * reach + 1, 2 * reach + 1, channels], centred on it."""
         n, size, far = len(which.pattern), 2 * self.reach + 1, self.reach
         mask = np.zeros((size, size, self.channels), bool)
         mask[far - 1 : far + 2, far - 1 : far + 2, : which.channels.start] = True  # the nearest of earlier groups

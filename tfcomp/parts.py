@@ -145,8 +145,8 @@ class Parts:
         formats = sorted({quality.entropy.format_id for quality in self.qualities})
         if len(formats) != 1 or (self.grid is not None) != self.item.any_size:
             raise BitstreamError(
-                f"expected one format for all qualities, and a grid for items of any size alone, found {formats}, items "
-                f"{self.item} and the grid {self.grid}"
+                f"expected one format for all qualities, and a grid for items of any size alone, found {formats}, "
+                f"items {self.item} and the grid {self.grid}"
             )
         if isinstance(self.qualities[0].entropy, ContextModel) != self.item.any_size:
             raise BitstreamError(f"expected an entropy model for items {self.item}, found one of {formats[0]}")

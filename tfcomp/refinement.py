@@ -125,7 +125,7 @@ class BatchRefiner:
         return best.reshape(latents.shape)
 
     def _look(self, images: Images, flat: Int32) -> tuple[Float64, Float64, Int32]:
-        """The cost of each image, float64 [N]; the gain of the better step at each position, and the step, 1 or -1, [N, S]."""
+        """The cost of each image, float64 [N]; the gain of the better step at each position, and that step, 1 or -1."""
         latents = flat.reshape(-1, *self.model.latent_shape)
         error, gradient = self.slope(images, latents)
         selectors, table = self.model.tables_of(latents)

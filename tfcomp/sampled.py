@@ -41,7 +41,7 @@ class SampledPipeline(UniformPipeline):
 
     def _names(self, items: Any, quality: Quality, effort: int) -> Int32:
         if effort:
-            raise InputError(f"expected effort=0 with samples of a posterior, found {effort}: other integers would be no sample")
+            raise InputError(f"expected effort=0 with samples of a posterior, found {effort}")
         images, model = self.parts.item.batch(items), _model(quality)
         posterior = batched(self.parts.transform.analyse, images, "encode")
         with one_blas_thread():

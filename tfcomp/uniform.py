@@ -35,7 +35,7 @@ class UniformPipeline:
         self._measured: dict[int, Quality] = {}
 
     def encode(self, items: Any, quality: Quality, effort: int = 0) -> tuple[Int32, int]:
-        """Integers, int32 [N, *latent_shape], and the number of rounded latents that lay outside their table's support."""
+        """Integers, int32 [N, *latent_shape], and the number of rounded ones outside their table's support."""
         images, model = self.parts.item.batch(items), _static(quality)
         rounded = batched(partial(self._rounded, quality), images, "encode")
         latents = model.clip(rounded)

@@ -91,11 +91,11 @@ def each(
             raise
 
 
-def _in_order(pool: ProcessPoolExecutor, function: Callable[..., Any], jobs: Iterator[Job], ahead: int) -> Iterator[Any]:
-    """The results in order, with at most so many jobs begun before their results are taken."""
+def _in_order(pool: ProcessPoolExecutor, function: Callable[..., Any], jobs: Iterator[Job], most: int) -> Iterator[Any]:
+    """The results in order, of jobs of which at most so many are in the pool."""
     waiting: deque[Future[Any]] = deque()
     while True:
-        for job in islice(jobs, ahead - len(waiting)):
+        for job in islice(jobs, most - len(waiting)):
             with _uninterrupted():  # a process that starts now must not see an interrupt
                 waiting.append(pool.submit(_run, function, job))
         if not waiting:
