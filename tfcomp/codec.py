@@ -163,8 +163,8 @@ class Codec:
 
         Args:
             folder: the folder to write.
-            quantize: type of the ``.tflite`` files' networks: ``"float32"``; ``"float16"`` or ``"dynamic"`` (8 bits) weights;
-                ``"int8"`` weights and activations, calibrated. The SavedModels are always float32.
+            quantize: type of the networks in ``.tflite`` files: ``"float32"``; ``"float16"`` or ``"dynamic"`` (8 bits)
+                weights; ``"int8"`` weights and activations, calibrated. The SavedModels are always float32.
             side: for items of any size and runtimes that cannot resize tensors, such as LiteRT.js: side in pixels, 8 to
                 4096, of the images of ``encoder.tflite`` and ``decoder.tflite``, which have fixed shapes then.
             with_model: keep the trained model too, so that `tfcomp.load_model` of the folder can train on.

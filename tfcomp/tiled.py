@@ -251,7 +251,7 @@ def _contextual(quality: Quality) -> ContextModel:
 
 
 def _weight(quality: Quality, share: float) -> Float32:
-    """The weight by which the encoder chooses integers; a share below 1, to meet a number of bytes, is of `error_weight`."""
+    """The weight by which the encoder chooses integers; a share below 1 meets a number of bytes."""
     return quality.rounding_weight if share == 1.0 else quality.error_weight * np.float32(share)
 
 
