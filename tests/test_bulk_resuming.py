@@ -142,7 +142,7 @@ def test_shards_of_a_run_that_has_not_ended_or_lost_one_are_refused(rows: Path, 
         bulk.decompress(out, tmp_path / "back", codec=SMALL, **ALONE)
     with pytest.raises(InputError, match=r"no bulk\.json"):
         bulk.merge(tmp_path / "none", tmp_path / "all.tfz")
-    with pytest.raises(BitstreamError, match="give the codec"):
+    with pytest.raises(BitstreamError, match="name the codec"):
         bulk.decompress([out / "shard-000000.tfz"], tmp_path / "back", **ALONE)
 
 

@@ -114,19 +114,10 @@ class Codec:
         """
         from tfcomp.freezing.freeze import freeze
 
-        return cls(
-            freeze(
-                model,
-                calibration,
-                step=step,
-                target_psnr_db=target_psnr_db,
-                target_bytes=target_bytes,
-                precision=precision,
-                sets=sets,
-                latents=latents,
-                seed=seed,
-            )
-        )
+        return cls(freeze(
+            model, calibration, step=step, target_psnr_db=target_psnr_db, target_bytes=target_bytes,
+            precision=precision, sets=sets, latents=latents, seed=seed,
+        ))  # fmt: skip
 
     @classmethod
     def load(cls, folder: str | Path | None = None, *, runtime: str = "litert", threads: int | None = None) -> Codec:

@@ -28,12 +28,7 @@ class WorkerLostError(TfcompError, ConnectionError):
 
 
 class everything_as:  # noqa: N801 - a context, and not by `contextlib`, whose import an interrupt would find unhandled
-    """The boundary to what others wrote: whatever a file or a server makes a parser raise becomes one named error.
-
-    Args:
-        error: the error to raise.
-        expected: what was expected, the beginning of its message.
-    """
+    """The boundary to foreign bytes: errors in it become one class of errors, which begin with ``expected``."""
 
     def __init__(self, error: type[TfcompError], expected: str) -> None:
         self.error, self.expected = error, expected

@@ -92,21 +92,11 @@ class Grid:
 
     @classmethod
     def of(cls, stride: int, margin: int, channels: int = 1) -> Grid:
-        """The grid with the largest tiles of up to `TILE_PIXELS` a side and `MAX_COEFFICIENTS`.
-
-        Args:
-            stride, margin: as above.
-            channels: channels of the latent.
-        """
+        """The grid of the largest tiles within `TILE_PIXELS` and `MAX_COEFFICIENTS`, for so many latent channels."""
         return cls(stride, margin, max(1, min(TILE_PIXELS // stride, math.isqrt(MAX_COEFFICIENTS // channels))))
 
     def plan(self, height: Any, width: Any, arithmetic: Arithmetic = NUMPY) -> Plan:
-        """The plan of an item: its latent and its tiles.
-
-        Args:
-            height, width: pixels of the item, at least 1; integers, or int32 tensors with their arithmetic.
-            arithmetic: `NUMPY`, or that of the tensors.
-        """
+        """The plan of an item of at least one pixel; sizes are integers, or int32 tensors with their arithmetic."""
         minimum, maximum = arithmetic.minimum, arithmetic.maximum
         # One stride where the size is at most four, else none.
         top, left = (self.stride * minimum(1, maximum(0, 4 * self.stride + 1 - n)) for n in (height, width))

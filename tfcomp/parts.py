@@ -174,11 +174,7 @@ class Parts:
         return fingerprint(self.format_id, arrays)
 
     def quality(self, number: int | None = None) -> Quality:
-        """A quality by its number; the default one for None.
-
-        Raises:
-            InputError: if there is none of this number.
-        """
+        """A quality by its number, None for the default one; raises `InputError` on any other number."""
         wanted = self.default_quality if number is None else number
         for quality in self.qualities:
             if not isinstance(wanted, bool) and quality.number == wanted:

@@ -64,10 +64,7 @@ def checked_effort(effort: int) -> int:
 def lagrangian(model: StaticModel, latents: Int32, curvature: Float64) -> float:
     """Price of a unit of error, in bits, of a codec that rounds.
 
-    Args:
-        model: the tables.
-        latents: int32 [N, *latent_shape], of calibration images.
-        curvature: [*latent_shape], squared error of a squared step.
+    Latents, int32 [N, *latent_shape], are those of calibration images; curvature is as of `BatchRefiner`.
     """
     _, table = model.tables_of(latents)
     spent = model.tables.ideal_bits(model.flat(latents).astype(np.int32), table).mean(axis=0)
@@ -92,12 +89,9 @@ class BatchRefiner:
     lagrangian: float
 
     def refine(self, images: Images, latents: Int32, effort: int) -> Int32:
-        """int32 [N, *latent_shape], inside the tables' supports, of no higher cost for any image.
+        """Integers of no higher cost for any image, after at most ``effort`` looks through the decoder.
 
-        Args:
-            images: uint8 [N, H, W, C].
-            latents: int32 [N, *latent_shape], inside the supports: where to begin.
-            effort: largest number of looks through the decoder.
+        Images are uint8 [N, H, W, C]; latents, before and after, int32 [N, *latent_shape] inside the tables' supports.
         """
         starts = range(0, len(images), BATCH)
         bar = tqdm(starts, desc="refine", unit="batch", delay=1.0, leave=False, disable=None)

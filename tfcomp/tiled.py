@@ -28,14 +28,10 @@ _SEARCH_STEPS = 5
 
 
 class _View:
-    """An item as the networks see it, a window at a time.
+    """An item, uint8 [H, W, C] or grey [H, W, 1], as the networks see it, a window at a time.
 
     The constructor makes everything: before Python 3.12 a `functools.cached_property` holds one lock for all items
     while it computes, and threads would wait for one another's networks.
-
-    Args:
-        parts: of the codec.
-        item: uint8 [H, W, C], or [H, W, 1] for a grey item of a codec of three channels.
 
     Attributes:
         plan: the item's plan.

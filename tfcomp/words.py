@@ -35,11 +35,7 @@ def mix(x: Any) -> UInt32:
 
 
 def key(seed: int, stream: int) -> UInt32:
-    """``mix(mix(stream) ^ seed)``, uint32 [1]: the beginning of a stream's words.
-
-    Raises:
-        InputError: if the seed is not one of 0 to 2**32 - 1.
-    """
+    """``mix(mix(stream) ^ seed)``, uint32 [1]: the beginning of a stream's words; seeds are 0 to 2**32 - 1."""
     if not 0 <= seed < 2**32:
         raise InputError(f"expected a seed of 0 to 2**32 - 1, found {seed}")
     return mix(mix(np.array([stream], np.uint32)) ^ np.uint32(seed))

@@ -56,8 +56,7 @@ def each(
         function: a function of a module, which a worker finds by its name.
         jobs: arguments of each call, which pickle can send to a worker.
         codec: the codec. One with a trained model's networks cannot be sent: then this process does all jobs.
-        label: label of the progress bar, a verb.
-        count: number of jobs, if it is known.
+        label, count: label of the progress bar, a verb; number of jobs, if it is known.
         few: largest number of jobs that this process does alone. Default: `FEW`.
         processes: number of workers; 1 does all jobs here. Default: as many as processors, at most `MOST_PROCESSES`.
 

@@ -54,11 +54,9 @@ class Written:
                 continue
             payload, shape = outcome
             self.names += [] if source.name is None else [source.name]
-            self.images, self.pixels, self.values = (
-                self.images + 1,
-                self.pixels + shape[0] * shape[1],
-                self.values + int(np.prod(shape)),
-            )
+            self.images += 1
+            self.pixels += shape[0] * shape[1]
+            self.values += int(np.prod(shape))
             self.claimed += codec.claimed_pixels(payload)
             yield payload
 

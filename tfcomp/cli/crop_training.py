@@ -202,10 +202,7 @@ def _model(args: argparse.Namespace, side: int, channels: int) -> Any:
 def _streams(
     args: argparse.Namespace, side: int, channels: int, skipped: Skipped | None, epochs: int
 ) -> tuple[Any, Any]:
-    """An endless stream of training crops, and the held-out crops, at the photographs' full scale.
-
-    A run that goes on after some epochs learns from other crops than in its first ones.
-    """
+    """Training crops without end, new ones for a run that goes on, and held-out crops, which are not scaled."""
     options: Any = {"channels": channels, "skipped": skipped}
     seed = args.seed + epochs
     files = runs.training_folder(args.data)

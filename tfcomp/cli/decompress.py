@@ -94,11 +94,7 @@ def _shards(args: argparse.Namespace) -> None:
 
 
 def bundled_that_made(archive: Archive) -> str:
-    """The folder of the bundled artifact that made an archive.
-
-    Raises:
-        BitstreamError: if none has its fingerprint.
-    """
+    """The folder of the bundled artifact that made an archive; raises `BitstreamError` if none did."""
     folder = reading.find(archive.header.fingerprint)
     if folder is None:
         raise BitstreamError(

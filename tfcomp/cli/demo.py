@@ -46,7 +46,7 @@ def demonstrate(out: Path, *, data: str = "glyphs", epochs: int | None = None) -
     import_module("matplotlib")  # if it is missing, fail before training
     there = [name for name in RESULTS if (out / name).exists()]
     if there and not (out / "artifact" / MANIFEST).is_file():
-        raise InputError(f"expected {out} to be new or to hold an earlier demo, found another {there[0]} in it")
+        raise InputError(f"expected {out} to be new or to hold an earlier demo, found {there[0]} of another kind")
     train, test = datasets.load_arrays(data)
     if max(train.shape[1:3]) > 64:
         raise InputError(f"expected images of up to 64x64 pixels for the demo, found {train.shape[1:3]} in {data}")

@@ -61,7 +61,7 @@ def new_model(args: argparse.Namespace, shape: tuple[int | None, ...], latent_di
         return getattr(MODELS[args.model], args.network or NETWORK)(shape, args.latent_dim or latent_dim, **options)
     if args.model != "autoencoder" or args.distortion not in (None, "squared_error") or args.latent_dim is not None:
         raise InputError(
-            "expected --network lapped in an autoencoder of squared_error without --latent-dim, found others"
+            "expected lapped networks in an autoencoder of squared_error without --latent-dim, found others"
         )
     return AutoEncoder.lapped(shape, **({"beta": options["beta"]} if args.beta else {}))
 

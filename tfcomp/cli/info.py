@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
         else:
             _payload(path, args.codec)
     else:
-        raise InputError(f"expected a .tfz, shards, a payload, a run or an artifact, found none at {path}")
+        raise InputError(f"expected a .tfz, shards, a payload, a run or an artifact, found none of them at {path}")
 
 
 def _artifact(path: Path) -> None:

@@ -23,11 +23,7 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status.
-
-    Args:
-        arguments: by default those of the process; then stdout and interrupts are the command's to handle.
-    """
+    """Runs one command, by default that of the process, with its interrupts; returns the exit status."""
     process = arguments is None
     received: list[int] = []
 

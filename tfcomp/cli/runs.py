@@ -21,13 +21,7 @@ RUN = "run.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model with its settings and history.
-
-    Attributes:
-        folder: the folder.
-        settings: settings of the command.
-        history: metrics by name, a number for each epoch.
-    """
+    """A trained model's folder, the settings of its command, and its metrics by name, a number for each epoch."""
 
     folder: Path
     settings: Mapping[str, Any]

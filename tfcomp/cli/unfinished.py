@@ -65,11 +65,7 @@ def write(out: str, state: State, model: Any, choice: Choice) -> None:
 
 
 def read(out: str, settings: Mapping[str, Any]) -> tuple[State, Any, Choice] | None:
-    """State, model and choice of the unfinished run with this output; None if there is none.
-
-    Raises:
-        InputError: if the run has other settings, or cannot be read.
-    """
+    """State, model and choice of an unfinished run, or None; raises `InputError` on other settings and damage."""
     folder = folder_of(out)
     if not (folder / STATE).is_file():
         return None

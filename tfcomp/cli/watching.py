@@ -61,12 +61,7 @@ class Measured:
 
 
 class Watch:
-    """Measurements of a model on the same crops.
-
-    Args:
-        model: the model in training.
-        crops: uint8 [N, side, side, C].
-    """
+    """Measurements of a model in training on the same crops, uint8 [N, side, side, C]."""
 
     def __init__(self, model: Any, crops: Images) -> None:
         self.model, self.crops = model, crops
@@ -180,10 +175,7 @@ def tell(line: str) -> None:
 def mixtures(
     first: Sequence[Any], last: Sequence[Any], shares: Sequence[float] = SHARES
 ) -> Iterator[tuple[float, list[Any]]]:
-    """Shares of the way, and weights on the way from the first ones to the last.
-
-    (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", average the two so.)
-    """
+    """Shares, and so weighted means of weights (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models")."""
     for share in shares:
         yield (
             share,

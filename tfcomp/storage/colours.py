@@ -109,11 +109,7 @@ class Rgb:
 
 
 def by_code_points(primaries: int, transfer: int, source: str) -> Rgb | None:
-    """The colours of two code points of H.273; None if both are unspecified.
-
-    Raises:
-        InputError: on code points of high dynamic range, and unknown ones.
-    """
+    """The colours of two code points of H.273, None if both are unspecified; raises `InputError` on HDR and others."""
     if transfer in HDR:
         raise InputError(f"expected colours of standard dynamic range in {source}, found {HDR[transfer]}")
     if primaries not in {*PRIMARIES, UNSPECIFIED} or transfer not in {*TRANSFERS, UNSPECIFIED}:

@@ -78,7 +78,7 @@ def write(
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write(f"{folder}/two.tfz", [b"first", b"second"], fingerprint=bytes(16), item_shape=(8, 8, 1))
-        58
+        54
     """
     with replacing_file(path) as temporary:
         return write_as_it_goes(
@@ -120,7 +120,7 @@ def size(
 
     Examples:
         >>> size([5, 6], item_shape=(8, 8, 1))
-        58
+        54
     """
     each = list(lengths)
     _check(bytes(16), dtype, item_shape)
@@ -349,11 +349,7 @@ class Archive:
         return (self[i] for i in range(len(self)))
 
     def verify(self) -> None:
-        """Reads and checks the whole payload area, a block at a time.
-
-        Raises:
-            BitstreamError: at the first block that fails its checksum.
-        """
+        """Reads and checks the whole payload area; raises `BitstreamError` at the first block whose checksum fails."""
         for block in range(self.header.blocks):
             self._checked_blocks(block, block + 1)
 

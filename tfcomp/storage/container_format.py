@@ -167,8 +167,8 @@ def offsets_of(index: bytes, header: Header, source: str) -> NDArray[np.int64]:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     # Each length is below 2**63, so that a sum beyond 2**63 shows as a step down.
     if np.any(np.diff(offsets) < 0) or offsets[-1] != header.payload_bytes:
-        total = sum(lengths.tolist())
-        raise BitstreamError(f"expected payload lengths of {header.payload_bytes} in all in {source}, found {total}")
+        total = f"found a sum of {sum(lengths.tolist())}"
+        raise BitstreamError(f"expected payload lengths that sum to {header.payload_bytes} in {source}, {total}")
     return offsets
 
 

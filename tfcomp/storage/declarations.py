@@ -43,11 +43,7 @@ _ENUMERATED = {16: SRGB, 17: SRGB, 18: SRGB}
 
 
 def declared(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> Declared:
-    """The declared colours of an image file that Pillow has opened; sRGB if there are none.
-
-    Raises:
-        InputError: if a declaration is damaged, or its colours cannot be converted to sRGB.
-    """
+    """The declared colours of an opened image file, sRGB if it has none; raises `InputError` on damaged ones."""
     colours: Declared | None
     with open(path, "rb") as file:  # noqa: PTH123 - any path
         match image.format:

@@ -38,11 +38,7 @@ class Exif:
 
 
 def data_of(info: Mapping[Any, Any]) -> bytes:
-    """The EXIF data of an image that Pillow opened, empty if there are none.
-
-    Args:
-        info: ``Image.info``, where a PNG file may have hexadecimal text, as ImageMagick writes it.
-    """
+    """The EXIF data in ``Image.info``, or empty; ImageMagick writes them into PNG files as hexadecimal text."""
     if data := info.get("exif"):
         return bytes(data)
     for profile in ("exif", "APP1"):

@@ -58,12 +58,8 @@ Skipped = dict[Path, TfcompError]
 
 
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The image files in a folder and its subfolders, sorted; names that begin with a dot are left out.
-
-    They are told by their suffixes; in a folder without others, ``.npy`` files of one image each count.
-
-    Raises:
-        InputError: if there is none.
+    """The image files in a folder and its subfolders, sorted, without names that begin with a dot; without any, its
+    ``.npy`` files of one image each. Raises `InputError` if there are none either.
     """
     root = Path(folder)
     for suffixes in (SUFFIXES, {ARRAY}):
@@ -73,16 +69,9 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def image_shape(path: str | os.PathLike[str], *, whole: bool = True) -> tuple[int, int, int]:
-    """(height, width, channels) of the image of `read_image`, from the file's header alone.
+    """(height, width, channels) of the image of `read_image`, from the file's header; arguments and errors as of that.
 
     For a PNG file with EXIF data behind its pixels, height and width may be exchanged.
-
-    Args:
-        path: the file.
-        whole: see `read_image`.
-
-    Raises:
-        InputError: as `read_image`, as far as the header shows.
     """
     if Path(path).suffix.lower() == ARRAY:
         height, width, channels = _array(path).shape
@@ -97,16 +86,12 @@ def image_shapes(
     skipped: Skipped | None = None,
     whole: bool = True,
 ) -> dict[Path, tuple[int, int, int]]:
-    """`image_shape` of each file.
+    """`image_shape` of each file; errors as of `read_image`.
 
     Args:
-        paths: the files.
+        paths, whole: the files, and how to read them.
         to_the_end: read whole files, so that damage is found before long work begins.
         skipped: gets the errors of files that cannot be read, which are then left out.
-        whole: see `read_image`.
-
-    Raises:
-        InputError: as `read_image`.
     """
 
     def shape(path: str | os.PathLike[str]) -> tuple[int, int, int] | TfcompError:
@@ -202,13 +187,7 @@ def _shape(image: ImageFile.ImageFile) -> tuple[int, int, int]:
 def _opened(
     path: str | os.PathLike[str], source: str | os.PathLike[str] | BinaryIO, whole: bool
 ) -> Iterator[ImageFile.ImageFile]:
-    """A context of an image file whose header has been read and checked; all errors in it become one line.
-
-    Args:
-        path: the file.
-        source: the same, or the file's content.
-        whole: see `read_image`.
-    """
+    """A context of an image file, or of its content, with a checked header; all errors in it become one line."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of damaged metadata
@@ -331,12 +310,7 @@ def _jpeg2000_bits(data: bytes) -> int:
 
 
 def write_image(path: str | os.PathLike[str], image: Images) -> None:
-    """Writes an image file, one of many, whole or not at all; a link of that name is replaced, not followed.
-
-    Args:
-        path: a ``.npy`` file for the array as it is; else a PNG file.
-        image: uint8 [H, W, C]; C of 1 or 3 for PNG.
-    """
+    """Writes an image, uint8 [H, W, C], as a ``.npy`` or PNG file, one of many; a link is replaced, not followed."""
     with replacing_file(path, follow_links=False, one_of_many=True) as temporary:
         save_image(temporary, image)
 

@@ -78,15 +78,8 @@ class Journal:
 
 
 def put(target: Path, image: Images, *, replace: bool) -> None:
-    """Writes an image, unless the file holds it already.
-
-    Args:
-        target: the file.
-        image: uint8 [H, W, C].
-        replace: whether to replace a file of other content.
-
-    Raises:
-        InputError: if the file has other content and is not to be replaced.
+    """Writes an image, uint8 [H, W, C], unless the file holds it; raises `InputError` if it holds another, unless
+    ``replace``.
     """
     if os.path.lexists(target) and not replace:
         there = None

@@ -29,11 +29,7 @@ MAX_DEPTH = 64
 
 
 class Place:
-    """A folder, here or elsewhere, whose files are read and written whole.
-
-    Args:
-        address: a path, or an address of fsspec. The folder is made when the first file is written.
-    """
+    """A folder, at a path or an address of fsspec, whose files are read and written whole; the first one makes it."""
 
     def __init__(self, address: Address) -> None:
         self.address = os.fspath(address)
@@ -107,12 +103,7 @@ class Place:
 
 
 def resolve(address: Address) -> tuple[Any, str]:
-    """The file system of fsspec, None for this machine's, and the path there.
-
-    Raises:
-        InputError: if fsspec knows no such address.
-        MissingDependencyError: without fsspec or a package of its, for an address that needs it.
-    """
+    """The file system of fsspec, None for this machine's, and the path there; raises a `TfcompError` without either."""
     text = os.fspath(address)
     if not _SCHEME.match(text):
         return None, text or "."
