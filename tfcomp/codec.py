@@ -296,13 +296,26 @@ class Codec:
         Raises:
             InputError: on other arguments, if no quality fits the target, or on an effort with an artifact whose
                 encoder was exported without a gradient.
+
+        Examples:
+            >>> import numpy as np
+            >>> [payload] = Codec.load().compress([np.zeros((40, 60, 3), np.uint8)], target_bytes=100)
+            >>> len(payload) <= 100
+            True
         """
         return self._compressed(items, quality, effort, target_bytes)[0]
 
     def compress_with_report(
         self, items: Any, quality: int | None = None, *, effort: int = 0, target_bytes: int | None = None
     ) -> tuple[list[bytes], CompressionReport]:
-        """The payloads of `compress`, and their `CompressionReport`."""
+        """The payloads of `compress`, and their `CompressionReport`; arguments and errors as of `compress`.
+
+        Examples:
+            >>> import numpy as np
+            >>> payloads, report = Codec.load().compress_with_report([np.zeros((40, 60, 3), np.uint8)])
+            >>> report.payload_bytes == len(payloads[0]), report.clipped
+            (True, 0)
+        """
         payloads, tally = self._compressed(items, quality, effort, target_bytes)
         ideal_bits = self._pipeline.ideal_bits(payloads, self.parts.quality(quality))
         size = sum(map(len, payloads))
@@ -343,7 +356,7 @@ class Codec:
     # === Integers ===
 
     def encode(self, items: Any, quality: int | None = None, *, effort: int = 0) -> Any:
-        """The integers that `compress` codes.
+        """The integers that `compress` codes; arguments and errors as of `compress`.
 
         Returns:
             int32 [N, *latent_shape] for items of one shape; a list of int32 [rows, columns, channels] for any size.
