@@ -176,7 +176,7 @@ def test_an_output_is_none_of_the_inputs(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="none of the inputs"):
             archives.check_output(tmp_path / name, inputs, force=True)
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(InputError, match=r"thesis\.txt is another file; --force"):
+    with pytest.raises(InputError, match=r"another file .*thesis\.txt; --force"):
         archives.check_output(tmp_path / "thesis.txt", inputs, force=False)
     archives.check_output(tmp_path / "thesis.txt", inputs, force=True)
     container.write(tmp_path / "old.tfz", [], fingerprint=bytes(16), item_shape=())

@@ -5,6 +5,7 @@ It needs none of the other tests' fixtures, some of which import TensorFlow.
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import sys
@@ -195,6 +196,13 @@ def test_a_process_has_one_codec() -> None:
         Compress(3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="effort"):
         Compress(effort=-1)
+
+
+@needs_beam
+def test_the_examples_of_the_module_run() -> None:
+    import tfcomp.beam
+
+    assert doctest.testmod(tfcomp.beam) == (0, 2)
 
 
 @needs_beam

@@ -92,8 +92,8 @@ def test_other_arguments_are_refused_and_nothing_is_changed(rows: Path, tmp_path
     for paths, options, words in (
         (rows, {"shard_size": 3}, r"expected shard_size 4 to go on, found 3: .* choose another folder"),
         (rows, {"codec": qualities}, "expected codec"),
-        (other, {}, r"shard-000000\.tfz holds other images"),
-        ([other, rows], {}, "holds other images"),
+        (other, {}, r"found others in .*shard-000000\.tfz"),
+        ([other, rows], {}, "found others in"),
     ):
         with pytest.raises(InputError, match=words):
             bulk.compress(paths, out, **{"codec": SMALL, "shard_size": 4, **ALONE, **options})
@@ -142,7 +142,7 @@ def test_shards_of_a_run_that_has_not_ended_or_lost_one_are_refused(rows: Path, 
         bulk.decompress(out, tmp_path / "back", codec=SMALL, **ALONE)
     with pytest.raises(InputError, match=r"no bulk\.json"):
         bulk.merge(tmp_path / "none", tmp_path / "all.tfz")
-    with pytest.raises(BitstreamError, match="give the codec"):
+    with pytest.raises(BitstreamError, match="name the codec"):
         bulk.decompress([out / "shard-000000.tfz"], tmp_path / "back", **ALONE)
 
 

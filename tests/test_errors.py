@@ -7,7 +7,15 @@ import zlib
 
 import pytest
 
-from tfcomp.errors import BitstreamError, InputError, MissingDependencyError, ServerError, TfcompError, everything_as
+from tfcomp.errors import (
+    BitstreamError,
+    InputError,
+    MissingDependencyError,
+    ServerError,
+    TfcompError,
+    everything_as,
+    optional_import,
+)
 
 ODD = [MemoryError(), RecursionError("deep"), OverflowError("large\nnumber"), zlib.error("-3"), NotImplementedError()]
 ODD += [RuntimeError("password"), IndexError(), AttributeError("x"), tokenize.TokenError("EOF"), StopIteration()]
@@ -50,3 +58,20 @@ def test_another_named_error_becomes_that_of_the_boundary() -> None:
         everything_as(BitstreamError, "expected tables"),
     ):
         raise InputError("expected a grid")
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"), [("scipy.interpolate", "evaluate"), ("fsspec", "bulk"), ("grpc", "serving")]
+)
+def test_a_missing_optional_package_is_named_with_its_extra(package: str, extra: str) -> None:
+    found = ModuleNotFoundError("gone", name=package)
+    with pytest.raises(MissingDependencyError, match=rf"tfcomp\[{extra}\]") as raised, optional_import():
+        raise found
+    assert raised.value.__cause__ is found
+
+
+@pytest.mark.parametrize("found", [ModuleNotFoundError("x", name="unknown"), ImportError("broken"), ValueError("x")])
+def test_other_errors_of_an_import_pass(found: Exception) -> None:
+    with pytest.raises(type(found)) as raised, optional_import():
+        raise found
+    assert raised.value is found

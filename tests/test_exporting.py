@@ -139,7 +139,9 @@ def test_a_codec_that_cannot_be_exported_leaves_the_earlier_artifact(images: np.
 
 def test_what_is_not_a_choice(codecs: dict[str, Codec], tmp_path: Path) -> None:
     export = partial(codecs["VAE"].export, tmp_path / "new")
-    with pytest.raises(InputError, match=r"one of \('float32', 'float16', 'int8-weights', 'dynamic', 'int8'\), found 'int4'"):
+    with pytest.raises(
+        InputError, match=r"one of \('float32', 'float16', 'int8-weights', 'dynamic', 'int8'\), found 'int4'"
+    ):
         export(quantize="int4")
     with pytest.raises(InputError, match=r"a side for items of any size alone, found one for \[28, 28, 1\]"):
         export(side=32)

@@ -196,7 +196,7 @@ def test_what_is_not_equal_is_not_kept(
     ):  # fmt: skip
         path.write_bytes(content)
         line = failure(capsys, *command)
-        assert f"expected {path} to be absent or the image of that name; --force replaces it" in line
+        assert f"expected no file {path}, or one of this image, found another; --force replaces it" in line
         assert path.read_bytes() == content
         path.unlink()
     first.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Compression on Apache Beam: `Compress` and `Decompress` in a pipeline, wherever it runs.
 
-Payloads are those of `tfcomp.bulk`: both do their work by `tfcomp.outcomes`. A worker process has one codec, which its
-threads share; nothing is written except by the pipeline, so that retries and resumption are the runner's.
+Payloads equal those of `tfcomp.bulk`: both modules call `tfcomp.outcomes`. A worker process has one codec, which its
+threads share. Only the pipeline writes, so that retries and resumption are the runner's.
 
 This module needs the extra ``beam``, and no TensorFlow; ``import tfcomp`` does not import it.
 """
@@ -17,44 +17,53 @@ import numpy as np
 
 from tfcomp import outcomes
 from tfcomp.codec import Codec
-from tfcomp.errors import InputError, TfcompError, missing_dependency
+from tfcomp.errors import InputError, TfcompError, optional_import
 from tfcomp.outcomes import Source
 from tfcomp.refinement import checked_effort
 from tfcomp.storage import container
 from tfcomp.storage import names as rule
 
-try:
+with optional_import():
     import apache_beam
     from apache_beam.io import fileio
     from apache_beam.metrics import Metrics
     from apache_beam.utils.shared import Shared
-except ModuleNotFoundError as error:
-    raise missing_dependency(error) or error from error
 
 __all__ = ["ERRORS", "ArchiveSink", "Compress", "Decompress"]
 
 ERRORS = "errors"
 """Tag of the output of elements that failed: pairs of key and message."""
 BATCH = 256
-"""Largest number of items of one shape that are done together."""
+"""Largest number of elements in a batch."""
 
 
 class Compress(apache_beam.PTransform):  # type: ignore[misc, unused-ignore]
     """Images to payloads.
 
-    Its input are files as ``fileio.ReadMatches`` gives them, or pairs of a key and an image: a file's content as bytes,
-    an array [H, W, C] of whole numbers, or a ``ReadableFile``. Its outputs are, by name: ``payloads``, pairs of key and
-    payload, where the key of a file is its path; ``errors``, pairs of key and message, of images that cannot be used. A
-    file that cannot be reached raises, and the runner tries again.
+    The input is files as ``fileio.ReadMatches`` gives them, or pairs of a key and an image: a file's content as bytes,
+    an array [H, W, C] of whole numbers 0 to 255, or a ``ReadableFile``. The outputs are, by name: ``payloads``, pairs
+    of key and payload, where the key of a file is its path; ``errors``, pairs of key and message for images that cannot
+    be used. A file that cannot be reached raises, and the runner tries again.
 
     Counters of the namespace ``tfcomp``: ``items``, ``payload_bytes`` and ``errors``.
 
     Args:
-        codec: a loaded codec, which is sent with the pipeline; or an artifact's folder, or the name of one that comes
-            with the package, which each worker loads for itself. Default: ``"photographs"``.
-        quality: 1 to the codec's `qualities`. Default: its own.
+        codec: a loaded codec, which is sent with the pipeline; or an artifact's folder, or the name of a bundled one,
+            which each worker loads for itself. Default: ``"photographs"``.
+        quality: 1 to the codec's `qualities`. Default: the codec's default.
         effort: see `tfcomp.Codec.compress`.
-        target_bytes: instead of a quality, the most that each payload may have, for images of any size.
+        target_bytes: instead of a quality, the largest payload in bytes, for images of any size.
+
+    Raises:
+        InputError: on an effort or a codec of another type; a worker raises it for other options.
+
+    Examples:
+        >>> import apache_beam, numpy
+        >>> with apache_beam.Pipeline() as pipeline:
+        ...     images = pipeline | apache_beam.Create([("grey", numpy.full((40, 60, 3), 128, numpy.uint8))])
+        ...     restored = (images | Compress()).payloads | Decompress()
+        ...     _ = restored.images | apache_beam.Map(lambda pair: print(pair[0], pair[1].shape))
+        grey (40, 60, 3)
     """
 
     def __init__(
@@ -70,19 +79,19 @@ class Compress(apache_beam.PTransform):  # type: ignore[misc, unused-ignore]
         self._options = {"quality": quality, "effort": checked_effort(effort), "target_bytes": target_bytes}
 
     def expand(self, images: Any) -> Any:
-        done = apache_beam.ParDo(_Compressing(self._codec, self._options))
-        return _batches(images) | done.with_outputs(ERRORS, main="payloads")
+        compressing = apache_beam.ParDo(_Compressing(self._codec, self._options))
+        return _batches(images) | compressing.with_outputs(ERRORS, main="payloads")
 
 
 class Decompress(apache_beam.PTransform):  # type: ignore[misc, unused-ignore]
-    """Pairs of key and payload to images.
+    """Pairs of key and payload to images; see `Compress` for an example.
 
-    Its outputs are, by name: ``images``, pairs of key and uint8 [H, W, C]; ``errors``, pairs of key and message, of
-    payloads that the codec cannot have made. Counters as of `Compress`.
+    The outputs are, by name: ``images``, pairs of key and uint8 [H, W, C]; ``errors``, pairs of key and message for
+    payloads that the codec cannot have made. The counters are those of `Compress`.
 
     Args:
-        codec: as of `Compress`.
-        quality: that which `Compress` was given, of items of one shape; payloads of any size say it.
+        codec: as `Compress` takes it.
+        quality: the quality of `Compress`, for items of one shape; payloads of items of any size name theirs.
     """
 
     def __init__(self, codec: Codec | str | None = None, *, quality: int | None = None) -> None:
@@ -90,18 +99,18 @@ class Decompress(apache_beam.PTransform):  # type: ignore[misc, unused-ignore]
         self._codec, self._quality = _sent(codec), quality
 
     def expand(self, payloads: Any) -> Any:
-        done = apache_beam.ParDo(_Decompressing(self._codec, {"quality": self._quality}))
-        return _batches(payloads) | done.with_outputs(ERRORS, main="images")
+        decompressing = apache_beam.ParDo(_Decompressing(self._codec, {"quality": self._quality}))
+        return _batches(payloads) | decompressing.with_outputs(ERRORS, main="images")
 
 
 class ArchiveSink(fileio.FileSink):  # type: ignore[misc, unused-ignore]
     """Payloads to ``.tfz`` files, for ``fileio.WriteToFiles``: ``sink=lambda destination: ArchiveSink(...)``.
 
-    Its records are what `Compress` gives. The files hold no names unless keys are text.
+    The records are pairs of key and payload, as `Compress` gives them. The files hold names only if keys are text.
 
     Args:
-        codec: what made the payloads.
-        quality: that which `Compress` was given, of items of one shape.
+        codec: the codec that made the payloads, as `Compress` takes it.
+        quality: the quality of `Compress`, for items of one shape.
     """
 
     def __init__(self, codec: Codec | str | None = None, *, quality: int | None = None) -> None:
@@ -142,7 +151,7 @@ class _Worker(apache_beam.DoFn):  # type: ignore[misc, unused-ignore]
     def setup(self) -> None:
         codec = _acquired(self._shared, self._sent)
         self.codec, self.quality = codec, self._options["quality"]
-        codec.parts.quality(self.quality)  # or it is no codec of so many qualities
+        codec.parts.quality(self.quality)  # raises if there is no such quality
         if not codec.item.any_size:
             self.codec, self.quality = _of_quality(codec, self.quality), None
 
@@ -176,17 +185,17 @@ class _Compressing(_Worker):
         """The elements as sources, and their keys; files are read as they are needed."""
         for element in batch:
             key, image = element if isinstance(element, tuple) else (element.metadata.path, element)
-            said = str(key)
+            source = str(key)
             if isinstance(image, fileio.ReadableFile):
-                with image.open() as file:  # which its own `read` would leave open
-                    said, image = image.metadata.path, file.read()
+                with image.open() as file:  # `ReadableFile.read` would leave it open
+                    source, image = image.metadata.path, file.read()
             if not isinstance(image, (bytes, np.ndarray)):
-                kind = type(image).__name__
-                raise InputError(f"expected a key with bytes, an array or a ReadableFile, found {kind} of {key!r}")
+                found = f"found {type(image).__name__} of {key!r}"
+                raise InputError(f"expected a key with bytes, an array or a ReadableFile, {found}")
             if isinstance(image, np.ndarray) and image.ndim == 2:
                 image = image[..., None]
             keys.append(key)
-            yield Source(None, image, said)
+            yield Source(None, image, source)
 
 
 class _Decompressing(_Worker):
@@ -216,10 +225,10 @@ def _acquired(shared: Shared, codec: Codec | str | None) -> Codec:
     def loaded() -> Codec:
         return codec.with_threads(1) if isinstance(codec, Codec) else Codec.load(codec, threads=1)
 
-    found: Codec = shared.acquire(loaded)
-    return found
+    acquired: Codec = shared.acquire(loaded)
+    return acquired
 
 
 def _of_quality(codec: Codec, quality: int | None) -> Codec:
-    """What made a payload: of items of any size one codec has all qualities."""
+    """The codec of one quality; for items of any size one codec has all qualities."""
     return codec if codec.item.any_size or quality is None else codec.at(quality)

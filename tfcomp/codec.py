@@ -1,4 +1,4 @@
-"""The codec: what a user holds. Items to payloads and back, after training and freezing."""
+"""`Codec`, the front page after training: items to payloads and back."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """What `Codec.compress_with_report` did.
+    """Counts of one call of `Codec.compress_with_report`.
 
     Attributes:
         images: number of items.
         payload_bytes: total length of the payloads.
-        ideal_bits: what an ideal entropy coder would have needed under the same tables.
-        clipped: integers that the encoder found outside their table's support, and took the nearest value inside.
-        latents: number of integers in all.
+        ideal_bits: ideal code length of all integers under the same tables.
+        clipped: number of integers that lay outside their table's support and became the nearest value inside.
+        latents: number of integers.
     """
 
     images: int
@@ -48,7 +48,7 @@ class Codec:
 
     Examples:
         >>> import numpy as np
-        >>> codec = Codec.load()  # the one that comes with the package, for photographs of any size
+        >>> codec = Codec.load()  # the bundled one, for photographs of any size
         >>> photograph = np.full((40, 60, 3), 128, np.uint8)
         >>> [restored] = codec.decompress(codec.compress([photograph], quality=5))
         >>> restored.shape
@@ -86,8 +86,8 @@ class Codec:
             step: multiple of each latent's unit (see `tfcomp.freezing.steps`). Default: 1 for an `AutoEncoder` trained
                 with ``beta > 0``; otherwise what costs 0.5 dB against no quantization. Several, from the largest to
                 the smallest, make a codec of as many qualities. A model trained for several prices has its own.
-            target_psnr_db: instead, choose the step so that the calibration items have this PSNR.
-            target_bytes: instead, choose the step so that their mean payload has this many bytes.
+            target_psnr_db: instead of a step, the PSNR in dB that the calibration items are to have.
+            target_bytes: instead of a step, the mean payload in bytes that they are to have.
             precision: bits of the tables' frequencies, 1 to 14.
             sets: number of sets of tables that compete for each message, for items of one shape. On MNIST, 64 save 5 to
                 8 % of the bytes (``benchmarks/mnist_rate_distortion.py``); they ask for thousands of calibration
@@ -102,7 +102,7 @@ class Codec:
 
         Raises:
             InputError: on options that exclude one another, a target out of reach, wrong or too few calibration items,
-                latents that are not finite, or a model without a posterior that can be sampled.
+                latents that are not finite, or ``latents="sample"`` with a model that has no posterior.
 
         Examples:
             >>> import tfcomp
@@ -114,34 +114,28 @@ class Codec:
         """
         from tfcomp.freezing.freeze import freeze
 
-        return cls(
-            freeze(
-                model,
-                calibration,
-                step=step,
-                target_psnr_db=target_psnr_db,
-                target_bytes=target_bytes,
-                precision=precision,
-                sets=sets,
-                latents=latents,
-                seed=seed,
-            )
-        )
+        return cls(freeze(
+            model, calibration, step=step, target_psnr_db=target_psnr_db, target_bytes=target_bytes,
+            precision=precision, sets=sets, latents=latents, seed=seed,
+        ))  # fmt: skip
 
     @classmethod
     def load(cls, folder: str | Path | None = None, *, runtime: str = "litert", threads: int | None = None) -> Codec:
         """Read an artifact that `export` wrote.
 
         Args:
-            folder: the artifact, or the name of one that comes with the package. Default: ``"photographs"``.
-            runtime: what runs the networks: ``"litert"``, without TensorFlow; ``"tensorflow"``, the SavedModels, in
+            folder: the artifact, or the name of a bundled one. Default: ``"photographs"``.
+            runtime: runtime of the networks: ``"litert"``, without TensorFlow; ``"tensorflow"``, the SavedModels, in
                 batches; ``"keras"``, the trained model where the artifact keeps it, for another export.
-            threads: of the networks in LiteRT. Default: one for items of one shape; for items of any size as many as
-                there are processors.
+            threads: number of LiteRT's threads. Default: 1 for items of one shape; for items of any size the number of
+                processors.
+
+        Returns:
+            The codec of all qualities of the artifact.
 
         Raises:
             InputError: if the folder is no artifact or the runtime is unknown.
-            BitstreamError: if a file is missing or is not what the manifest describes.
+            BitstreamError: if a file is missing or differs from its description in the manifest.
             MissingDependencyError: if the runtime is not installed.
         """
         from tfcomp.artifact.reading import load
@@ -156,16 +150,16 @@ class Codec:
         side: int | None = None,
         with_model: bool = False,
     ) -> dict[str, Any]:
-        """Write the artifact folder; an artifact that is already there is replaced in one step.
+        """Write the artifact folder, whole or not at all; an earlier artifact there is replaced in one step.
 
         Args:
-            folder: its name; nothing is written there until all of it is.
-            quantize: of the networks in the ``.tflite`` files: ``"float32"``; ``"float16"`` or
-                ``"int8-weights"`` weights, computing in float32; ``"dynamic"`` weights of 8 bits, computing in them
-                where LiteRT can; ``"int8"`` weights and activations, calibrated. The last two are for items of one
-                shape. The SavedModels are always float32.
-            side: for items of any size and runtimes that cannot resize, such as LiteRT.js: the most pixels a side of
-                the tensors of fixed shape in ``encoder.tflite`` and ``decoder.tflite``, 8 to 4096.
+            folder: the folder to write.
+            quantize: type of the networks in ``.tflite`` files: ``"float32"``; ``"float16"`` or ``"int8-weights"``
+                weights, computing in float32; ``"dynamic"`` weights of 8 bits, computing in them where LiteRT can;
+                ``"int8"`` weights and activations, calibrated. The last two are for items of one shape. The SavedModels
+                are always float32.
+            side: for items of any size and runtimes that cannot resize tensors, such as LiteRT.js: side in pixels, 8 to
+                4096, of the images of ``encoder.tflite`` and ``decoder.tflite``, which have fixed shapes then.
             with_model: keep the trained model too, so that `tfcomp.load_model` of the folder can train on.
 
         Returns:
@@ -188,7 +182,7 @@ class Codec:
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal name of payload format and tables; equal for every runtime of one artifact."""
+        """Hexadecimal name, 32 digits, of payload format and tables; equal for every runtime of one artifact."""
         return self.parts.fingerprint.hex()
 
     @property
@@ -198,7 +192,7 @@ class Codec:
 
     @property
     def default_quality(self) -> int:
-        """The quality that `compress` takes where none is named."""
+        """Number of the quality that `compress` takes by default."""
         return self.parts.default_quality
 
     @property
@@ -213,18 +207,21 @@ class Codec:
 
     @property
     def max_pixels(self) -> int:
-        """The most pixels of one item of any size, both ways; see `with_max_pixels`."""
+        """Most pixels of an item of any size, to compress or to decompress; see `with_max_pixels`."""
         return self.parts.max_pixels
 
     def with_max_pixels(self, max_pixels: int) -> Codec:
-        """The codec with another limit of pixels for each item of any size; the usual one is 89 million, Pillow's.
+        """The codec with another limit of pixels for each item of any size; the default is 89 million, Pillow's.
 
-        A payload of some bytes may claim as many pixels, and time and memory for them. What it claims is looked at
-        first, and refused beyond the limit; ``SECURITY.md`` says what is spent below it. An export's graphs take the
-        limit of the codec. No format goes beyond 268 million.
+        A payload of some bytes may claim any number of pixels, and time and memory for them. Beyond the limit it is
+        refused first; ``SECURITY.md`` says what decoding takes below it. The graphs of an export have the limit of the
+        codec. No format goes beyond 268 million.
 
         Args:
-            max_pixels: 1 or more, with those that an item is mirrored by at its edges.
+            max_pixels: the limit, 1 or more, for the pixels of an item and those that mirroring adds at its edges.
+
+        Raises:
+            InputError: on any other limit.
 
         Examples:
             >>> import numpy as np
@@ -239,12 +236,15 @@ class Codec:
         return Codec(replace(self.parts, max_pixels=max_pixels))
 
     def with_threads(self, threads: int) -> Codec:
-        """The codec whose networks take so many threads in LiteRT; one that runs elsewhere stays as it is.
+        """The codec with another number of LiteRT's threads; a codec of another runtime is returned as it is.
 
-        One thread each is right where several processes share the processors.
+        Where several processes share the processors, one thread in each is right.
 
         Args:
             threads: 1 or more.
+
+        Raises:
+            InputError: on any other number.
         """
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise InputError(f"expected a number of threads of 1 or more, found {threads!r}")
@@ -254,7 +254,7 @@ class Codec:
         return Codec(replace(self.parts, transform=transform.with_threads(threads)))
 
     def at(self, quality: int) -> Codec:
-        """The codec of one quality, from 1."""
+        """The codec of one quality, 1 to `qualities`; raises `InputError` on any other number."""
         return Codec(self.parts.at(quality))
 
     @cached_property
@@ -265,10 +265,10 @@ class Codec:
         return tuple(self.at(quality.number) for quality in self.parts.qualities)
 
     def that_made(self, fingerprint: bytes) -> Codec:
-        """The codec, this one or that of one of its qualities, whose 16-byte fingerprint a ``.tfz`` file names.
+        """This codec or that of one of its qualities, whichever has the fingerprint, 16 bytes, of a ``.tfz`` file.
 
         Raises:
-            BitstreamError: if it is none of them.
+            BitstreamError: if none has it.
         """
         if not isinstance(fingerprint, bytes):
             raise InputError(f"expected a fingerprint as 16 bytes, found {type(fingerprint).__name__}")
@@ -288,21 +288,36 @@ class Codec:
             items: of one shape: an array [N, H, W, C] or a data set. Of any size: a sequence of arrays [H, W, C], or
                 [H, W] where the codec has one channel or three. Values are whole numbers of 0 to 255.
             quality: 1 to `qualities`. Default: `default_quality`.
-            effort: how many times at most to look through the decoder for integers that make fewer bytes or a better
-                picture than rounding; see `tfcomp.refinement`. 16 is nearly all there is to gain. Any decoder reads the
-                bytes.
-            target_bytes: instead of a quality, the most that each payload may have, for items of any size.
+            effort: largest number of looks through the decoder for integers of fewer bytes or a better picture than
+                rounding gives; see `tfcomp.refinement`. 16 gains nearly everything. Any decoder reads the bytes.
+            target_bytes: instead of a quality, the largest payload in bytes, for items of any size.
+
+        Returns:
+            A payload for each item.
 
         Raises:
-            InputError: if the arguments are not as above, if no quality fits the target, or for an effort with an
-                artifact that was exported without the gradient.
+            InputError: on other arguments, if no quality fits the target, or on an effort with an artifact whose
+                encoder was exported without a gradient.
+
+        Examples:
+            >>> import numpy as np
+            >>> [payload] = Codec.load().compress([np.zeros((40, 60, 3), np.uint8)], target_bytes=100)
+            >>> len(payload) <= 100
+            True
         """
         return self._compressed(items, quality, effort, target_bytes)[0]
 
     def compress_with_report(
         self, items: Any, quality: int | None = None, *, effort: int = 0, target_bytes: int | None = None
     ) -> tuple[list[bytes], CompressionReport]:
-        """`compress`, and what it cost and clipped."""
+        """The payloads of `compress`, and their `CompressionReport`; arguments and errors as of `compress`.
+
+        Examples:
+            >>> import numpy as np
+            >>> payloads, report = Codec.load().compress_with_report([np.zeros((40, 60, 3), np.uint8)])
+            >>> report.payload_bytes == len(payloads[0]), report.clipped
+            (True, 0)
+        """
         payloads, tally = self._compressed(items, quality, effort, target_bytes)
         ideal_bits = self._pipeline.ideal_bits(payloads, self.parts.quality(quality))
         size = sum(map(len, payloads))
@@ -320,9 +335,8 @@ class Codec:
         """Payloads to items.
 
         Args:
-            payloads: what `compress` made.
-            quality: that which `compress` was given. Payloads of items of one shape do not say it; those of any size
-                do.
+            payloads: payloads of `compress`.
+            quality: the quality of `compress`, for items of one shape; payloads of items of any size name theirs.
 
         Returns:
             uint8 [N, H, W, C] for items of one shape; a list of uint8 [H, W, C] for items of any size.
@@ -334,17 +348,17 @@ class Codec:
         return self._pipeline.decompress(_listed(payloads), self.parts.quality(quality))
 
     def describe(self, payload: bytes) -> str:
-        """What a payload says of itself, in a few words; raises `BitstreamError` if it is none of this codec."""
+        """Size and bytes of a payload, in a few words; raises `BitstreamError` if this codec cannot have made it."""
         return self._pipeline.describe(payload, self.parts.quality())
 
     def claimed_pixels(self, payload: bytes) -> int:
-        """The pixels that a payload asks a decoder for, by its first bytes; raises `BitstreamError` as `describe`."""
+        """Number of pixels that decoding a payload takes, by its first bytes; raises `BitstreamError` as `describe`."""
         return self._pipeline.claimed_pixels(payload)
 
     # === Integers ===
 
     def encode(self, items: Any, quality: int | None = None, *, effort: int = 0) -> Any:
-        """The integers that `compress` codes.
+        """The integers that `compress` codes; arguments and errors as of `compress`.
 
         Returns:
             int32 [N, *latent_shape] for items of one shape; a list of int32 [rows, columns, channels] for any size.
@@ -352,7 +366,7 @@ class Codec:
         return self._pipeline.encode(items, self.parts.quality(quality), refinement.checked_effort(effort))[0]
 
     def decode(self, payloads: Sequence[bytes], quality: int | None = None) -> Any:
-        """The integers of payloads, as `encode` gives them: the same on every machine."""
+        """The integers of payloads, as `encode` gives them and the same on every machine; errors as of `decompress`."""
         return self._pipeline.decode(_listed(payloads), self.parts.quality(quality))
 
     def reconstruct(self, integers: Any, quality: int | None = None) -> Any:
@@ -373,7 +387,7 @@ class Codec:
         return {"parts": self.parts}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Codec:
-        return self  # nothing in it changes
+        return self  # a codec never changes
 
 
 def _listed(payloads: Sequence[bytes]) -> Sequence[bytes]:
@@ -381,8 +395,8 @@ def _listed(payloads: Sequence[bytes]) -> Sequence[bytes]:
         raise InputError("expected a list of payloads, found one bytes object; wrap it in a list")
     if not isinstance(payloads, Iterable):
         raise InputError(f"expected a list of payloads, found {type(payloads).__name__}")
-    found = [bytes(p) if isinstance(p, (bytearray, memoryview)) else p for p in payloads]
-    other = next((p for p in found if not isinstance(p, bytes)), None)
-    if other is not None:
-        raise BitstreamError(f"expected payloads as bytes, found {type(other).__name__}")
-    return found
+    listed = [bytes(p) if isinstance(p, (bytearray, memoryview)) else p for p in payloads]
+    for payload in listed:
+        if not isinstance(payload, bytes):
+            raise BitstreamError(f"expected payloads as bytes, found {type(payload).__name__}")
+    return listed

@@ -1,7 +1,7 @@
-"""Keras's `UpSampling2D` where sides are free, as graphs can have it.
+"""Keras's `UpSampling2D` for images of free sides, in graphs.
 
 In a graph Keras repeats rows and columns in a way that loses the number of channels, which LiteRT must know, and
-interpolates between sizes that must be numbers. `tf.image.resize`, which gives the same values, does neither.
+interpolates only between sizes that are numbers. `tf.image.resize`, which gives the same values, has neither fault.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 
 @contextmanager
 def free_sides(layers: Iterable[Any]) -> Iterator[None]:
-    """Within the block the layers that enlarge images of free sides do so by `tf.image.resize`."""
+    """A context in which `UpSampling2D` layers enlarge images of free sides by `tf.image.resize`."""
     import keras
 
-    found = [layer for layer in layers if isinstance(layer, keras.layers.UpSampling2D)]
-    found = [layer for layer in found if layer.data_format == "channels_last"]
-    for layer in found:
+    enlarging = [layer for layer in layers if isinstance(layer, keras.layers.UpSampling2D)]
+    enlarging = [layer for layer in enlarging if layer.data_format == "channels_last"]
+    for layer in enlarging:
         layer.call = partial(_resized, plain=layer.call, size=layer.size, interpolation=layer.interpolation)
     try:
         yield
     finally:
-        for layer in found:
+        for layer in enlarging:
             del layer.call
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class TfcompError(Exception):
-    """Base of every error that the user's input, not a defect, is the cause of."""
+    """Base of the errors that tfcomp raises on purpose: their cause is the user's input, not a defect."""
 
 
 class InputError(TfcompError, ValueError):
-    """Something given by the user cannot be used: a wrong shape, dtype, range, path or option."""
+    """An argument, option or file that cannot be used: a wrong shape, dtype, range or path."""
 
 
 class BitstreamError(TfcompError, ValueError):
@@ -20,20 +20,15 @@ class MissingDependencyError(TfcompError, ImportError):
 
 
 class ServerError(TfcompError, ConnectionError):
-    """A server could not be reached, refused a request or answered what nobody can read."""
+    """A server could not be reached, refused a request or sent an answer that cannot be read."""
 
 
 class WorkerLostError(TfcompError, ConnectionError):
-    """A process of several that train one model is gone, and with it the step that it was needed for."""
+    """One of the processes that train a model together has ended, and the step that they computed is lost."""
 
 
 class everything_as:  # noqa: N801 - a context, and not by `contextlib`, whose import an interrupt would find unhandled
-    """The boundary to what others wrote: whatever a file or a server makes a parser raise becomes one named error.
-
-    Args:
-        error: the error to raise.
-        expected: what was expected, the beginning of its message.
-    """
+    """The boundary to foreign bytes: errors in it become one class of errors, which begin with ``expected``."""
 
     def __init__(self, error: type[TfcompError], expected: str) -> None:
         self.error, self.expected = error, expected
@@ -41,13 +36,24 @@ class everything_as:  # noqa: N801 - a context, and not by `contextlib`, whose i
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type[BaseException] | None, found: BaseException | None, _: object) -> None:
-        if isinstance(found, TfcompError) and not isinstance(found, (self.error, ImportError)):
-            raise self.error(f"{self.expected}: {found}") from found
+    def __exit__(self, _: type[BaseException] | None, raised: BaseException | None, __: object) -> None:
+        if isinstance(raised, TfcompError) and not isinstance(raised, (self.error, ImportError)):
+            raise self.error(f"{self.expected}: {raised}") from raised
         # A package that is missing or broken is no fault of the file's.
-        if isinstance(found, Exception) and not isinstance(found, (TfcompError, ImportError)):
-            said = " ".join(str(found).split())[:300]
-            raise self.error(f"{self.expected}, found something else ({type(found).__name__}: {said})") from found
+        if isinstance(raised, Exception) and not isinstance(raised, (TfcompError, ImportError)):
+            reason = " ".join(str(raised).split())[:300]
+            raise self.error(f"{self.expected}, found something else ({type(raised).__name__}: {reason})") from raised
+
+
+class optional_import:  # noqa: N801 - as `everything_as`
+    """The context of an import: a missing package becomes a `MissingDependencyError` that names its extra."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: type[BaseException] | None, raised: BaseException | None, __: object) -> None:
+        if isinstance(raised, ModuleNotFoundError) and (missing := missing_dependency(raised)):
+            raise missing from raised
 
 
 EXTRAS = {
@@ -65,14 +71,14 @@ EXTRAS = {
     "grpc": "serving",
     "tensorflow_serving": "serving",
 }
-"""Extra that installs each package that not every installation has."""
+"""The extra of each optional package."""
 
 BACKENDS = ("jax", "openvino", "torch")
-"""Packages that Keras imports first of all where it is told to."""
+"""Backends of Keras other than TensorFlow: it imports the one that its configuration names before anything else."""
 
 
 def missing_dependency(error: ModuleNotFoundError) -> MissingDependencyError | None:
-    """What to say of a failed import, or None if the package is not one of an extra (then it is a defect)."""
+    """The error that a failed import becomes; None if the package belongs to no extra, which is a defect."""
     package = (error.name or "").partition(".")[0]
     if package in BACKENDS:
         return MissingDependencyError(

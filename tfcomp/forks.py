@@ -1,4 +1,4 @@
-"""Locks in a forked process: those that another thread held at the fork would never be given back.
+"""Locks in a forked process: a lock that another thread held at the fork would never be released.
 
 Until Python 3.12 a `functools.cached_property` holds a lock while it computes, one for all objects of its class.
 """

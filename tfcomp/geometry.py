@@ -30,9 +30,9 @@ import numpy as np
 from tfcomp.errors import InputError
 
 MAX_PIXELS = 1 << 28
-"""Largest number of pixels of an item in any format, those that it is mirrored by included."""
+"""Largest number of pixels of an item in any format, mirrored ones included."""
 DEFAULT_MAX_PIXELS = MAX_PIXELS // 3
-"""Largest number of pixels that a codec takes unless it is told another, both ways; it is also Pillow's own."""
+"""Default limit of a codec, in pixels, for items and for payloads; also Pillow's own limit."""
 RAISED_BY = "--max-pixels or Codec.with_max_pixels raises the limit"
 MAX_STRIDE, MAX_TILE, MAX_MARGIN = 256, 1024, 256
 TILE_PIXELS = 1024
@@ -41,6 +41,12 @@ MAX_COEFFICIENTS = 1 << 21
 """Largest number of coefficients (positions times channels) of a tile: what `tfcomp.entropy.tiles` can always code."""
 
 Area = tuple[slice, slice]
+
+
+def too_many_pixels(max_pixels: int, height: int, width: int, source: str = "") -> str:
+    """The message that an item, or the image of a source, has more pixels than the limit."""
+    place = f" in {source}" if source else ""
+    return f"expected at most {max_pixels} pixels, found {width}x{height}{place}; {RAISED_BY}"
 
 
 class Arithmetic(NamedTuple):
@@ -56,12 +62,12 @@ NUMPY = Arithmetic(np.minimum, np.maximum, np.arange)
 
 @dataclass(frozen=True)
 class Grid:
-    """How pixels become positions of a latent, and positions tiles.
+    """The division of an item's pixels into positions of the latent, and of positions into tiles.
 
     Attributes:
-        stride: pixels a side that become one position.
-        margin: how many positions beyond a tile's edge the networks see, at least.
-        tile: positions a side of a square tile.
+        stride: side of the square of pixels that becomes one position.
+        margin: least number of positions beyond a tile's edge that the networks see.
+        tile: side of a square tile, in positions.
 
     Raises:
         InputError: if a number is out of range.
@@ -86,24 +92,14 @@ class Grid:
 
     @classmethod
     def of(cls, stride: int, margin: int, channels: int = 1) -> Grid:
-        """The grid with the largest tiles of up to `TILE_PIXELS` a side and `MAX_COEFFICIENTS`.
-
-        Args:
-            stride, margin: as above.
-            channels: channels of the latent.
-        """
+        """The grid of the largest tiles within `TILE_PIXELS` and `MAX_COEFFICIENTS`, for so many latent channels."""
         return cls(stride, margin, max(1, min(TILE_PIXELS // stride, math.isqrt(MAX_COEFFICIENTS // channels))))
 
     def plan(self, height: Any, width: Any, arithmetic: Arithmetic = NUMPY) -> Plan:
-        """Where the latent of an item and its tiles lie.
-
-        Args:
-            height, width: pixels of the item, at least 1; integers, or int32 tensors with their arithmetic.
-            arithmetic: `NUMPY`, or that of the tensors.
-        """
-        few, most = arithmetic.minimum, arithmetic.maximum
+        """The plan of an item of at least one pixel; sizes are integers, or int32 tensors with their arithmetic."""
+        minimum, maximum = arithmetic.minimum, arithmetic.maximum
         # One stride where the size is at most four, else none.
-        top, left = (self.stride * few(1, most(0, 4 * self.stride + 1 - n)) for n in (height, width))
+        top, left = (self.stride * minimum(1, maximum(0, 4 * self.stride + 1 - n)) for n in (height, width))
         rows, columns = (
             (n + 2 * before + self.stride - 1) // self.stride for n, before in ((height, top), (width, left))
         )
@@ -116,15 +112,15 @@ class Grid:
     def _tiled(
         self, height: Any, width: Any, top: Any, left: Any, rows: Any, columns: Any, arithmetic: Arithmetic
     ) -> Plan:
-        few, most = arithmetic.minimum, arithmetic.maximum
-        down = few(rows, most(self.tile, self.tile**2 // columns))
-        right = few(columns, self.tile**2 // down)
+        minimum, maximum = arithmetic.minimum, arithmetic.maximum
+        down = minimum(rows, maximum(self.tile, self.tile**2 // columns))
+        right = minimum(columns, self.tile**2 // down)
         across = (columns + right - 1) // right
         tiles = (rows + down - 1) // down * across
         return Plan(self, height, width, top, left, rows, columns, down, right, across, tiles, arithmetic)
 
     def fits(self, height: int, width: int, max_pixels: int = MAX_PIXELS) -> bool:
-        """Whether an item has a pixel, and at most ``max_pixels`` with those that it is mirrored by."""
+        """Whether an item has a pixel, and at most ``max_pixels``, mirrored ones included."""
         if height < 1 or width < 1 or max(height, width) > max_pixels:
             return False
         return self.plan(height, width).pixels_in_all <= max_pixels
@@ -132,17 +128,17 @@ class Grid:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the latent of an item and its tiles lie; integers, or int32 tensors.
+    """The latent of an item and its tiles; numbers are integers, or int32 tensors.
 
     Attributes:
         grid: the grid.
         height, width: pixels of the item.
-        top, left: pixels that it is mirrored by above and to the left.
+        top, left: mirrored pixels above and to the left of the item.
         rows, columns: positions of the latent.
         down, right: positions of a whole tile.
         across: number of tiles side by side.
         tiles: number of tiles.
-        arithmetic: the functions that the numbers take.
+        arithmetic: the functions for these numbers.
     """
 
     grid: Grid
@@ -160,14 +156,14 @@ class Plan:
 
     @property
     def pixels_in_all(self) -> int:
-        """Number of pixels of the mirrored item, of a plan of integers: what decoding it takes time and memory for."""
+        """Number of pixels of the mirrored item, which decoding takes time and memory for; of a plan of integers."""
         return int(self.rows) * int(self.columns) * self.grid.stride**2
 
     def tile(self, number: Any) -> tuple[Any, Any, Any, Any]:
         """First row and column of a tile, and its numbers of rows and columns; tiles are counted row by row."""
         y, x = number // self.across * self.down, number % self.across * self.right
-        few = self.arithmetic.minimum
-        return y, x, few(self.down, self.rows - y), few(self.right, self.columns - x)
+        minimum = self.arithmetic.minimum
+        return y, x, minimum(self.down, self.rows - y), minimum(self.right, self.columns - x)
 
     def sources(self) -> tuple[Any, Any]:
         """Rows and columns of the item that make the mirrored one: integers [rows * stride], [columns * stride]."""

@@ -1,7 +1,7 @@
-"""What an item is, and the one place that checks what a user gives: uint8 [height, width, channels].
+"""The shape of an item, uint8 [height, width, channels], and the one check of the images that a user gives.
 
-A codec's items have one shape, or any height and width: then both are None, the free axes. Values are whole numbers
-of 0 to 255. Other dtypes are taken where nothing would be rounded away unseen, so that an image on [0, 1] is refused.
+A codec's items have one shape, or any height and width, which are then None. Values are whole numbers of 0 to 255.
+Other dtypes are taken where no value would be rounded, so that an image on [0, 1] is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Images = NDArray[np.uint8]
 
 MAX_CHANNELS = 8
 GREY_IN_RGB = 3
-"""Number of channels of a codec that also takes items of one, which it repeats, and gives them back as one."""
+"""Number of channels of a codec that also takes grey items: it repeats their channel, and gives them back grey."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Item:
         shape: (height, width, channels); height and width are both None for items of any size.
 
     Raises:
-        InputError: if the shape is none.
+        InputError: if the shape is not of this form.
 
     Examples:
         >>> Item((None, None, 3)).any_size, Item((28, 28, 1)).any_size
@@ -71,24 +71,18 @@ class Item:
         return f"[{', '.join(names)}]"
 
     def batch(self, items: Any) -> Images:
-        """Items of one shape as an array.
-
-        Args:
-            items: what `as_images` takes.
-
-        Returns:
-            uint8 [N, *shape].
+        """Items of one shape, in any form that `as_images` takes, as uint8 [N, *shape].
 
         Raises:
-            InputError: on anything else.
+            InputError: on other shapes, and as `as_images`.
         """
-        found = as_images(items)
-        if found.shape[1:] != self.shape:
-            raise InputError(f"expected images of shape [N, *{self.shape}], found {found.shape}")
-        return found
+        images = as_images(items)
+        if images.shape[1:] != self.shape:
+            raise InputError(f"expected images of shape [N, *{self.shape}], found {images.shape}")
+        return images
 
     def sequence(self, items: Any) -> Iterable[Images]:
-        """Items of any size, one after another as `one` checks them.
+        """Items of any size, checked by `one` as they are read.
 
         Args:
             items: a sequence of arrays [H, W], [H, W, 1] or [H, W, C], an array [N, H, W, C], or an iterable of them.
@@ -102,16 +96,10 @@ class Item:
             )
         if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
             raise InputError(f"expected a sequence of items {self}, found {type(items).__name__}")
-        cardinality = getattr(items, "cardinality", None)
-        if cardinality is not None and int(cardinality()) == -1:
-            raise InputError("expected a finite data set, found one that repeats forever")
-        data: Any = items
-        spec = getattr(data, "element_spec", None)
-        if isinstance(spec, tuple):
-            data, spec = data.map(lambda first, *_: first), spec[0]
-        if getattr(getattr(spec, "shape", None), "rank", None) == 4:
-            data = data.unbatch()
-        return (self.one(item) for item in data)
+        if not hasattr(items, "element_spec"):
+            return (self.one(item) for item in items)
+        data, rank = _images_of(items)
+        return (self.one(item) for item in (data.unbatch() if rank == 4 else data))
 
     def one(self, item: Any) -> Images:
         """One item of any size as uint8 [H, W, C], or [H, W, 1] where a codec of three channels is given a grey one.
@@ -130,12 +118,12 @@ class Item:
         return whole_numbers(pixels, "an image")
 
     def full(self, item: Images) -> Images:
-        """An item as `one` gave it, with all the channels that the networks take."""
+        """An item from `one`, with all channels of the networks."""
         return np.repeat(item, self.channels, axis=2) if item.shape[2] < self.channels else item
 
 
 def accepted_channels(channels: int) -> frozenset[int]:
-    """Numbers of channels that an item may have where so many are expected: a grey one is also one in RGB."""
+    """Numbers of channels of the items that a codec of so many channels takes: a codec of RGB also takes grey ones."""
     return frozenset([channels, 1] if channels == GREY_IN_RGB else [channels])
 
 
@@ -179,31 +167,41 @@ def as_images(data: Any) -> Images:
     """uint8 [N, H, W, C] from an array or a `tf.data.Dataset`.
 
     Args:
-        data: an array [N, H, W] or [N, H, W, C] of whole numbers 0..255 in any dtype, or a finite dataset of such
-            images [H, W, C] or batches [N, H, W, C]; of elements that are tuples, the first member.
+        data: an array [N, H, W] or [N, H, W, C] of whole numbers 0..255 in any dtype, or a finite data set of such
+            images [H, W, C] or batches [N, H, W, C], or of tuples whose first member is one.
 
     Raises:
-        InputError: if it is anything else; images scaled to [0, 1] are, since they would be taken for black ones.
+        InputError: on anything else, images scaled to [0, 1] included.
+
+    Examples:
+        >>> as_images(np.full((2, 28, 28), 7.0)).shape
+        (2, 28, 28, 1)
     """
     if not hasattr(data, "element_spec"):
         return image_array(data, "images")
     import tensorflow as tf
 
-    spec = data.element_spec
-    if isinstance(spec, tuple):
-        data, spec = data.map(lambda first, *_: first), spec[0]
-    rank = getattr(getattr(spec, "shape", None), "rank", None)
+    data, rank = _images_of(data)
     if rank not in (3, 4):
-        raise InputError(f"expected a dataset of images [H, W, C] or batches [N, H, W, C], found elements {spec}")
-    if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise InputError("expected a finite dataset, found one that repeats forever")
+        found = f"found elements {data.element_spec}"
+        raise InputError(f"expected a data set of images [H, W, C] or batches [N, H, W, C], {found}")
     batched = data if rank == 4 else data.batch(256)
     bar = tqdm(batched.as_numpy_iterator(), desc="read", delay=1.0, leave=False, disable=None)
     try:
         batches = [image_array(batch, "images") for batch in bar]
     except tf.errors.InvalidArgumentError as error:
-        raise InputError(f"expected images of one size in the dataset, found: {error.message}") from error
+        raise InputError(f"expected images of one size in the data set, found: {error.message}") from error
     shapes: Sequence[Any] = sorted({batch.shape[1:] for batch in batches})
     if len(shapes) != 1:
-        raise InputError(f"expected images of one size in the dataset, found {shapes or 'no images'}")
+        raise InputError(f"expected images of one size in the data set, found {shapes or 'no images'}")
     return np.concatenate(batches)
+
+
+def _images_of(data: Any) -> tuple[Any, int | None]:
+    """A finite `tf.data.Dataset` of the first members of a data set's elements, and their rank."""
+    if int(data.cardinality()) == -1:
+        raise InputError("expected a finite data set, found one that repeats forever")
+    spec = data.element_spec
+    if isinstance(spec, tuple):
+        data, spec = data.map(lambda first, *_: first), spec[0]
+    return data, getattr(getattr(spec, "shape", None), "rank", None)

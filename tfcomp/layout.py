@@ -1,9 +1,9 @@
 """The order in which a decoder learns the integers of a latent: groups of channels, phases of positions.
 
 A latent ``[h, w, C]`` is coded in passes. A pass codes the positions of one phase, for the channels of one group.
-What it may look at is what earlier passes coded: of its own group, positions of earlier phases; of all earlier
-groups, the positions around it. The first group, whose channels carry the mean of a place, looks as far as ``reach``
-positions; all others look at the nearest. The layout of the bundled codec::
+Its contexts are integers of earlier passes: of its own group, positions of earlier phases; of all earlier groups, the
+positions around it. The first group, whose channels carry the mean of a place, has contexts of up to
+``reach`` positions away; all other groups have the nearest alone. The layout of the bundled codec::
 
     group 0: five phases,               other groups: a chessboard,
     repeated every 4x4 positions        repeated every 2x2 positions
@@ -13,9 +13,9 @@ positions; all others look at the nearest. The layout of the bundled codec::
         2 4 1 4                              0 1 0 1
         4 3 4 3                              1 0 1 0
 
-so that a mean, from phase 1 on, has known neighbours on all sides, and any other channel the means and all lower
-frequencies around it, and from phase 1 on also its own channel next to it. A layout of one group and one phase is
-coded in one pass, which looks at nothing.
+so that a mean has, from phase 1 on, known neighbours on all sides; any other channel has the means and all lower
+frequencies around it, and from phase 1 on its own channel beside it. A layout of one group and one phase is coded in
+one pass without contexts.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Pass:
 
     Attributes:
         group: index of the group, from 0.
-        phase: number in ``pattern``.
-        channels: the channels that are coded.
+        phase: number of the phase in ``pattern``.
+        channels: channels of the group.
         pattern: phase of each position, repeated over the plane.
-        last: whether the group is complete with it.
+        last: whether it is the last pass of its group.
     """
 
     group: int
@@ -67,19 +67,21 @@ class Pass:
 
     def positions(self, height: int, width: int) -> NDArray[np.bool_]:
         """Whether each position is coded: bool [height, width]."""
-        n = len(self.pattern)
-        return np.tile(np.array(self.pattern) == self.phase, (-(-height // n), -(-width // n)))[:height, :width]
+        return _mask(self.pattern, self.phase, height, width)
 
     def places(self, height: int, width: int) -> NDArray[np.intp]:
         """Indices into the plane of the positions that are coded, row by row: intp [n], not to be written to."""
         return _places(self.pattern, self.phase, height, width)
 
 
+def _mask(pattern: Pattern, phase: int, height: int, width: int) -> NDArray[np.bool_]:
+    n = len(pattern)
+    return np.tile(np.array(pattern) == phase, (-(-height // n), -(-width // n)))[:height, :width]
+
+
 @lru_cache(maxsize=256)  # tiles of one size follow one another
 def _places(pattern: Pattern, phase: int, height: int, width: int) -> NDArray[np.intp]:
-    n = len(pattern)
-    whole = np.tile(np.array(pattern) == phase, (-(-height // n), -(-width // n)))
-    return np.flatnonzero(whole[:height, :width])
+    return np.flatnonzero(_mask(pattern, phase, height, width))
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Layout:
 
     @property
     def contextual(self) -> bool:
-        """Whether any pass has earlier ones to look at."""
+        """Whether there is more than one pass, so that later ones have contexts."""
         return len(self.passes) > 1
 
     @cached_property
@@ -155,7 +157,7 @@ class Layout:
 
     @property
     def kernel_shapes(self) -> tuple[tuple[int, int, int, int], ...]:
-        """Shapes of the context weights, [rows, columns, inputs, outputs]; none if there is one pass alone.
+        """Shapes of the context weights, [rows, columns, inputs, outputs]; none if there is only one pass.
 
         The first kernel is that of the first group, the outputs of all its phases side by side. Then each phase of the
         other groups has one kernel, between all channels.
@@ -166,7 +168,7 @@ class Layout:
         return ((size, size, n, n * self.first_phases), *[(3, 3, self.channels, self.channels)] * self.other_phases)
 
     def seen(self, which: Pass) -> NDArray[np.bool_]:
-        """What a pass may look at: bool [2 * reach + 1, 2 * reach + 1, channels], around a position that it codes."""
+        """The context of a position of a pass: bool [2 * reach + 1, 2 * reach + 1, channels], centred on it."""
         n, size, far = len(which.pattern), 2 * self.reach + 1, self.reach
         mask = np.zeros((size, size, self.channels), bool)
         mask[far - 1 : far + 2, far - 1 : far + 2, : which.channels.start] = True  # the nearest of earlier groups
@@ -189,7 +191,7 @@ class Layout:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Layout:
-        """The inverse of `arrays`; raises `BitstreamError` on what is no layout, `KeyError` if an array is missing."""
+        """The inverse of `arrays`; raises `BitstreamError` on other arrays, `KeyError` if one is missing."""
         patterns = [arrays[name] for name in ("first_phases", "other_phases")]
         ranks = arrays["groups"].ndim, *(p.ndim for p in patterns), arrays["reach"].ndim
         sizes = arrays["groups"].size, *(max(p.shape, default=0) for p in patterns)

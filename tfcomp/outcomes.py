@@ -1,7 +1,7 @@
-"""Images to payloads and back, many of them, where one that fails is an outcome of its own and not the end.
+"""Many images to payloads and back, where an image that fails is an outcome like any other and does not end the work.
 
-Commands, `tfcomp.bulk` and `tfcomp.beam` all do it by these two functions, so that their payloads are equal. An item's
-payload does not depend on which items are done with it: LiteRT runs one at a time.
+Commands, `tfcomp.bulk` and `tfcomp.beam` share these functions, so that their payloads are equal. The payload of an
+item does not depend on the items beside it: LiteRT runs one at a time.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from tfcomp.codec import Codec, CompressionReport
 from tfcomp.errors import BitstreamError, InputError, TfcompError
-from tfcomp.geometry import RAISED_BY
+from tfcomp.geometry import too_many_pixels
 from tfcomp.items import GREY_IN_RGB, Images, whole_numbers
 from tfcomp.storage import archives, image_files, places
 from tfcomp.storage.container import Archive
 
 BATCH_BYTES = 1 << 26
-"""Largest size of the images of one shape that are held at a time."""
+"""Largest size, in bytes, of the images of one shape that are held at a time."""
 
 Shape = tuple[int, ...]
 Coded = tuple[bytes, Shape]
@@ -36,7 +36,7 @@ class Source:
     Attributes:
         name: its name in an archive; None in an array of many.
         image: a file's address, its content, or an array [H, W, C] of whole numbers.
-        said: what messages call it.
+        said: the image's name in messages.
     """
 
     name: str | None
@@ -66,13 +66,13 @@ def compress(
     target_bytes: int | None = None,
     reports: list[CompressionReport] | None = None,
 ) -> Iterator[Coded | TfcompError]:
-    """The payload and the shape of each image, or what is wrong with it, in order.
+    """The payload and the shape of each image, or its error, in order.
 
     Args:
-        codec: what runs.
-        sources: taken one after another; of images of one shape, `BATCH_BYTES` are held at a time.
+        codec: the codec.
+        sources: images, taken one after another; of images of one shape, `BATCH_BYTES` are held at a time.
         quality, effort, target_bytes: see `tfcomp.Codec.compress`. The last is for images of any size.
-        reports: takes what was clipped of images of one shape.
+        reports: list that gets the reports of images of one shape.
 
     Raises:
         InputError: if the codec does not take these options.
@@ -84,8 +84,8 @@ def compress(
     if target_bytes is not None:
         raise InputError(f"expected target_bytes with a codec of images of any size, found one of {codec.item}")
     left = iter(sources)
-    while some := list(islice(left, _at_once(codec))):
-        read = [_read(source, codec) for source in some]
+    while batch := list(islice(left, _at_once(codec))):
+        read = [_read(source, codec) for source in batch]
         images = [image for image in read if not isinstance(image, TfcompError)]
         payloads: list[bytes] = []
         if images and reports is None:
@@ -99,38 +99,38 @@ def compress(
 
 
 def decompress(codec: Codec, payloads: Iterable[bytes]) -> Iterator[Images | BitstreamError]:
-    """The image of each payload, uint8 [H, W, C], or what is wrong with it, in order.
+    """The image of each payload, uint8 [H, W, C], or its error, in order.
 
     Args:
-        codec: that which made the payloads: see `tfcomp.Codec.that_made`.
-        payloads: taken as they are needed.
+        codec: the codec that made the payloads; see `tfcomp.Codec.that_made`.
+        payloads: an iterable, read as payloads are needed.
     """
     left = iter(payloads)
-    while some := list(islice(left, 1 if codec.item.any_size else _at_once(codec))):
+    while batch := list(islice(left, 1 if codec.item.any_size else _at_once(codec))):
         try:
-            images = codec.decompress(some)
+            images = codec.decompress(batch)
         except BitstreamError as error:
-            if len(some) == 1:
+            if len(batch) == 1:
                 yield error
-            else:  # of one of them: which?
-                for payload in some:
+            else:  # one of them is damaged: which?
+                for payload in batch:
                     yield from decompress(codec, [payload])
         else:
             yield from images
 
 
 def sound_items(codec: Codec, archive: Archive, skipped: dict[int, TfcompError] | None) -> list[int]:
-    """The items of an archive whose bytes are as they were written and begin as a payload does.
+    """Numbers of the items of an archive whose checksums hold and which begin as payloads do.
 
     Args:
-        codec: that which made the archive.
+        codec: the codec that made the archive.
         archive: opened with ``eager_bytes=0`` where items are skipped, to check each block when it is read.
-        skipped: takes what is wrong with others; where None, one raises it.
+        skipped: gets the errors of all other items by number; if it is None, the first error is raised.
 
     Raises:
         BitstreamError: also if the archive claims more pixels than its size allows.
     """
-    found, pixels = [], 0
+    sound, pixels = [], 0
     for i in range(len(archive)):
         try:
             payload = archive[i]
@@ -142,28 +142,29 @@ def sound_items(codec: Codec, archive: Archive, skipped: dict[int, TfcompError] 
                 raise
             skipped[i] = error
         else:
-            found.append(i)
+            sound.append(i)
     archives.check_pixels(pixels, archive.file_bytes, codec.max_pixels, str(archive.path))
-    return found
+    return sound
 
 
-def require_fit(codec: Codec, said: str, shape: tuple[int, int, int]) -> None:
-    """Raises `InputError` if an image has more pixels than the codec takes, with those that it is mirrored by."""
+def require_fit(codec: Codec, source: str, shape: tuple[int, int, int]) -> None:
+    """Raises `InputError` if an image has more pixels, mirrored ones included, than the codec takes."""
     height, width, _ = shape
-    grid, most = codec.parts.grid, codec.max_pixels
-    if grid is not None and not grid.fits(height, width, most):
-        raise InputError(f"expected at most {most} pixels, found {width}x{height} in {said}; {RAISED_BY}")
+    grid, limit = codec.parts.grid, codec.max_pixels
+    if grid is not None and not grid.fits(height, width, limit):
+        raise InputError(too_many_pixels(limit, height, width, source))
 
 
 # === Inside ===
 
 
 def _at_once(codec: Codec) -> int:
+    """Number of images of one shape that are held at a time."""
     return max(1, BATCH_BYTES // math.prod(n or 1 for n in codec.item.shape))
 
 
 def _read(source: Source, codec: Codec) -> Images | TfcompError:
-    """An image of the codec's one shape, or what is wrong with it."""
+    """An image of the codec's shape, or its error."""
     try:
         image = source.read()
     except TfcompError as error:

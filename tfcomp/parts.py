@@ -1,7 +1,7 @@
-"""What a codec is made of: two networks, and for each quality quantization steps and an entropy model.
+"""The parts of a codec: two networks, and for each quality quantization steps and an entropy model.
 
-`freezing` makes the parts of a trained model, `artifact` writes and reads them, `pipelines` runs them; `tfcomp.Codec`
-is what a user holds.
+`freezing` makes the parts of a trained model, `artifact` writes and reads them, `pipelines` runs them, and
+`tfcomp.Codec` is their front page.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tfcomp.runtimes.transform import Transform
 Float32 = NDArray[np.float32]
 
 NEAREST = 1e20
-"""Bits of a squared step of error at which no bits are worth any error."""
+"""Error weight, in bits a squared step, at which every integer is the nearest one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,8 @@ class Quality:
         number: 1 to `MAX_QUALITIES`; a higher one has more bytes and a better picture.
         step, offset: float32, in units; steps are positive.
         entropy: integers to bytes and back.
-        curvature: float32, squared error, of pixels on [0, 1], that one squared step makes; None if it was not
-        measured. lagrangian: bits that one unit of squared error is worth; None likewise.
+        curvature: float32, squared error of pixels on [0, 1] that one squared step makes; None if not measured.
+        lagrangian: price of one unit of squared error, in bits; None if not measured.
     """
 
     number: int
@@ -63,14 +63,14 @@ class Quality:
 
     @property
     def error_weight(self) -> Float32:
-        """Bits that one squared step of error is worth; where that was not measured, `NEAREST`."""
+        """Price of one squared step of error, in bits; `NEAREST` if curvature or lagrangian was not measured."""
         if self.curvature is None or self.lagrangian is None:
             return np.full(self.step.shape, NEAREST, np.float32)
         return (self.lagrangian * self.curvature.astype(np.float64)).astype(np.float32)
 
     @property
     def rounding_weight(self) -> Float32:
-        """The weight by which the encoder rounds: `error_weight` where contexts tell which integers are cheap.
+        """The weight by which the encoder rounds: `error_weight` where contexts predict which integers take few bits.
 
         Under static tables the networks were trained with noise of one step, and integers are the nearest.
         """
@@ -79,22 +79,22 @@ class Quality:
 
     def to_steps(self, latents: Float32) -> Float32:
         """Latents in units as latents in steps, not rounded."""
-        found: Float32 = (latents - self.offset if self.offset.any() else latents) / self.step
-        return found
+        steps: Float32 = (latents - self.offset if self.offset.any() else latents) / self.step
+        return steps
 
     def to_units(self, integers: NDArray[np.integer]) -> Float32:
         """The latents in units that integers stand for."""
-        found: Float32 = integers.astype(np.float32) * self.step
-        return found + self.offset if self.offset.any() else found
+        units: Float32 = integers.astype(np.float32) * self.step
+        return units + self.offset if self.offset.any() else units
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What is counted while items are compressed.
+    """Counts of the integers of compressed items.
 
     Attributes:
         integers: number of integers.
-        clipped: how many the encoder found outside their table's support, and took the nearest value inside.
+        clipped: number of integers that lay outside their table's support and became the nearest value inside.
     """
 
     integers: int
@@ -106,16 +106,16 @@ class Parts:
     """A codec's networks, items and qualities.
 
     Attributes:
-        transform: the networks, wherever they run.
-        item: what is compressed.
-        qualities: the lowest first.
+        transform: the two networks.
+        item: shape of the items.
+        qualities: quantization and entropy models, the lowest quality first.
         unit, zero: float32, broadcastable to the latent: the transform's latent is what the encoder network gives, less
             ``zero``, over ``unit``.
-        grid: of items of any size; None for items of one shape.
-        default_quality: the number of the quality that is taken where none is named.
+        grid: tiles of items of any size; None for items of one shape.
+        default_quality: number of the quality where none is named.
         compute: multiply-accumulates of each network for a pixel, by name; empty if unknown.
-        max_pixels: the most that one item may have, both ways, with those that it is mirrored by; no part of the
-            format, and in no file but an export's graphs.
+        max_pixels: most pixels of an item or of a payload's item, mirrored ones included; no part of the format, and in
+            no file but an export's graphs.
     """
 
     transform: Transform
@@ -135,14 +135,21 @@ class Parts:
         expected = self.qualities[-1].step.shape
         arrays = [self.unit, self.zero, *(a for q in self.qualities for a in (q.step, q.offset, q.curvature))]
         if any(a is not None and (a.shape != expected or a.dtype != np.float32) for a in arrays):
-            raise BitstreamError(f"expected units, steps and offsets as float32 {expected}, found others")
+            shapes = ", ".join(sorted({f"{a.dtype} {a.shape}" for a in arrays if a is not None}))
+            raise BitstreamError(f"expected units, steps and offsets as float32 {expected}, found {shapes}")
         if not np.all(np.isfinite(self.zero)) or not np.all(self.unit > 0) or not np.all(np.isfinite(self.unit)):
-            raise BitstreamError("expected finite and positive units, found others")
-        kinds = {quality.entropy.format_id for quality in self.qualities}
-        if len(kinds) != 1 or (self.grid is not None) != self.item.any_size:
-            raise BitstreamError("expected one format for all qualities, and a grid for items of any size alone")
+            raise BitstreamError(
+                f"expected finite positive units and finite zeros, found units from {self.unit.min():g} to "
+                f"{self.unit.max():g} and zeros from {self.zero.min():g} to {self.zero.max():g}"
+            )
+        formats = sorted({quality.entropy.format_id for quality in self.qualities})
+        if len(formats) != 1 or (self.grid is not None) != self.item.any_size:
+            raise BitstreamError(
+                f"expected one format for all qualities, and a grid for items of any size alone, found {formats}, "
+                f"items {self.item} and the grid {self.grid}"
+            )
         if isinstance(self.qualities[0].entropy, ContextModel) != self.item.any_size:
-            raise BitstreamError(f"expected an entropy model for items {self.item}, found one of {kinds}")
+            raise BitstreamError(f"expected an entropy model for items {self.item}, found one of {formats[0]}")
 
     @property
     def format_id(self) -> str:
@@ -151,7 +158,7 @@ class Parts:
 
     @cached_property
     def fingerprint(self) -> bytes:
-        """16 bytes that name everything that a payload's meaning depends on, short of the networks' weights."""
+        """16 bytes that identify everything that decoding a payload depends on, except the networks' weights."""
         shape = [-1 if n is None else n for n in self.item.shape]
         grid = (self.grid.stride, self.grid.margin, self.grid.tile) if self.grid else ()
         arrays = {
@@ -167,11 +174,7 @@ class Parts:
         return fingerprint(self.format_id, arrays)
 
     def quality(self, number: int | None = None) -> Quality:
-        """A quality by its number; the default one for None.
-
-        Raises:
-            InputError: if there is none of this number.
-        """
+        """A quality by its number, None for the default one; raises `InputError` on any other number."""
         wanted = self.default_quality if number is None else number
         for quality in self.qualities:
             if not isinstance(wanted, bool) and quality.number == wanted:

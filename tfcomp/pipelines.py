@@ -1,4 +1,4 @@
-"""How the parts of a codec are run: items of one shape in batches, rounded or sampled, items of any size in tiles."""
+"""The pipelines of a codec: items of one shape in batches, rounded or sampled; items of any size in tiles."""
 
 from __future__ import annotations
 

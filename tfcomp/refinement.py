@@ -1,24 +1,23 @@
-"""Integers that cost less than the rounded latent: gradient descent at the encoder, one item at a time.
+"""Integers of a lower cost than the rounded latent: gradient descent at the encoder, one item at a time.
 
-An encoder network is trained to do well on average, and rounding minds neither bits nor neighbours. For one item, what
-counts is known exactly: the bits under the integer tables, and the squared error through the decoder. So its integers
-``q`` are improved for
+An encoder network is trained to do well on average, and rounding regards neither bits nor neighbours. For one item the
+bits under the integer tables and the squared error through the decoder are known exactly. So its integers ``q`` are
+improved for
 
-    cost = bits(q) + lagrangian * ||x - decoder(q)||^2                 lagrangian: bits a unit of error, pixels on [0,
-    1]
+    cost = bits(q) + lagrangian * ||x - decoder(q)||^2        lagrangian: bits a unit of error, pixels on [0, 1]
 
-Backpropagation gives the gradient ``g`` of the error at all positions at once; the curvature ``c`` at each, that of the
+Backpropagation gives the gradient ``g`` of the error at all positions at once; the curvature ``c`` at each, from the
 decoder's Jacobian, comes with the codec. The cost never rises, and any decoder reads the payload. (Content-adaptive
 encoding: Campos et al. 2019, "Content adaptive optimization for neural image compression"; with rounding in view: Yang,
 Bamler and Mandt 2020, "Improving inference for neural image compression". Both move real-valued latents.)
 
 Items of one shape. A step of one changes the cost by about ``bits(q_i +- 1) - bits(q_i) + lagrangian * (+-g_i + c_i)``.
-The steps that promise most are taken together, as many as a limit says; where the true cost has not fallen, they are
-taken back and the limit falls to a third, until it is none.
+The steps of the largest promised gain are taken together, up to a limit; where the true cost has not fallen, they are
+undone and the limit falls to a third, until it is 0.
 
-Items of any size. The error near ``q`` is about that of ``sum c_i * (q_i + d_i - t_i)^2`` with the least at the target
-``t_i = q_i - g_i / (2 * c_i)``. Integers are chosen anew for a target between ``q`` and ``t``, with the bits that their
-contexts make of them; where the true cost has not fallen, the next target lies at half the distance.
+Items of any size. The error near ``q`` is about ``sum c_i * (q_i + d_i - t_i)^2`` with its minimum at the target
+``t_i = q_i - g_i / (2 * c_i)``. Integers are chosen anew for a target between ``q`` and ``t``, with the bits that they
+take in their contexts; where the true cost has not fallen, the next target lies at half the distance.
 
 A codec of items of one shape takes its lagrangian from its own rounding. A uniform quantizer of step 1 makes an error
 of ``c / 12`` at a position, which falls fourfold with each bit: ``6 / (c * ln 2)`` bits a unit of error, of the ``c``
@@ -40,15 +39,16 @@ from tfcomp.errors import InputError
 from tfcomp.items import Images
 
 FIRST_SHARE = 4
-"""Divisor of the number of positions that gives the first limit of steps taken together."""
+"""The first limit of steps taken together is the number of positions over this."""
 BATCH = 256
+"""Largest number of items that are refined at a time."""
 LEAST_DISTANCE = 1 / 16
 """Smallest share of the way to the target; the search ends below it."""
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Slope = Callable[[Images, Int32], tuple[Float32, Float32]]
-"""From items and integers [N, ...] to the squared error of each and its gradient by the integers."""
+"""A function from items and integers [N, ...] to the squared error of each item and its gradient by the integers."""
 
 
 def checked_effort(effort: int) -> int:
@@ -62,12 +62,9 @@ def checked_effort(effort: int) -> int:
 
 
 def lagrangian(model: StaticModel, latents: Int32, curvature: Float64) -> float:
-    """Bits that a unit of error is worth to a codec that rounds.
+    """Price of a unit of error, in bits, of a codec that rounds.
 
-    Args:
-        model: the tables.
-        latents: int32 [N, *latent_shape], of calibration images.
-        curvature: [*latent_shape], squared error of a squared step.
+    Latents, int32 [N, *latent_shape], are those of calibration images; curvature is as of `BatchRefiner`.
     """
     _, table = model.tables_of(latents)
     spent = model.tables.ideal_bits(model.flat(latents).astype(np.int32), table).mean(axis=0)
@@ -81,9 +78,9 @@ class BatchRefiner:
 
     Attributes:
         model: the tables.
-        slope: the error's.
+        slope: error and gradient through the decoder.
         curvature: float32 [*latent_shape], squared error of a squared step at each position.
-        lagrangian: bits that a unit of error is worth.
+        lagrangian: price of a unit of error, in bits.
     """
 
     model: StaticModel
@@ -92,12 +89,9 @@ class BatchRefiner:
     lagrangian: float
 
     def refine(self, images: Images, latents: Int32, effort: int) -> Int32:
-        """int32 [N, *latent_shape], inside the tables' supports, of no higher cost for any image.
+        """Integers of no higher cost for any image, after at most ``effort`` looks through the decoder.
 
-        Args:
-            images: uint8 [N, H, W, C].
-            latents: int32 [N, *latent_shape], inside the supports: where to begin.
-            effort: how often at most to look.
+        Images are uint8 [N, H, W, C]; latents, before and after, int32 [N, *latent_shape] inside the tables' supports.
         """
         starts = range(0, len(images), BATCH)
         bar = tqdm(starts, desc="refine", unit="batch", delay=1.0, leave=False, disable=None)
@@ -109,7 +103,7 @@ class BatchRefiner:
         cost, gain, step = self._look(images, best)
         limit = np.full(len(best), -(-best.shape[1] // FIRST_SHARE))
         for _ in range(effort):
-            # Of the steps that promise anything, those that promise most.
+            # The steps of the largest promised gain.
             rank = gain.argsort(axis=1)[:, ::-1].argsort(axis=1)
             moves = np.where((gain > 0) & (rank < limit[:, None]), step, 0)
             limit[~moves.any(axis=1)] = 0
@@ -117,15 +111,15 @@ class BatchRefiner:
             if not tried.size:
                 break
             trial = best[tried] + moves[tried]
-            found = self._look(images[tried], trial)
-            better = found[0] < cost[tried]
+            looked = self._look(images[tried], trial)
+            better = looked[0] < cost[tried]
             at = tried[better]
-            best[at], (cost[at], gain[at], step[at]) = trial[better], (part[better] for part in found)
+            best[at], (cost[at], gain[at], step[at]) = trial[better], (part[better] for part in looked)
             limit[tried[~better]] //= 3
         return best.reshape(latents.shape)
 
     def _look(self, images: Images, flat: Int32) -> tuple[Float64, Float64, Int32]:
-        """The cost of each image, float64 [N]; by how much a step would lower it, and which, of 1 and -1, [N, S]."""
+        """The cost of each image, float64 [N]; the gain of the better step at each position, and that step, 1 or -1."""
         latents = flat.reshape(-1, *self.model.latent_shape)
         error, gradient = self.slope(images, latents)
         selectors, table = self.model.tables_of(latents)
@@ -160,8 +154,8 @@ def refine_tile(
         slope: from integers to the squared error of the tile's window, and its gradient by them, float32 [h, w, C].
         latent: float32 [h, w, C], in steps: the first target.
         curvature: float32 [C], squared error of a squared step.
-        lagrangian: bits that a unit of error is worth.
-        effort: how often at most to look.
+        lagrangian: price of a unit of error, in bits.
+        effort: largest number of looks through the decoder.
 
     Returns:
         int32 [h, w, C], of no higher cost than what ``choose`` makes of the latent.
@@ -173,9 +167,9 @@ def refine_tile(
         pull = np.float32(distance) * gradient / np.maximum(2 * curvature, np.float32(1e-30))
         target = (best - pull).astype(np.float32)
         trial, bits = choose(target)
-        error, found = slope(trial)
+        error, trial_gradient = slope(trial)
         if bits + lagrangian * error < cost:
-            best, gradient, cost = trial, found, bits + lagrangian * error
+            best, gradient, cost = trial, trial_gradient, bits + lagrangian * error
         else:
             distance /= 2
             if distance < LEAST_DISTANCE:

@@ -17,7 +17,7 @@ from tfcomp.uniform import UniformPipeline, batched
 
 
 class SampledPipeline(UniformPipeline):
-    """Runs the parts of a codec of samples: where the others round, the encoder searches."""
+    """Runs the parts of a codec of samples: its encoder searches for a sample instead of rounding a latent."""
 
     def encode(self, items: Any, quality: Quality, effort: int = 0) -> tuple[Int32, int]:
         """The sample in whole numbers, int32 [N, *latent_shape]; none is clipped."""
@@ -36,12 +36,12 @@ class SampledPipeline(UniformPipeline):
         return float(model.ideal_bits(model.decode_names(payloads)).sum())
 
     def measured(self, quality: Quality) -> Quality:
-        """The quality as it is: effort has no place here."""
+        """The quality as it is: samples take no effort."""
         return quality
 
     def _names(self, items: Any, quality: Quality, effort: int) -> Int32:
         if effort:
-            raise InputError(f"expected effort=0 with samples of a posterior, found {effort}: others would be none")
+            raise InputError(f"expected effort=0 with samples of a posterior, found {effort}")
         images, model = self.parts.item.batch(items), _model(quality)
         posterior = batched(self.parts.transform.analyse, images, "encode")
         with one_blas_thread():

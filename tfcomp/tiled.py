@@ -14,30 +14,27 @@ from tfcomp.entropy.blas import one_blas_thread
 from tfcomp.entropy.context import ContextModel
 from tfcomp.entropy.payloads import Header
 from tfcomp.errors import InputError
-from tfcomp.geometry import RAISED_BY, Area, Plan
+from tfcomp.geometry import Area, Plan, too_many_pixels
 from tfcomp.items import GREY_IN_RGB, Images
 from tfcomp.parts import NEAREST, Float32, Parts, Quality, Tally
 from tfcomp.refinement import refine_tile
 
-_FURTHER = 0.75
-"""Share of the next lower quality's weight of error that a quality's may fall to, to meet a number of bytes."""
+_LEAST_SHARE_OF_LOWER = 0.75
+"""Smallest error weight that a quality may take to meet a number of bytes, as a share of the next lower quality's."""
 _LEAST_SHARE = 0.35
-"""Smallest share of its own error weight that the lowest quality may fall to."""
-_TRIALS = 5
+"""Smallest error weight of the lowest quality, as a share of its usual one."""
+_SEARCH_STEPS = 5
+"""Number of error weights that are tried between one that fits and one that does not."""
 
 
 class _View:
-    """An item as the networks see it, a window at a time.
+    """An item, uint8 [H, W, C] or grey [H, W, 1], as the networks see it, a window at a time.
 
-    Everything is made here: before Python 3.12 a `functools.cached_property` holds a lock while it is made, one for all
-    items, and threads would wait for one another's networks.
-
-    Args:
-        parts: the codec's.
-        item: uint8 [H, W, C], or [H, W, 1] for a grey item of a codec of three channels.
+    The constructor makes everything: before Python 3.12 a `functools.cached_property` holds one lock for all items
+    while it computes, and threads would wait for one another's networks.
 
     Attributes:
-        plan: of the item's latent.
+        plan: the item's plan.
         mirrored: uint8 [rows * stride, columns * stride, C].
         latents: the latent of each tile, float32 [h, w, K], in units.
     """
@@ -46,7 +43,7 @@ class _View:
         assert parts.grid is not None
         height, width = item.shape[:2]
         if not parts.grid.fits(height, width, parts.max_pixels):
-            raise InputError(f"expected at most {parts.max_pixels} pixels, found {width}x{height}; {RAISED_BY}")
+            raise InputError(too_many_pixels(parts.max_pixels, height, width))
         self.item, self.grey = item, item.shape[2] < parts.item.channels
         self.plan: Plan = parts.grid.plan(height, width)
         self.mirrored = parts.item.full(item)
@@ -63,11 +60,7 @@ class _View:
 
 
 class TiledPipeline:
-    """Runs the parts of a codec whose items have any size.
-
-    Args:
-        parts: the codec's.
-    """
+    """Runs the parts of a codec whose items have any size."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
@@ -81,7 +74,7 @@ class TiledPipeline:
     def compress(
         self, items: Any, quality: Quality, effort: int, target_bytes: int | None
     ) -> tuple[list[bytes], Tally]:
-        """Payloads, and what is counted of them."""
+        """Payloads, and the number of their integers."""
         payloads, integers = [], 0
         for item in self.parts.item.sequence(items):
             view = _View(self.parts, item)
@@ -98,9 +91,10 @@ class TiledPipeline:
         total = 0.0
         for payload in payloads:
             header, plan, codes = self._parse(payload)
-            own = self.parts.quality(header.quality)
+            quality = self.parts.quality(header.quality)
             whole = self._decoded(header, plan, codes)
-            total += sum(_chosen(own, whole[tile].astype(np.float32), _exact(own))[1] for tile in plan.areas())
+            tile_latents = (whole[tile].astype(np.float32) for tile in plan.areas())
+            total += sum(_chosen(quality, latent, _exact(quality))[1] for latent in tile_latents)
         return total
 
     def _payload(self, view: _View, quality: Quality, effort: int, share: float = 1.0) -> bytes:
@@ -148,7 +142,7 @@ class TiledPipeline:
             whole[tile] = refine_tile(choose, slope, exact, quality.curvature, lagrangian, effort)
         if whole.shape[0] * whole.shape[1] * view.plan.grid.stride**2 == view.item.shape[0] * view.item.shape[1]:
             return whole
-        # What the search lowered is of the mirrored item: of the two, the one that is better for the item itself.
+        # The search lowered the cost of the mirrored item; the item itself may prefer the integers of no search.
         return min(plain, whole, key=lambda integers: self._cost(view, quality, integers, lagrangian))
 
     def _cost(self, view: _View, quality: Quality, integers: Int32, lagrangian: float) -> float:
@@ -160,7 +154,7 @@ class TiledPipeline:
         return bits + lagrangian * error * (self.parts.item.channels / view.item.shape[2])
 
     def _fitting(self, view: _View, target: int, effort: int) -> bytes:
-        """The highest quality that can be brought to so many bytes, and the largest weight of error that fits."""
+        """The payload of the highest quality that fits into the target, with the largest error weight that does."""
         best = b""
         for quality in reversed(self.parts.qualities):
             low, high = self._coarsest(quality), 1.0
@@ -172,32 +166,32 @@ class TiledPipeline:
         whole = self._payload(view, quality, effort)
         if len(whole) <= target:
             return whole
-        for _ in range(_TRIALS):
+        for _ in range(_SEARCH_STEPS):
             middle = float(np.sqrt(low * high))
-            found = self._payload(view, quality, effort, middle)
-            if len(found) <= target:
-                best, low = found, middle
+            payload = self._payload(view, quality, effort, middle)
+            if len(payload) <= target:
+                best, low = payload, middle
             else:
                 high = middle
         return best
 
     def _coarsest(self, quality: Quality) -> float:
-        """The least share of a quality's weight of error that is of use: below it the next lower quality is better."""
+        """The smallest useful share of a quality's error weight: below it the next lower quality is better."""
         lower = [q.lagrangian for q in self.parts.qualities if q.number < quality.number]
         if not lower or lower[-1] is None or quality.lagrangian is None:
             return _LEAST_SHARE
-        return _FURTHER * lower[-1] / quality.lagrangian
+        return _LEAST_SHARE_OF_LOWER * lower[-1] / quality.lagrangian
 
     # === Reading ===
 
     def _parse(self, payload: bytes) -> tuple[Header, Plan, list[bytes]]:
         assert self.parts.grid is not None
         numbers = [quality.number for quality in self.parts.qualities]
-        grey_allowed, most = self.parts.item.channels == GREY_IN_RGB, self.parts.max_pixels
-        return framing.parse(payload, self.parts.grid, numbers, grey_allowed=grey_allowed, max_pixels=most)
+        grey_allowed, limit = self.parts.item.channels == GREY_IN_RGB, self.parts.max_pixels
+        return framing.parse(payload, self.parts.grid, numbers, grey_allowed=grey_allowed, max_pixels=limit)
 
     def decode(self, payloads: Sequence[bytes], _: Quality) -> list[Int32]:
-        """Integers of payloads, a list of int32 [rows, columns, K]; they say their quality themselves."""
+        """Integers of payloads, a list of int32 [rows, columns, K]; each payload says its quality."""
         return [self._decoded(*self._parse(payload)) for payload in payloads]
 
     def _decoded(self, header: Header, plan: Plan, codes: Sequence[bytes]) -> Int32:
@@ -231,11 +225,11 @@ class TiledPipeline:
         return image[plan.top : plan.top + plan.height, plan.left : plan.left + plan.width]
 
     def claimed_pixels(self, payload: bytes) -> int:
-        """The pixels that a payload asks a decoder for."""
+        """Number of pixels that decoding a payload takes, mirrored ones included."""
         return self._parse(payload)[1].pixels_in_all
 
     def describe(self, payload: bytes, _: Quality) -> str:
-        """What a payload says of itself, in a few words."""
+        """Size, colours, quality, tiles and bytes of a payload, in a few words."""
         header, plan, codes = self._parse(payload)
         channels = {1: "grey", 3: "RGB"}.get(1 if header.grey else self.parts.item.channels, "")
         channels = channels or f"{self.parts.item.channels} channels"
@@ -243,7 +237,7 @@ class TiledPipeline:
         return f"{plan.width}x{plan.height} {channels}, quality {header.quality}, {tile}, {len(payload)} bytes"
 
     def measured(self, quality: Quality) -> Quality:
-        """The quality: freezing measures curvature and lagrangian of items of any size."""
+        """The quality as it is: for items of any size freezing has measured curvature and lagrangian."""
         return quality
 
 
@@ -253,7 +247,7 @@ def _contextual(quality: Quality) -> ContextModel:
 
 
 def _weight(quality: Quality, share: float) -> Float32:
-    """The encoder's weight of error; of a share below 1, to meet a number of bytes, that of error alone."""
+    """The weight by which the encoder chooses integers; a share below 1 meets a number of bytes."""
     return quality.rounding_weight if share == 1.0 else quality.error_weight * np.float32(share)
 
 

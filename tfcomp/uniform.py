@@ -22,27 +22,24 @@ from tfcomp.parts import Parts, Quality, Tally
 from tfcomp.refinement import BatchRefiner, Slope, lagrangian
 
 BATCH = 256
+"""Largest number of items that a network takes at a time."""
 LARGEST = 2.0**30
 """Largest latent that is cast to int32, in steps; no table reaches that far."""
 
 
 class UniformPipeline:
-    """Runs the parts of a codec whose items have one shape.
-
-    Args:
-        parts: the codec's.
-    """
+    """Runs the parts of a codec whose items have one shape."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self._measured: dict[int, Quality] = {}
 
     def encode(self, items: Any, quality: Quality, effort: int = 0) -> tuple[Int32, int]:
-        """Integers, int32 [N, *latent_shape], and how many of the rounded ones lay outside their table's support."""
+        """Integers, int32 [N, *latent_shape], and the number of rounded ones outside their table's support."""
         images, model = self.parts.item.batch(items), _static(quality)
-        found = batched(partial(self._rounded, quality), images, "encode")
-        latents = model.clip(found)
-        clipped = int(np.count_nonzero(found != latents))
+        rounded = batched(partial(self._rounded, quality), images, "encode")
+        latents = model.clip(rounded)
+        clipped = int(np.count_nonzero(rounded != latents))
         if effort:
             measured = self.measured(quality)
             assert measured.curvature is not None
@@ -54,7 +51,7 @@ class UniformPipeline:
     def compress(
         self, items: Any, quality: Quality, effort: int, target_bytes: int | None
     ) -> tuple[list[bytes], Tally]:
-        """Payloads, and what is counted of them."""
+        """Payloads, and the numbers of their integers and of clipped ones."""
         if target_bytes is not None:
             raise InputError("expected target_bytes with items of any size; for items of one shape, freeze with it")
         latents, clipped = self.encode(items, quality, effort)
@@ -81,16 +78,16 @@ class UniformPipeline:
         )
 
     def claimed_pixels(self, _: bytes) -> int:
-        """The pixels that a payload asks a decoder for: always an item's."""
+        """Number of pixels that decoding a payload takes: those of an item."""
         return math.prod(n or 1 for n in self.parts.item.shape[:2])
 
     def describe(self, payload: bytes, quality: Quality) -> str:
-        """What is known of a payload, in a few words; it is decoded for that."""
+        """Shape, dtype and bytes of a payload, in a few words; raises `BitstreamError` if it cannot be decoded."""
         self.decode([payload], quality)
         return f"{self.parts.item} uint8, {len(payload)} bytes"
 
     def measured(self, quality: Quality) -> Quality:
-        """The quality with curvature and lagrangian, measured on calibration items if they were not before."""
+        """The quality with curvature and lagrangian, which are measured on the calibration items at first."""
         if quality.curvature is not None and quality.lagrangian is not None:
             return quality
         if quality.number not in self._measured:
@@ -100,8 +97,8 @@ class UniformPipeline:
             integers = self.encode(transform.calibration, quality)[0]
             square = np.square(quality.step, dtype=np.float64)
             curvature = (transform.sensitivity(quality.to_units(integers), quality.number) * square).astype(np.float32)
-            worth = lagrangian(_static(quality), integers, curvature.astype(np.float64))
-            self._measured[quality.number] = replace(quality, curvature=curvature, lagrangian=float(worth))
+            weight = lagrangian(_static(quality), integers, curvature.astype(np.float64))
+            self._measured[quality.number] = replace(quality, curvature=curvature, lagrangian=float(weight))
         return self._measured[quality.number]
 
     # === Inside ===
@@ -134,7 +131,7 @@ def _static(quality: Quality) -> StaticModel:
 
 
 def batched(network: Callable[[NDArray[Any]], NDArray[Any]], items: NDArray[Any], label: str) -> NDArray[Any]:
-    """A function of items [N, ...] on some of them at a time."""
+    """The results of a function of items [N, ...] that is called with `BATCH` of them at a time."""
     starts = range(0, len(items), BATCH)
     bar = tqdm(starts, desc=label, unit="batch", delay=1.0, leave=False, disable=None)
     parts = [network(items[i : i + BATCH]) for i in bar]

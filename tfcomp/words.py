@@ -16,11 +16,11 @@ from tfcomp.errors import InputError
 UInt32 = NDArray[np.uint32]
 
 STEPS = ((16, 0x7FEB352D), (15, 0x846CA68B), (16, None))
-"""What ``mix`` does in turn: ``x ^= x >> shift``, then ``x *= factor``."""
+"""Steps of ``mix``, each a shift and a factor: ``x ^= x >> shift``, then ``x *= factor``."""
 
 
 def mix(x: Any) -> UInt32:
-    """uint32, the shape of ``x``, which is uint32.
+    """The bijection "lowbias32", elementwise: uint32 of the shape of ``x``, which is uint32.
 
     Examples:
         >>> hex(int(mix(np.array([1], np.uint32))[0]))
@@ -35,11 +35,7 @@ def mix(x: Any) -> UInt32:
 
 
 def key(seed: int, stream: int) -> UInt32:
-    """``mix(mix(stream) ^ seed)``, uint32 [1]: where the words of a stream begin.
-
-    Raises:
-        InputError: if the seed is not one of 0 to 2**32 - 1.
-    """
+    """``mix(mix(stream) ^ seed)``, uint32 [1]: the beginning of a stream's words; seeds are 0 to 2**32 - 1."""
     if not 0 <= seed < 2**32:
         raise InputError(f"expected a seed of 0 to 2**32 - 1, found {seed}")
     return mix(mix(np.array([stream], np.uint32)) ^ np.uint32(seed))

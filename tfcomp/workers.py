@@ -1,7 +1,6 @@
-"""Work on many items by as many processes as there are processors, each with a codec that was sent to it by pickle.
+"""Work on many items by several processes, each of which gets the codec by pickle.
 
-An interrupt concerns the process that asked, not its workers: they do not see it, and end when that process ends them,
-or when it is gone.
+Only the parent process sees an interrupt. Its workers do not; they end when the parent ends them, or is gone.
 """
 
 from __future__ import annotations
@@ -29,15 +28,16 @@ from tfcomp.errors import InputError
 from tfcomp.storage.image_files import limit_pixels, progress
 
 FEW = 3
-"""Largest number of items that are done one after another: starting other processes takes as long."""
+"""Largest number of items that one process does alone: to start others takes as long."""
 MOST_PROCESSES = 8
-"""Largest number of processes where none is asked for: each takes up to a gigabyte or two, for large photographs."""
+"""Default limit of the number of processes: for large photographs each takes a gigabyte or two."""
 AHEAD = 4
 """Number of items that wait for each process."""
 
 Job = tuple[Any, ...]
 
-_codec: Codec | None = None  # of a worker
+_codec: Codec | None = None
+"""The codec of a worker process."""
 
 
 def each(
@@ -53,45 +53,45 @@ def each(
     """The results of ``function(codec, *job)``, in order; jobs are taken a few ahead of them.
 
     Args:
-        function: of a module, so that a worker finds it by name.
-        jobs: arguments that can be sent to a worker.
-        codec: what runs, here or in the workers; networks of a trained model, which cannot be sent, run here.
-        label: of the progress bar, a verb.
-        count: number of jobs, if it is known.
-        few: largest number of jobs that are done here. Default: `FEW`.
+        function: a function of a module, which a worker finds by its name.
+        jobs: arguments of each call, which pickle can send to a worker.
+        codec: the codec. One with a trained model's networks cannot be sent: then this process does all jobs.
+        label, count: label of the progress bar, a verb; number of jobs, if it is known.
+        few: largest number of jobs that this process does alone. Default: `FEW`.
         processes: number of workers; 1 does all jobs here. Default: as many as processors, at most `MOST_PROCESSES`.
 
     Raises:
         InputError: if a worker ended, for want of memory as a rule; and what ``function`` raises.
     """
-    most = min(os.cpu_count() or 1, MOST_PROCESSES) if processes is None else processes
+    processes = min(os.cpu_count() or 1, MOST_PROCESSES) if processes is None else processes
     jobs, few = iter(jobs), FEW if few is None else few
     first = list(islice(jobs, few + 1))
     jobs = chain(first, jobs)
     if count is not None:
-        most = min(most, count)
-    sent = _sent(codec) if len(first) > few and most > 1 else None
-    pool = _pool(most, sent, codec.max_pixels) if sent else None
+        processes = min(processes, count)
+    sent = _sent(codec) if len(first) > few and processes > 1 else None
+    pool = _pool(processes, sent, codec.max_pixels) if sent else None
     if sent is None or pool is None:
         yield from progress((function(codec, *job) for job in jobs), label, count)
         return
     before = set(multiprocessing.active_children())
     with _unlinked(sent), pool:
         try:
-            yield from progress(_in_order(pool, function, jobs, AHEAD * most), label, count)
+            yield from progress(_in_order(pool, function, jobs, AHEAD * processes), label, count)
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in set(multiprocessing.active_children()) - before:
                 worker.terminate()
             if isinstance(error, BrokenProcessPool):
-                said = f"cannot {label} with {most} processes at once: one of them ended, for want of memory"
+                message = f"cannot {label} with {processes} processes at once: one of them ended, for want of memory"
                 if not hasattr(sys, "ps1"):
-                    said += ' or because a script does its work without `if __name__ == "__main__":`'
-                raise InputError(said) from error
+                    message += ' or because a script does its work without `if __name__ == "__main__":`'
+                raise InputError(message) from error
             raise
 
 
 def _in_order(pool: ProcessPoolExecutor, function: Callable[..., Any], jobs: Iterator[Job], most: int) -> Iterator[Any]:
+    """The results in order, of jobs of which at most so many are in the pool."""
     waiting: deque[Future[Any]] = deque()
     while True:
         for job in islice(jobs, most - len(waiting)):
@@ -103,10 +103,10 @@ def _in_order(pool: ProcessPoolExecutor, function: Callable[..., Any], jobs: Ite
 
 
 def _sent(codec: Codec) -> SharedMemory | None:
-    """The codec's pickle in memory that workers share; None if it has none, or without a writable ``/dev/shm``.
+    """The codec's pickle in memory that workers share; None if it cannot be pickled, or ``/dev/shm`` cannot be written.
 
-    It is no argument of the workers: `multiprocessing` writes these into a pipe that it also holds open for reading,
-    and waits for ever if they fill it and the worker is killed before it has read them.
+    As an argument of the workers it could block for ever: `multiprocessing` writes arguments into a pipe that it also
+    holds open for reading, and waits if they fill it and the worker is killed before it has read them.
     """
     try:
         content = pickle.dumps(codec.with_threads(1))
@@ -128,7 +128,7 @@ def _unlinked(memory: SharedMemory) -> Iterator[None]:
 
 
 def _pool(processes: int, sent: SharedMemory, max_pixels: int) -> ProcessPoolExecutor | None:
-    """The processes; None without semaphores."""
+    """The processes; None where the system has no semaphores."""
     try:
         return ProcessPoolExecutor(processes, get_context("spawn"), _start, (sent.name, max_pixels))
     except (OSError, ImportError, NotImplementedError):
@@ -138,7 +138,7 @@ def _pool(processes: int, sent: SharedMemory, max_pixels: int) -> ProcessPoolExe
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Holds an interrupt back until the block ends; what is started in it never gets one."""
+    """Holds an interrupt back until the block ends; a process that is started in it never gets one."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -166,7 +166,7 @@ def _start(sent: str, max_pixels: int) -> None:
 
 
 def _draw_no_bars() -> None:
-    """Leaves the terminal to the process that asked, whose own bar tells of all workers."""
+    """Leaves the terminal to the parent process, whose progress bar counts the jobs of all workers."""
     drawn = tqdm.__init__
 
     def hidden(self: Any, *arguments: Any, **options: Any) -> None:

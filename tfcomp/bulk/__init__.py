@@ -1,7 +1,7 @@
 """Any number of images to numbered ``.tfz`` files and back: resumed after a kill, here or in a bucket.
 
-`compress` writes shards, `decompress` reads them, `items` lists what they hold, `merge` makes one file of them, and
-`files` lists what a folder gives to compress. On an existing engine the same payloads come of `tfcomp.beam`.
+`compress` writes shards, `decompress` reads them, `items` lists their images, `merge` makes one file of them, and
+`files` lists the image files of a folder. On an existing engine `tfcomp.beam` makes the same payloads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Shards back to images: each a job for a worker, whose record is written when all its images are there."""
+"""Shards back to images: each shard is a job for a worker, which writes its record when all its images are there."""
 
 from __future__ import annotations
 
@@ -39,27 +39,26 @@ def decompress(
     on_error: str = "stop",
     processes: int | None = None,
 ) -> Report:
-    """Decompress shards into a folder; done again after a kill, it goes on from there.
+    """Decompress shards into a folder; called again after a kill, it resumes.
 
-    Images of files come out as PNG (``.npy`` where their channels make no PNG) in a folder for each shard,
+    Images of files come out as PNG (``.npy`` if PNG has no such number of channels) in a folder for each shard,
     ``shard-000012/NAME.png``; rows of an array come out as one array for each shard, ``shard-000012.npy``, uint8
-    [N, H, W, C]. ``shard-000012.json`` is written last and says that the shard is done. So no two shards write one
-    name, and no folder has more files than a shard has images. `tfcomp.bulk.merge` and ``tfcomp decompress`` make one
-    tree of all.
+    [N, H, W, C]. The record ``shard-000012.json`` is written last. `tfcomp.bulk.merge` and ``tfcomp decompress`` make
+    one tree of all shards.
 
     Args:
-        shards: the folder that `compress` has written, or a list of ``.tfz`` files; paths or addresses.
+        shards: the folder of `compress`, or a list of ``.tfz`` files; paths or addresses.
         out: the folder to write.
-        codec: what made the shards. Default: the artifact that comes with the package and has their fingerprint.
-        on_error: of an image or a shard that is damaged. ``"stop"``: it ends the run; ``"skip"``: it is left out.
+        codec: the codec that made the shards. Default: the bundled one with their fingerprint.
+        on_error: for damaged images and shards. ``"stop"``: the run ends; ``"skip"``: they are left out.
         processes: number of processes. Default: one for each processor, 8 at most.
 
     Returns:
-        What the folder holds now; ``bytes`` are those of the shards.
+        The counts of all shards in the folder; ``bytes`` are those of the ``.tfz`` files.
 
     Raises:
-        InputError: on wrong arguments; if shards are missing; or if the folder holds anything but this run's.
-        BitstreamError: if a shard is damaged, and not to be skipped; or made by another codec.
+        InputError: on other arguments, if shards are missing, or if the folder holds files of another run.
+        BitstreamError: if a shard is damaged and not to be skipped, or made by another codec.
 
     Examples:
         >>> import tempfile
@@ -74,37 +73,34 @@ def decompress(
     """
     require_options(1, on_error, processes)
     addresses = addresses_of(shards)
-    made = _made(addresses, codec)
+    codec = _codec_of(addresses, codec)
     place = Place(out)
-    run = Run(place, IMAGES, {"codec": made.fingerprint})
+    run = Run(place, IMAGES, {"codec": codec.fingerprint})
     jobs = ((Job(i, address, i in run.there), place, on_error == "skip") for i, address in enumerate(addresses))
-    others = (Place(address).of_this_process for address in addresses[:1])
-    alone = 1 if place.of_this_process or any(others) else processes
-    total, keys = Report(), ""
-    for report, key in workers.each(_shard, jobs, made, "decompress", count=len(addresses), few=1, processes=alone):
-        total, keys = total + report, key_of(keys, key)
-    run.finish(total, keys)
-    return total
+    processes = run.processes(processes, Place(addresses[0]))
+    return run.finished(
+        workers.each(_shard, jobs, codec, "decompress", count=len(addresses), few=1, processes=processes)
+    )
 
 
 # === Inside ===
 
 
-def _made(addresses: Sequence[str], codec: Codec | None) -> Codec:
-    """The codec that made the first shard: the one that is given, one of its qualities, or a bundled one."""
+def _codec_of(addresses: Sequence[str], codec: Codec | None) -> Codec:
+    """The codec that made the first shard: ``codec``, one of its qualities, or without it a bundled one."""
     with opened(addresses[0]) as archive:
         fingerprint = archive.header.fingerprint
     if codec is None:
         folder = reading.find(fingerprint)
         if folder is None:
             found = f"found those of {fingerprint.hex()}"
-            raise BitstreamError(f"expected shards of a codec that comes with the package, {found}; give the codec")
+            raise BitstreamError(f"expected shards of a bundled codec, {found}; name the codec")
         codec = Codec.load(folder)
     return codec.that_made(fingerprint)
 
 
 def _shard(codec: Codec, job: Job, place: Place, skip: bool) -> tuple[Report, str]:
-    """Writes a shard's images, or keeps those that are there; and the key of the shard."""
+    """Writes a shard's images, or keeps them if its record is there; its counts and key."""
     record = shard_name(job.number, ".json")
     skipped: dict[int, TfcompError] | None = {} if skip else None
     try:
@@ -112,7 +108,7 @@ def _shard(codec: Codec, job: Job, place: Place, skip: bool) -> tuple[Report, st
     except BitstreamError:
         if not skip:
             raise
-        return Report(1, 0, 1, 0), ""  # and no record: it may be put right
+        return Report(1, 0, 1, 0), ""  # without a record, so that a later run tries again
     with archive:
         archive.require(bytes.fromhex(codec.fingerprint))
         key = key_of(archive.checksum, archive.file_bytes, codec.fingerprint)
@@ -126,9 +122,9 @@ def _shard(codec: Codec, job: Job, place: Place, skip: bool) -> tuple[Report, st
             count = _as_files(zip(sound, images, strict=True), codec, archive, job, place, skipped)
         else:
             count = _as_array(zip(sound, images, strict=True), codec, job, place, skipped)
-        said = [[i, str(error)] for i, error in sorted((skipped or {}).items())]
-        place.write(record, json.dumps({"key": key, "items": count, "skipped": said}).encode())
-        return Report(1, count, len(said), archive.file_bytes), key
+        left_out = [[i, str(error)] for i, error in sorted((skipped or {}).items())]
+        place.write(record, json.dumps({"key": key, "items": count, "skipped": left_out}).encode())
+        return Report(1, count, len(left_out), archive.file_bytes), key
 
 
 Numbered = Iterable[tuple[int, Images | BitstreamError]]
@@ -158,7 +154,7 @@ def _as_files(
 
 
 def _as_array(images: Numbered, codec: Codec, job: Job, place: Place, skipped: dict[int, TfcompError] | None) -> int:
-    """Writes images of one shape as they come; their number, which comes first in the file, is known last."""
+    """Writes images of one shape as they come, and their number, which the file's header has, at the end."""
     shape: tuple[int, ...] = tuple(n or 0 for n in codec.item.shape)
     count = 0
     with place.writing(shard_name(job.number, ".npy")) as path, path.open("wb") as file:

@@ -1,7 +1,7 @@
-"""What is to be compressed, in shards: fixed runs of the list of inputs, found one after another.
+"""The images to compress, in shards: fixed runs of the list of inputs, which is read one shard after another.
 
-Which images a shard has follows from the list and the size of a shard alone. A shard holds files, or rows of one array;
-it ends where an array begins.
+The images of a shard follow from the list and the size of a shard alone. A shard holds files, or rows of one array; it
+ends where an array begins.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tfcomp.storage.image_files import ARRAY, SUFFIXES
 from tfcomp.storage.places import Address
 
 READERS = 8
-"""Number of threads that read files from elsewhere ahead of the work, which waits for a network otherwise."""
+"""Number of threads that read files from elsewhere ahead, so that the work does not wait for a network."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Files:
     names: tuple[str, ...]
 
     def identity(self) -> list[Any]:
-        """What tells this shard from any other."""
+        """Values that identify the shard's images."""
         return [_absolute(address) for address in self.addresses]
 
     def sources(self) -> Iterator[Source]:
@@ -56,7 +56,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Rows:
-    """A shard of images ``start..stop-1`` of a ``.npy`` file [N, H, W] or [N, H, W, C]; they have numbers for names."""
+    """A shard of images ``start..stop-1`` of a ``.npy`` file [N, H, W] or [N, H, W, C], which have no names."""
 
     address: str
     start: int
@@ -70,7 +70,7 @@ class Rows:
         return rule.portable(PurePosixPath(self.address).name)
 
     def identity(self) -> list[Any]:
-        """What tells this shard from any other."""
+        """Values that identify the shard's images."""
         return [_absolute(self.address), self.start, self.stop]
 
     def sources(self) -> Iterator[Source]:
@@ -81,7 +81,7 @@ class Rows:
             for i in range(self.start, self.stop):
                 content = file.read(one)
                 if len(content) != one:
-                    raise InputError(f"expected {shape[0]} images in {self.address}, found an end at {i}")
+                    raise InputError(f"expected {shape[0]} images in {self.address}, found {i} and a part")
                 image = np.frombuffer(content, dtype).reshape(shape[1:])
                 yield Source(None, image[..., None] if image.ndim == 2 else image, f"image {i} of {self.address}")
 
@@ -93,28 +93,27 @@ def shards(paths: Address | Iterable[Address], size: int, item: Item) -> Iterato
     """The shards of a list of inputs.
 
     Args:
-        paths: one, or any number one after another: image files; folders, which are searched with their subfolders in
+        paths: an address or an iterable of them: image files; folders, which are searched with their subfolders in
             sorted order; ``.npy`` files of many images. For items of any size, an array [H, W] or [H, W, C] of at most
             8 channels is one image, and so are the ``.npy`` files in a folder without other images.
         size: most images of a shard.
-        item: of the codec.
+        item: shape of the codec's items.
 
     Raises:
-        InputError: if there is nothing at all, or a folder has none.
+        InputError: if there is no image, or none in a folder.
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     waiting: list[tuple[str, str]] = []
     none = True
-    for path in given:
-        for found in _in(os.fspath(path), item):
+    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+        for entry in _in(os.fspath(path), item):
             none = False
-            if isinstance(found, Rows):
+            if isinstance(entry, Rows):
                 if waiting:
                     yield _files(waiting)
-                for start in range(found.start, found.stop, size):
-                    yield Rows(found.address, start, min(start + size, found.stop))
+                for start in range(entry.start, entry.stop, size):
+                    yield Rows(entry.address, start, min(start + size, entry.stop))
             else:
-                waiting.append(found)
+                waiting.append(entry)
                 if len(waiting) < size:
                     continue
                 yield _files(waiting)
@@ -132,10 +131,17 @@ def files(folder: Address) -> Iterator[str]:
         folder: a path or an address.
 
     Returns:
-        The address of each; a folder's names are held at a time.
+        An iterator of addresses, which holds the names of one folder at a time.
 
     Raises:
         InputError: if there is none.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/grey.npy", np.zeros((4, 6), np.uint8))
+        ...     [os.path.basename(address) for address in files(folder)]
+        ['grey.npy']
     """
     root, none = os.fspath(folder).rstrip("/"), True
     for suffixes in (SUFFIXES, {ARRAY}):
@@ -150,13 +156,13 @@ def files(folder: Address) -> Iterator[str]:
 # === Inside ===
 
 
-def _files(found: Sequence[tuple[str, str]]) -> Files:
-    addresses, names = zip(*found, strict=True)
+def _files(entries: Sequence[tuple[str, str]]) -> Files:
+    addresses, names = zip(*entries, strict=True)
     return Files(addresses, names)
 
 
 def _in(path: str, item: Item) -> Iterator[tuple[str, str] | Rows]:
-    """What one path names: addresses and names of files, or the rows of an array."""
+    """The inputs at one path: addresses and names of files, or the rows of an array."""
     suffix = PurePosixPath(path).suffix.lower()
     if suffix == ARRAY and not places.is_folder(path):
         with places.opened(path) as file:
@@ -174,7 +180,7 @@ def _in(path: str, item: Item) -> Iterator[tuple[str, str] | Rows]:
 
 
 def _array_header(file: BinaryIO, address: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of the images that follow in a ``.npy`` file."""
+    """Shape and dtype in the header of a ``.npy`` file of images."""
     try:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
@@ -183,13 +189,13 @@ def _array_header(file: BinaryIO, address: str) -> tuple[tuple[int, ...], np.dty
         raise InputError(f"cannot read the array of {address}: {image_files.reason(error)}") from error
     if len(shape) not in (2, 3, 4) or 0 in shape or dtype.kind not in "uif" or fortran:
         order = " in Fortran's order" if fortran else ""
-        said = f"found {dtype} {list(shape)}{order}"
-        raise InputError(f"expected an array of images [N, H, W] or [N, H, W, C] of whole numbers in {address}, {said}")
+        found = f"found {dtype} {list(shape)}{order}"
+        raise InputError(f"expected whole numbers [N, H, W] or [N, H, W, C] of images in {address}, {found}")
     return shape, dtype
 
 
 def _fetched(name: str, address: str) -> Source:
-    """A file from elsewhere, its content already here; one that cannot be read says so when it is its turn."""
+    """A source with the content of a file from elsewhere; one that cannot be read raises when its turn comes."""
     try:
         with places.opened(address) as file:
             return Source(name, file.read(), address)
@@ -199,4 +205,4 @@ def _fetched(name: str, address: str) -> Source:
 
 def _absolute(address: str) -> str:
     fs, path = places.resolve(address)
-    return os.path.abspath(path) if fs is None else address  # noqa: PTH100 - which leaves links alone
+    return os.path.abspath(path) if fs is None else address  # noqa: PTH100 - `abspath` leaves links alone

@@ -1,4 +1,4 @@
-"""What shards hold, and many of them as one file."""
+"""The images of shards, and all shards as one file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ class Entry:
     """An image of a list of inputs.
 
     Attributes:
-        name: a file's, relative to the folder that was given, or ``ARRAY.npy[NUMBER]``.
+        name: name of a file, relative to its input folder, or ``ARRAY.npy[NUMBER]``.
         shard: address of the ``.tfz`` file.
-        index: its number in that file; None for an image that was left out.
-        error: why it was left out; None for one that is there.
+        index: number in that file; None for an image that was left out.
+        error: error of an image that was left out, else None.
+
+    Examples:
+        >>> Entry("a/b.jpg", "shards/shard-000000.tfz", 3).index
+        3
     """
 
     name: str
@@ -31,7 +35,7 @@ class Entry:
 
 
 def addresses_of(shards: Address | Sequence[Address]) -> list[str]:
-    """Addresses of the archives: of a folder that `compress` has written, or as they are given."""
+    """Addresses of the archives in a folder of `compress`, or in a list; raises `InputError` if there are none."""
     if isinstance(shards, (str, os.PathLike)):
         if os.fspath(shards).endswith(".tfz") and not places.is_folder(shards):
             return [os.fspath(shards)]
@@ -42,18 +46,21 @@ def addresses_of(shards: Address | Sequence[Address]) -> list[str]:
 
 
 def opened(address: str) -> Archive:
-    """An archive whose blocks are read and checked when they are needed."""
+    """The archive at an address, whose blocks are read and checked when they are needed."""
     return Archive.of_file(places.opened(address), address, eager_bytes=0)
 
 
 def items(shards: Address | Sequence[Address]) -> Iterator[Entry]:
-    """The images of shards, in the order of the list that they were made of, with those that were left out.
+    """The images of shards in the order of their inputs, with those that were left out; see `compress` for an example.
 
     Args:
-        shards: the folder that `compress` has written, or a list of ``.tfz`` files; paths or addresses.
+        shards: the folder of `compress`, or a list of ``.tfz`` files; paths or addresses.
+
+    Returns:
+        An iterator of entries, which reads the heads of shards alone.
 
     Raises:
-        InputError: if there are none, or the run has not ended.
+        InputError: if there are no shards, or the run has not ended.
         BitstreamError: if a head is damaged.
     """
     for address in addresses_of(shards):
@@ -62,20 +69,32 @@ def items(shards: Address | Sequence[Address]) -> Iterator[Entry]:
 
 
 def merge(shards: Address | Sequence[Address], out: Address) -> int:
-    """All shards as one ``.tfz`` file, written whole or not at all; what was left out of them is not told there.
+    """All shards as one ``.tfz`` file, written whole or not at all; it does not list images that were left out.
 
-    The file's index is held in memory: some bytes for each image, and its name.
+    Memory holds the names of all images, and some bytes for each.
 
     Args:
-        shards: the folder that `compress` has written, or a list of ``.tfz`` files; paths or addresses.
-        out: the file to make, or replace if it is a ``.tfz``.
+        shards: the folder of `compress`, or a list of ``.tfz`` files; paths or addresses.
+        out: the file to make, or to replace if it is a ``.tfz``.
 
     Returns:
-        Its size in bytes.
+        Size of the file in bytes.
 
     Raises:
         InputError: if the shards are of files and of arrays, or one is the output.
         BitstreamError: if they are of several codecs, or one is damaged.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from tfcomp import bulk, container
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/a.npy", np.zeros((5, 16, 24, 3), np.uint8))
+        ...     _ = bulk.compress(f"{folder}/a.npy", f"{folder}/shards", shard_size=2, processes=1)
+        ...     _ = bulk.merge(f"{folder}/shards", f"{folder}/a.tfz")
+        ...     with container.Archive.open(f"{folder}/a.tfz") as archive:
+        ...         len(archive)
+        5
     """
     addresses = addresses_of(shards)
     if places.resolve(out)[0] is None:
@@ -88,8 +107,9 @@ def merge(shards: Address | Sequence[Address], out: Address) -> int:
         for address in addresses:
             with opened(address) as archive:
                 archive.require(header.fingerprint)
-                if archive.header.item_shape != header.item_shape:
-                    raise BitstreamError(f"expected items {header.item_shape}, found others in {address}")
+                shape = archive.header.item_shape
+                if shape != header.item_shape:
+                    raise BitstreamError(f"expected items {header.item_shape}, found {shape} in {address}")
                 if ("names" in archive.metadata) != named:
                     raise InputError(f"expected shards of files or of arrays, found both: {address}")
                 if metadata is not None:
@@ -113,7 +133,7 @@ def merge(shards: Address | Sequence[Address], out: Address) -> int:
 
 
 def _entries(archive: Archive, address: str) -> list[Entry]:
-    found, names = [], _names(archive, address) if "names" in archive.metadata else None
+    entries, names = [], _names(archive, address) if "names" in archive.metadata else None
     with everything_as(BitstreamError, f"expected a shard's metadata in {address}"):
         about = archive.metadata.get("bulk", {})
         left_out = {int(i): (str(name), str(error)) for i, name, error in about.get("skipped", [])}
@@ -125,13 +145,13 @@ def _entries(archive: Archive, address: str) -> list[Entry]:
                 name = f"{array}[{int(start) + i}]"
             elif error is None:
                 name = names[index]
-            found.append(Entry(name, address, index if error is None else None, error))
+            entries.append(Entry(name, address, index if error is None else None, error))
             index += error is None
-    return found
+    return entries
 
 
 def _names(archive: Archive, address: str) -> list[str]:
     names = archive.metadata["names"]
     if not isinstance(names, list) or len(names) != len(archive) or not all(isinstance(name, str) for name in names):
-        raise BitstreamError(f"expected {len(archive)} names in {address}, found others")
+        raise BitstreamError(f"expected {len(archive)} names in {address}, found {str(names)[:60]!a}")
     return names

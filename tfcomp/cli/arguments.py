@@ -1,4 +1,4 @@
-"""What the command line takes: the commands' options, and one line for what is wrong with them."""
+"""The options of all commands, and one line about any that is wrong."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUNDLED = "photographs: the codec that comes with the package"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line; ``module`` is the module of the command that was chosen."""
+    """The parser of the whole command line; its result's ``module`` is the module of the chosen command."""
     root = _Parser(prog="tfcomp", description="Learned data compression: train, freeze, compress.")
     root.add_argument("--version", action="version", version=f"tfcomp {__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as everything else here does; argparse prints the usage before it."""
+    """A parser whose errors are one line, without the usage that argparse prints before it."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see {self.prog} --help)")
@@ -48,24 +48,24 @@ def _path(text: str) -> str:
 def _whole(least: int) -> Callable[[str], int]:
     def value(text: str) -> int:
         try:
-            found = int(text)
+            number = int(text)
         except ValueError:
-            found = least - 1
-        if found < least:
+            number = least - 1
+        if number < least:
             raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, found {text}")
-        return found
+        return number
 
     return value
 
 
 def _positive(text: str) -> float:
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
-        found = 0.0
-    if not (math.isfinite(found) and found > 0):
+        number = 0.0
+    if not (math.isfinite(number) and number > 0):
         raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
-    return found
+    return number
 
 
 def _add_max_pixels(command: argparse.ArgumentParser) -> None:
@@ -87,43 +87,43 @@ def _on_error(command: argparse.ArgumentParser) -> None:
         "--on-error",
         choices=["stop", "skip"],
         default="stop",
-        help="of an image that cannot be read. stop: all are read before the work begins, and one ends the command; "
-        "skip: it is left out, and at the end the command says which these were (status 2)",
+        help="for images that cannot be read. stop: all images are read before the work begins, and a bad one ends the "
+        "command; skip: bad images are left out, and the last line names them (status 2)",
     )
 
 
 def _demo(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", type=_path, default="glyphs", help=f"{DATA} (default: %(default)s)")
     command.add_argument("--out", type=_path, default="demo", help="folder for the results (default: %(default)s)")
-    command.add_argument("--epochs", type=_whole(1), default=None, help="default: what takes about two minutes")
+    command.add_argument("--epochs", type=_whole(1), default=None, help="default: about two minutes of them")
 
 
 def _train(command: argparse.ArgumentParser) -> None:
     command.add_argument("data", type=_path, metavar="DATA", help=f"{DATA}; for crops, a FOLDER of photographs")
-    goes_on = "folder to write; a run on crops that was stopped goes on"
-    command.add_argument("--out", type=_path, required=True, metavar="RUN", help=goes_on)
+    resumed = "folder to write; training on crops that was stopped goes on there"
+    command.add_argument("--out", type=_path, required=True, metavar="RUN", help=resumed)
     command.add_argument("--model", choices=["autoencoder", "vae"], default="autoencoder")
     command.add_argument(
         "--network",
         choices=["dense", "conv", "spatial", "lapped"],
-        help="dense, conv (the default): images of one shape; spatial: also of any size, if the folder's images differ "
-        "or --side is given; lapped: of any size",
+        help="dense, conv (the default): for images of one shape; spatial: also for any size, if the folder's images "
+        "differ in size or --side is named; lapped: for any size",
     )
-    command.add_argument("--latent-dim", type=_whole(1), metavar="N", help="default: 64; not of lapped networks")
+    command.add_argument("--latent-dim", type=_whole(1), metavar="N", help="default: 64; not for lapped networks")
     command.add_argument(
         "--beta",
         type=float,
         nargs="+",
         default=[],
-        help="price of a nat of rate, if not the model's own; several, falling: one autoencoder of as many qualities",
+        help="price of a nat of rate; default: the model's; several, falling: one autoencoder of as many qualities",
     )
     command.add_argument("--distortion", choices=["squared_error", "binary_cross_entropy"])
-    command.add_argument("--batch-size", type=_whole(1), metavar="N", help="default: 128; of crops 8")
+    command.add_argument("--batch-size", type=_whole(1), metavar="N", help="default: 128; for crops 8")
     command.add_argument(
         "--learning-rate",
         type=_positive,
         metavar="RATE",
-        help="largest of Adam's, which falls; default: 1e-3, of crops 6e-4",
+        help="Adam's learning rate at its largest, from which it falls; default: 1e-3, for crops 6e-4",
     )
     command.add_argument("--seed", type=_whole(0), default=0)
     _on_error(command)
@@ -135,25 +135,25 @@ def _train(command: argparse.ArgumentParser) -> None:
     crops.add_argument("--start", type=_path, metavar="RUN", help=f"a run or an artifact to train on from; {BUNDLED}")
     length = crops.add_mutually_exclusive_group()
     length.add_argument("--steps", type=_whole(1), metavar="N", help="default: 6000")
-    length.add_argument("--minutes", type=_positive, metavar="M", help="as many steps as there is time for")
-    crops.add_argument("--side", type=_whole(1), metavar="PIXELS", help="of a crop; default: 192")
+    length.add_argument("--minutes", type=_positive, metavar="M", help="train for as long as this")
+    crops.add_argument("--side", type=_whole(1), metavar="PIXELS", help="side of a crop; default: 192")
     crops.add_argument(
         "--validation",
         type=_path,
         metavar="FOLDER",
-        help="other photographs, to watch; default: FOLDER/val beside FOLDER/train, else one in ten",
+        help="photographs to measure on while training; default: FOLDER/val beside FOLDER/train, else one in ten",
     )
 
 
 def _export(command: argparse.ArgumentParser) -> None:
-    command.add_argument("run", type=_path, metavar="RUN", help=f"what train wrote; {BUNDLED}")
+    command.add_argument("run", type=_path, metavar="RUN", help=f"a folder that train wrote; {BUNDLED}")
     command.add_argument("artifact", type=_path, metavar="ARTIFACT", help="folder to write")
-    command.add_argument("--data", type=_path, help=f"calibration images, if not the run's own: {DATA}")
+    command.add_argument("--data", type=_path, help=f"calibration images; default: the run's training images: {DATA}")
     command.add_argument(
         "--quantize",
         default="float32",
         metavar="TYPE",
-        help="networks of the .tflite files: float32, float16, int8-weights; for one shape also dynamic, int8",
+        help="type of the .tflite files' networks: float32, float16, int8-weights; for one shape also dynamic, int8",
     )
     command.add_argument(
         "--sets",
@@ -164,7 +164,7 @@ def _export(command: argparse.ArgumentParser) -> None:
         "--side",
         type=_whole(1),
         metavar="PIXELS",
-        help="of images of any size: .tflite files of fixed shapes, up to this side",
+        help="for images of any size: .tflite files of fixed shapes, for images of up to this side",
     )
     command.add_argument("--with-model", action="store_true", help="keep the trained model, to train on from it")
     target = command.add_mutually_exclusive_group()
@@ -179,29 +179,30 @@ def _compress(command: argparse.ArgumentParser) -> None:
         "inputs", nargs="+", metavar="INPUT", help="image files, folders, or one .npy of one image or many"
     )
     command.add_argument(
-        "-o", "--output", required=True, metavar="OUT.tfz", help="with --shard-size a folder, which is gone on with"
+        "-o", "--output", required=True, metavar="OUT.tfz", help="file to write; with --shard-size a folder, resumed"
     )
     command.add_argument(
         "--shard-size",
         type=_whole(1),
         metavar="N",
-        help="numbered .tfz files of at most N images, of inputs that need not fit into memory, and of several .npy; "
+        help="write numbered .tfz files of at most N images, from inputs larger than memory and several .npy; "
         'inputs and folder may be addresses such as s3://bucket/photos (pip install "tfcomp[bulk]")',
     )
     command.add_argument("--codec", type=_path, metavar="ARTIFACT", help=f"default: {BUNDLED}")
-    command.add_argument("--quality", type=int, metavar="Q", help="from 1; default: the codec's own")
+    command.add_argument("--quality", type=int, metavar="Q", help="from 1; default: the codec's default")
     command.add_argument(
         "--target-bytes",
         type=_whole(1),
         metavar="N",
-        help="of images of any size: the most for each, instead of a quality",
+        help="instead of a quality, for images of any size: most bytes for each image",
     )
     command.add_argument(
         "--effort",
         type=_whole(0),
         default=0,
         metavar="E",
-        help="looks through the decoder for better integers; 16 is nearly all there is to gain (default: %(default)s)",
+        help="largest number of looks through the decoder for better integers; 16 gains nearly everything (default: "
+        "%(default)s)",
     )
     _on_error(command)
     command.add_argument("--force", action="store_true", help="replace OUT.tfz though it is no .tfz")
@@ -211,9 +212,7 @@ def _compress(command: argparse.ArgumentParser) -> None:
 def _decompress(command: argparse.ArgumentParser) -> None:
     command.add_argument("input", metavar="IN.tfz", help="or the folder that compress --shard-size has written")
     command.add_argument("-o", "--output", required=True, metavar="FOLDER")
-    command.add_argument(
-        "--codec", type=_path, metavar="ARTIFACT", help="default: what made IN.tfz, if it comes with the package"
-    )
+    command.add_argument("--codec", type=_path, metavar="ARTIFACT", help="default: the bundled codec that made IN.tfz")
     _on_error(command)
     command.add_argument("--force", action="store_true", help="replace images that are already there")
     _add_max_pixels(command)
@@ -224,38 +223,40 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
         "artifacts", type=_path, nargs="+", metavar="ARTIFACT", help=f"several make one curve; {BUNDLED}"
     )
     command.add_argument(
-        "data", type=_path, metavar="DATA", help=f"its test images are used: {DATA}; of a codec of any size a FOLDER"
+        "data", type=_path, metavar="DATA", help=f"test images: {DATA}; for a codec of any size a FOLDER"
     )
     command.add_argument(
         "--against",
         default="webp,jpeg,avif,jxl,png",
         metavar="NAMES",
-        help="of jpeg, jpeg2000, webp, avif, avif-psnr, jxl, png, zstd, brotli, lzma, and photographs, the bundled "
+        help="any of jpeg, jpeg2000, webp, avif, avif-psnr, jxl, png, zstd, brotli, lzma, and photographs, the bundled "
         "codec, with commas (default: %(default)s)",
     )
-    command.add_argument("--images", type=_whole(1), default=1000, metavar="N", help="at most (default: %(default)s)")
     command.add_argument(
-        "--out", type=_path, metavar="FOLDER", help="folder to write: a JSON, and plots as PNG and PDF"
+        "--images", type=_whole(1), default=1000, metavar="N", help="most images (default: %(default)s)"
+    )
+    command.add_argument(
+        "--out", type=_path, metavar="FOLDER", help="folder to write: a JSON file, and plots as PNG and PDF"
     )
     _on_error(command)
 
 
 def _info(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", type=_path, metavar="FILE", help="a .tfz, a payload, a run or an artifact")
-    command.add_argument("--codec", type=_path, metavar="ARTIFACT", help="what to try a bare payload with")
+    command.add_argument("--codec", type=_path, metavar="ARTIFACT", help="the codec to try a bare payload with")
 
 
 _COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
     "demo": ("demo", "Train on small images, compress held-out ones, compare and draw; needs no network.", _demo),
     "train": ("train", "Train a model by gradient descent and keep it as a run.", _train),
     "export": ("export", "Freeze a run and write it as an artifact.", _export),
-    "compress": ("compress", "Images into one .tfz file, or into many.", _compress),
-    "decompress": ("decompress", "A .tfz file, or many, into images.", _decompress),
+    "compress": ("compress", "Compress images into one .tfz file, or into many.", _compress),
+    "decompress": ("decompress", "Decompress one .tfz file, or many, into images.", _decompress),
     "evaluate": (
         "evaluation",
-        "Real bytes and quality of an artifact beside classical codecs, on a data set's test images.",
+        "Measure bytes and quality of artifacts and of classical codecs on a data set's test images.",
         _evaluate,
     ),
-    "info": ("info", "What a file or folder is.", _info),
+    "info": ("info", "Describe a file or folder.", _info),
 }
 """Module, summary and options of each command."""

@@ -26,13 +26,13 @@ from tfcomp.storage.writing import local
 
 @dataclass
 class Written:
-    """What has gone into an archive, and what was left out.
+    """Names and counts of the images in an archive, and the errors of those that were left out.
 
     Attributes:
-        names: of the images, in order; empty for those of an array.
-        images, pixels, values: number of them.
-        claimed: pixels that a reader has to expect, with those that images are mirrored by.
-        skipped: what is wrong with each that was left out.
+        names: names of the images, in order; empty for the images of an array.
+        images, pixels, values: their numbers.
+        claimed: number of pixels that decoding takes, mirrored ones included.
+        skipped: error of each image that was left out.
     """
 
     names: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Written:
     def payloads(
         self, sources: Sequence[Source], outcomes: Iterator[Coded | TfcompError], codec: Codec, *, skip: bool
     ) -> Iterator[bytes]:
-        """The payloads, counted; an error is raised, or, where it is to be skipped, noted."""
+        """The payloads, which are counted; an error is raised, or with ``skip`` noted."""
         for source, outcome in zip(sources, outcomes, strict=True):
             if isinstance(outcome, TfcompError):
                 self.skipped.append(outcome)
@@ -54,11 +54,9 @@ class Written:
                 continue
             payload, shape = outcome
             self.names += [] if source.name is None else [source.name]
-            self.images, self.pixels, self.values = (
-                self.images + 1,
-                self.pixels + shape[0] * shape[1],
-                self.values + int(np.prod(shape)),
-            )
+            self.images += 1
+            self.pixels += shape[0] * shape[1]
+            self.values += int(np.prod(shape))
             self.claimed += codec.claimed_pixels(payload)
             yield payload
 
@@ -79,10 +77,10 @@ def run(args: argparse.Namespace) -> None:
         chosen = codec.at(codec.default_quality if args.quality is None else args.quality)
         sources = _sources(args.inputs, codec)
         files = [source.image for source in sources if isinstance(source.image, Path)]
-        own = Path(args.codec).rglob("*") if args.codec else ()
-        archives.check_output(args.output, [*args.inputs, *files, *own], force=args.force)
+        artifact = Path(args.codec).rglob("*") if args.codec else ()
+        archives.check_output(args.output, [*args.inputs, *files, *artifact], force=args.force)
         if not skip:
-            again = codec.item.any_size and len(files) > 1  # one file, or all of one shape, are read soon enough
+            again = codec.item.any_size and len(files) > 1  # one file, or all of one shape, are read next anyway
             for file, shape in image_files.image_shapes(files, to_the_end=again).items():
                 image_files.require_channels(file, shape[2], codec.item.channels)
                 outcomes.require_fit(codec, str(file), shape)
@@ -126,7 +124,7 @@ def _shards(args: argparse.Namespace) -> None:
 
 
 def _sources(inputs: Sequence[str], codec: Codec) -> list[Source]:
-    """The images that the inputs name: files, folders, or one ``.npy`` file of one image or many."""
+    """The images of the inputs: files, folders, or one ``.npy`` file of one image or many."""
     if len(inputs) == 1 and inputs[0].endswith(image_files.ARRAY):
         return [Source(None, image) for image in _array(inputs[0], codec)]
     names, files = archives.named_files(inputs)
@@ -136,7 +134,7 @@ def _sources(inputs: Sequence[str], codec: Codec) -> list[Source]:
 def _array(path: str, codec: Codec) -> Sequence[Images]:
     images: Sequence[Images] = []
     if codec.item.any_size:
-        with suppress(InputError):  # it holds many, or the next says what is wrong
+        with suppress(InputError):  # the file holds many images, or `read_array` raises
             images = [image_files.read_image(path)]
     images = images or list(datasets.read_array(path))
     if not images:
@@ -149,7 +147,7 @@ def _array(path: str, codec: Codec) -> Sequence[Images]:
 
 
 def _one_shape(codec: Codec, sources: Sequence[Source], args: argparse.Namespace) -> Iterator[Coded | TfcompError]:
-    """Many at once: networks and range coder take small images together."""
+    """Outcomes of images of one shape, which networks and range coder take in batches."""
     if args.target_bytes is not None:
         raise InputError(f"expected --target-bytes with a codec of images of any size, found one of {codec.item}")
     reports: list[CompressionReport] = []
@@ -161,7 +159,7 @@ def _one_shape(codec: Codec, sources: Sequence[Source], args: argparse.Namespace
 
 
 def _any_size(codec: Codec, sources: Sequence[Source], args: argparse.Namespace) -> Iterator[Coded | TfcompError]:
-    """One after another, by several processes."""
+    """Outcomes of images of any size, by several processes."""
     target = args.target_bytes
     if target is not None:
         target = max(1, target - _overhead([source.name for source in sources], target))
@@ -177,10 +175,10 @@ def _compress(
 
 
 def _overhead(names: Sequence[str | None], target: int) -> int:
-    """The bytes that an archive needs for each image beyond its payload, at most."""
+    """Most bytes that an archive needs for each image beside its payload."""
     count = len(names)
     largest = container.size([0] * count, item_shape=(0, 0, 0), metadata={"names": list(names)})
-    # Of an archive with other lengths, the index and the checksums of the blocks are longer.
+    # Larger payloads have a longer index and more checksums of blocks.
     largest += len(varints.pack(np.array([target * count, *[target] * count], np.int64)))
     largest += 4 * -(-count * target // container.BLOCK)
     return -(-largest // count)

@@ -1,4 +1,4 @@
-"""What a command says: on a stdout that may be closed, full or unable to encode a name, and one line on stderr."""
+"""Output of commands: on a stdout that may be closed, full or unable to encode a name, and one line on stderr."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def say(*lines: object) -> None:
 def refuse(error: BaseException | str) -> None:
     """Prints the one line on stderr that says what is wrong."""
     line = f"tfcomp: {plain(' '.join(str(error).split()))}"
-    with suppress(OSError):  # nobody listens
+    with suppress(OSError):  # stderr may be closed
         print(line, file=sys.stderr)
 
 
 def report_skipped(skipped: Collection[TfcompError], count: int) -> None:
-    """Ends a command that left something out: raises one `InputError` of all that is wrong, if anything is."""
+    """Raises one `InputError` of the errors of all images that a command left out, if there are any."""
     if skipped:
         raise InputError(f"skipped {len(skipped)} of {count} images: {'; '.join(map(str, skipped))}")
 
 
 def say_report(folder: str, report: Report) -> None:
-    """Says what a folder of shards, or of their images, holds; raises `InputError` if anything was left out."""
+    """Prints the report of a folder of shards, or of their images; raises `InputError` if any image was left out."""
     already = f", {report.kept} of them there already" if report.kept else ""
     images, shards = (
         f"{n:,} {what}{'' if n == 1 else 's'}" for n, what in ((report.items, "image"), (report.shards, "shard"))
@@ -54,7 +54,7 @@ def say_report(folder: str, report: Report) -> None:
 
 
 class _Stdout(io.FileIO):
-    """Descriptor 1; once its reader has gone, what is written to it is dropped: the work goes on."""
+    """Descriptor 1; once its reader has gone, output is dropped and the work goes on."""
 
     def write(self, data: Any) -> int:
         try:
@@ -64,7 +64,7 @@ class _Stdout(io.FileIO):
 
 
 def forgiving_stdout() -> None:
-    """Puts a stdout in place that drops what nobody reads, and spells out what it cannot encode."""
+    """Replaces stdout by one that drops output without a reader, and spells out characters that it cannot encode."""
     old = sys.stdout
     if old is None or old is not sys.__stdout__ or not isinstance(old, io.TextIOWrapper):
         return
@@ -79,7 +79,7 @@ def forgiving_stdout() -> None:
 
 
 def finish_stdout() -> None:
-    """Writes what is still held; raises `OSError` if it cannot be, and then holds nothing that would be tried again."""
+    """Flushes stdout; raises `OSError` if that fails, and then nothing is left that would be tried again."""
     if sys.stdout is None:
         return
     try:

@@ -28,11 +28,11 @@ from tfcomp.storage.writing import replacing_folder
 
 DEFAULTS = {"batch_size": 8, "learning_rate": 6e-4}
 LATENT_DIM = 64
-"""Channels of a spatial latent, where the command does not say."""
+"""Default number of channels of a spatial latent."""
 WATCHED = 32
-"""Number of crops, always the same, that are measured at every quality after each epoch."""
+"""Number of held-out crops, always the same, that are measured at every quality after each epoch."""
 HELD_OUT = 0.1
-"""Share of the photographs that these are cut from, if no folder of others is named."""
+"""Share of the photographs that held-out crops are cut from, if no folder of other photographs is named."""
 
 
 def suits(args: argparse.Namespace) -> bool:
@@ -46,7 +46,7 @@ def suits(args: argparse.Namespace) -> bool:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains, and keeps the best weights on the watched crops; a run that was stopped goes on."""
+    """Trains, and keeps the weights that are best on held-out crops; a run that was stopped goes on."""
     settings = fitting.settled(args, fitting.CROPS, fitting.ONE_SHAPE, DEFAULTS)
     if args.network not in ("lapped", "spatial") and args.start is None:
         raise InputError(f"expected --network lapped or spatial to train on crops, found {args.network}")
@@ -88,7 +88,7 @@ def _fit(
             at_first = watch.measure()
             choice.first = at_first.loss
             choice.offer(at_first, 0, model.get_weights)
-            tell(f"{args.start}, on {len(watch.crops)} held-out crops: {at_first.told()}")
+            tell(f"{args.start}, on {len(watch.crops)} held-out crops: {at_first.summary()}")
     else:
         tell(f"{args.out}: goes on after {state.done} steps, {state.seconds / 60:.0f} minutes")
     done, seconds, history = (state.done, state.seconds, state.history) if state else (0, 0.0, {})
@@ -105,17 +105,17 @@ def _fit(
             learnt,
             steps_per_epoch=PER_EPOCH,
             initial_epoch=state.epochs if state else 0,
-            epochs=10**6,  # the plan says when it is over
+            epochs=10**6,  # the plan ends training
             verbose=0,
             callbacks=[plan, watching],
         )
     _settle(args, model, choice, watch)
-    model.optimizer.learning_rate = settings["learning_rate"]  # for who trains on
+    model.optimizer.learning_rate = settings["learning_rate"]  # for further training
     return watching
 
 
 def _settle(args: argparse.Namespace, model: Any, choice: Choice, watch: Watch) -> None:
-    """Gives the model the best weights: where none was better than those it began with, perhaps some between."""
+    """Gives the model the best weights; if no epoch was better than the first weights, tries mixtures with them."""
     kept = f"the weights of epoch {choice.epoch}"
     if choice.first is not None and choice.epoch == 0:
         last = model.get_weights()
@@ -130,7 +130,7 @@ def _settle(args: argparse.Namespace, model: Any, choice: Choice, watch: Watch) 
     model.set_weights(choice.weights)
     measured = watch.measure()
     gain = "" if choice.first is None else f"; loss {_gains(choice.first, measured.loss)}"
-    tell(f"{args.out}: {kept}; on {len(watch.crops)} held-out crops: {measured.told()}{gain}")
+    tell(f"{args.out}: {kept}; on {len(watch.crops)} held-out crops: {measured.summary()}{gain}")
 
 
 def _gains(before: Any, after: Any) -> str:
@@ -169,14 +169,14 @@ def clip_norm(betas: tuple[float, ...], side: int) -> float | None:
 
 def _shapes(data: str, skipped: Skipped | None, *, to_the_end: bool = False) -> dict[Path, tuple[int, int, int]]:
     files = image_files(runs.training_folder(data))
-    found = image_shapes(files, to_the_end=to_the_end, skipped=skipped)
-    if not found and skipped:
+    shapes = image_shapes(files, to_the_end=to_the_end, skipped=skipped)
+    if not shapes and skipped:
         raise skipped[files[0]]
-    return found
+    return shapes
 
 
 def _others(args: argparse.Namespace) -> Path | None:
-    """The folder of photographs to watch; None if some of those to learn from are held out."""
+    """The folder of held-out photographs; None if a share of the training photographs is held out."""
     return Path(args.validation) if args.validation else runs.validation_folder(args.data)
 
 
@@ -202,10 +202,7 @@ def _model(args: argparse.Namespace, side: int, channels: int) -> Any:
 def _streams(
     args: argparse.Namespace, side: int, channels: int, skipped: Skipped | None, epochs: int
 ) -> tuple[Any, Any]:
-    """Crops to learn from, without end, and those that are watched, at the photographs' own scale.
-
-    A run that goes on after some epochs has other crops to learn from than its first ones.
-    """
+    """Training crops without end, new ones for a run that goes on, and held-out crops, which are not scaled."""
     options: Any = {"channels": channels, "skipped": skipped}
     seed = args.seed + epochs
     files = runs.training_folder(args.data)

@@ -25,7 +25,7 @@ from tfcomp.storage.writing import flush_folder, local, sweep
 
 
 def run(args: argparse.Namespace) -> None:
-    """The command. One that was killed half-way goes on from there: see `journal` and `tfcomp.bulk`."""
+    """The command. A run that was killed half-way is resumed: see `journal` and `tfcomp.bulk`."""
     if not args.input.endswith(".tfz") and is_run(args.input):
         _shards(args)
         return
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     with Archive.open(args.input, **eager) as archive, held_native_lines(dropped=args.on_error == "skip"):
         artifact = args.codec or bundled_that_made(archive)
         codec = Codec.load(artifact).with_max_pixels(args.max_pixels)
-        image_files.limit_pixels(args.max_pixels)  # for those that are there already
+        image_files.limit_pixels(args.max_pixels)  # of images in the folder, which are compared
         try:
             codec = codec.that_made(archive.header.fingerprint)
         except BitstreamError as error:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         names = archives.targets(archive.metadata.get("names"), len(archive), args.input, suffix)
         networks = Manifest.read(bundled.resolve(artifact, MANIFEST)).files[DECODER_LATENT]["sha256"]
         journal = Journal(folder, archive.checksum, archive.file_bytes, codec.fingerprint, networks)
-        # Where all are there already, an earlier run may have ended: they are compared, and none is written.
+        # If all images are there, an earlier run may have ended: they are compared, and none is written.
         complete = not journal.begun and len(names) > 0 and all(os.path.lexists(folder / name) for name in names)
         begun = journal.begun or complete
         targets = archives.check_targets(folder, names, [args.input], force=args.force or begun)
@@ -94,15 +94,11 @@ def _shards(args: argparse.Namespace) -> None:
 
 
 def bundled_that_made(archive: Archive) -> str:
-    """The folder of the bundled artifact whose fingerprint an archive names.
-
-    Raises:
-        BitstreamError: if it is none of them.
-    """
+    """The folder of the bundled artifact that made an archive; raises `BitstreamError` if none did."""
     folder = reading.find(archive.header.fingerprint)
     if folder is None:
         raise BitstreamError(
-            f"{archive.path}: expected payloads of a codec that comes with the package, found those of the codec "
+            f"{archive.path}: expected payloads of a bundled codec, found those of the codec "
             f"{archive.header.fingerprint.hex()}; name its artifact with --codec"
         )
     return str(folder)
@@ -113,14 +109,14 @@ Outcome = BitstreamError | None
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to do.
+    """The images that are still to be written.
 
     Attributes:
-        codec: what decodes.
+        codec: the codec that made the archive.
         archive: the payloads.
-        targets: the file of each.
-        left: numbers of the images that are not there yet.
-        replace: whether a file of another content may be replaced.
+        targets: file of each image.
+        left: numbers of the images that are not written yet.
+        replace: whether a file with other content may be replaced.
     """
 
     codec: Codec

@@ -1,4 +1,4 @@
-"""``tfcomp demo``: the whole path on small images, with a table and a picture of what it gives."""
+"""``tfcomp demo``: the whole path on small images, with a table and a picture of the results."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def demonstrate(out: Path, *, data: str = "glyphs", epochs: int | None = None) -
         data: see `datasets.load_arrays`; images of up to 64x64 pixels.
         epochs: passes over the training images; by default as many as make about `STEPS` steps.
     """
-    import_module("matplotlib")  # better missed now than after training
+    import_module("matplotlib")  # if it is missing, fail before training
     there = [name for name in RESULTS if (out / name).exists()]
     if there and not (out / "artifact" / MANIFEST).is_file():
         raise InputError(f"expected {out} to be new or to hold an earlier demo, found {there[0]} of another kind")
     train, test = datasets.load_arrays(data)
     if max(train.shape[1:3]) > 64:
-        raise InputError(f"expected small images, up to 64x64, for the demo; {data} has {train.shape[1:3]}")
+        raise InputError(f"expected images of up to 64x64 pixels for the demo, found {train.shape[1:3]} in {data}")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -85,11 +85,11 @@ def demonstrate(out: Path, *, data: str = "glyphs", epochs: int | None = None) -
         path.write_text(f"{len(test)} test images of {data}; WebP and JPEG at equal PSNR or their best\n\n{table}\n")
     say(table)
 
-    some = np.linspace(0, len(test) - 1, SHOWN).astype(int)
-    rows = [("tfcomp", restored[some], [len(payloads[i]) for i in some])]
+    shown = np.linspace(0, len(test) - 1, SHOWN).astype(int)
+    rows = [("tfcomp", restored[shown], [len(payloads[i]) for i in shown])]
     for name, (quality, point) in lossy.items():
-        sizes, images = classical.round_trip(test[some], name, quality)
+        sizes, images = classical.round_trip(test[shown], name, quality)
         rows.append((point.codec, images, sizes))
     with replacing_file(out / "reconstructions.png") as path:
-        plots.reconstructions(test[some], rows).savefig(path, format="png", dpi=110)
+        plots.reconstructions(test[shown], rows).savefig(path, format="png", dpi=110)
     say(f"5. {out / 'reconstructions.png'}")

@@ -40,18 +40,18 @@ def run(args: argparse.Namespace) -> None:
 
 def _each_quality(loaded: Mapping[str, Codec]) -> dict[str, Codec]:
     return {
-        f"{name}, quality {quality}" if found.qualities > 1 else name: codec
-        for name, found in loaded.items()
-        for quality, codec in enumerate(found.codecs, 1)
+        f"{name}, quality {quality}" if artifact.qualities > 1 else name: codec
+        for name, artifact in loaded.items()
+        for quality, codec in enumerate(artifact.codecs, 1)
     }
 
 
 def _of_any_size(
-    folder: Path, most: int, loaded: Mapping[str, Codec], skipped: image_files.Skipped | None
+    folder: Path, count: int, loaded: Mapping[str, Codec], skipped: image_files.Skipped | None
 ) -> list[Images]:
-    """At most so many images of a folder, spread evenly."""
+    """At most ``count`` images of a folder, spread evenly."""
     files = image_files.image_files(folder)
-    files = [files[i] for i in np.linspace(0, len(files) - 1, min(most, len(files))).astype(int)]
+    files = [files[i] for i in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)]
     images = []
     for file in files:
         try:
@@ -67,7 +67,7 @@ def _of_any_size(
     return images
 
 
-def _require_shape(item: Item, found: tuple[int, ...], data: str) -> None:
-    grey = item.any_size and found[2] in item.accepted
-    if not grey and any(n not in (None, m) for n, m in zip(item.shape, found, strict=True)):
-        raise InputError(f"expected images {item} in {data}, found {list(found)}")
+def _require_shape(item: Item, shape: tuple[int, ...], data: str) -> None:
+    grey = item.any_size and shape[2] in item.accepted
+    if not grey and any(n not in (None, m) for n, m in zip(item.shape, shape, strict=True)):
+        raise InputError(f"expected images {item} in {data}, found {list(shape)}")

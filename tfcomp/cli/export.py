@@ -1,4 +1,4 @@
-"""``tfcomp export``: a run, or a model that comes with the package, as an artifact."""
+"""``tfcomp export``: a run, or a bundled model, as an artifact."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tfcomp.freezing.calibration import MAX_PIXELS
 from tfcomp.items import Images
 
 FREEZING = ("data", "step", "target_psnr_db", "target_bytes", "sets")
-"""Options that concern the freezing of a run."""
+"""Options of freezing, which only a run takes."""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -40,27 +40,27 @@ def run(args: argparse.Namespace) -> None:
 def _frozen(args: argparse.Namespace) -> Codec:
     from tfcomp.models.loading import load_model
 
-    found = Run.read(args.run)
-    model: Any = load_model(found.model)
-    data = args.data or found.settings["data"]
+    trained = Run.read(args.run)
+    model: Any = load_model(trained.model)
+    data = args.data or trained.settings["data"]
     targets = {name: getattr(args, name) for name in ("step", "target_psnr_db", "target_bytes")}
     calibration = training_folder(data) if model.item.any_size else _of_one_shape(data)
     return Codec.freeze(model, calibration, sets=args.sets or 1, **targets)
 
 
 def _of_one_shape(data: str) -> Images:
-    """The training images of a run, or as many of a large folder's, spread evenly, as a folder is calibrated on."""
+    """The training images; of a large folder as many, spread evenly, as calibration on a folder takes."""
     images = datasets.opened(data)[0]
     if not isinstance(images, datasets.ImageFiles):
         return images
-    most = min(len(images), max(1, MAX_PIXELS // (images.shape[1] * images.shape[2])))
-    return images[np.arange(most) * len(images) // most]
+    count = min(len(images), max(1, MAX_PIXELS // (images.shape[1] * images.shape[2])))
+    return images[np.arange(count) * len(images) // count]
 
 
 def _bundled(args: argparse.Namespace) -> Codec:
-    given = [name for name in FREEZING if getattr(args, name) is not None]
-    if given:
-        option = f"--{given[0].replace('_', '-')}"
-        raise InputError(f"expected a run for {option}, found {args.run}, which is frozen")
+    for name in FREEZING:
+        if getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"expected a run for {option}, found {args.run}, which is frozen")
     with held_native_lines():
         return Codec.load(args.run, runtime="keras")

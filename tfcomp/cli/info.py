@@ -1,4 +1,4 @@
-"""``tfcomp info``: what a file or folder is."""
+"""``tfcomp info``: a description of a file or folder."""
 
 from __future__ import annotations
 
@@ -73,19 +73,20 @@ def _network(name: str, macs: float) -> str:
 
 
 def _run(path: Path) -> None:
-    found = Run.read(path)
+    trained = Run.read(path)
     say(f"run          {path}")
-    for name, value in {**found.settings, **{k: v[-1] for k, v in found.history.items() if v}}.items():
+    for name, value in {**trained.settings, **{k: v[-1] for k, v in trained.history.items() if v}}.items():
         say(f"{name:<16} {value}")
 
 
 def _shards(path: Path) -> None:
-    found = read_manifest(Place(path))
-    say(f"{found['kind']:<13}{path}, {'complete' if found.get('complete') else 'not complete: do it again to go on'}")
-    for name, value in found.items():
+    manifest = read_manifest(Place(path))
+    state = "complete" if manifest.get("complete") else "not complete: run the command again to resume it"
+    say(f"{manifest['kind']:<13}{path}, {state}")
+    for name, value in manifest.items():
         if name not in ("format", "kind", "complete", "settings"):
             say(f"{name:<13}{value}")
-    for name, value in found["settings"].items():
+    for name, value in manifest["settings"].items():
         say(f"{name:<13}{value}")
 
 
@@ -104,7 +105,7 @@ def _archive(path: Path, artifact: str | None) -> None:
 
 
 def _codec_of(archive: Archive, artifact: str | None) -> Codec | None:
-    """What made the archive, if it is named, or comes with the package and can run here."""
+    """The codec of an archive, if its artifact is named, or is bundled and can run here; else None."""
     folder = artifact or reading.find(archive.header.fingerprint)
     if folder is None:
         return None
@@ -125,8 +126,8 @@ def _payload(path: Path, artifact: str | None) -> None:
         codec = Codec.load(artifact)
     payload = path.read_bytes()
     try:
-        said = codec.describe(payload)
+        description = codec.describe(payload)
         codec.decode([payload])
     except BitstreamError as error:
         raise BitstreamError(f"{path}: {error}") from error
-    say(f"payload      {size} bytes, decodes under codec {codec.fingerprint}: {said}")
+    say(f"payload      {size} bytes, decodes under codec {codec.fingerprint}: {description}")

@@ -16,18 +16,14 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 AGAIN_SECONDS = 15
-"""Time after which an interrupt that nothing came of is raised again."""
+"""Time after which an interrupt is raised again, if the command still runs."""
 AT_ONCE = 0.01
 """Time after which an interrupt that a finalizer is known to have swallowed is raised again."""
 INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status.
-
-    Args:
-        arguments: by default those of the process; then stdout and interrupts are the command's to handle.
-    """
+    """Runs one command, by default that of the process, with its interrupts; returns the exit status."""
     process = arguments is None
     received: list[int] = []
 
@@ -39,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise KeyboardInterrupt
 
     def passed_over(error: sys.UnraisableHookArgs) -> None:
-        """What is raised in a finalizer or a callback of a library goes no further: an interrupt is raised anew."""
+        """Raises an interrupt again that a finalizer or a callback of a library has swallowed."""
         if received:
             _ask_again(AT_ONCE)
         else:
@@ -61,14 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.refuse("interrupted; no file was left half-written")
         status = INTERRUPTED
     if process:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done or undone
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # everything is done or undone
         if status == INTERRUPTED:
             _end()
     return status
 
 
 def _ask_again(seconds: float) -> None:
-    """Raises the interrupt once more after a while, if nothing has come of it; never after all, if that is 0."""
+    """Raises the interrupt again after some seconds, if the command still runs then; 0 calls that off."""
     if not hasattr(signal, "setitimer"):  # under Windows
         return
 

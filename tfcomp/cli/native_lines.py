@@ -1,4 +1,4 @@
-"""What libraries in C and C++ write to stderr on their own, kept out of a command's one clear line."""
+"""Lines that libraries in C and C++ write to stderr, kept apart from a command's one clear line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tfcomp.errors import TfcompError
 _INFORMATION = re.compile(
     rb"INFO: |I\d{4} [\d:.]+ |WARNING: All log messages before absl::InitializeLog|To enable the following instructions"
 )
-"""How lines of LiteRT and TensorFlow begin that no user can do anything about."""
+"""Beginnings of lines of LiteRT and TensorFlow that no user can do anything about."""
 
 
 def _memory() -> BinaryIO | None:
@@ -30,19 +30,19 @@ def _memory() -> BinaryIO | None:
 
 @contextmanager
 def held_native_lines(*, dropped: bool = False) -> Iterator[None]:
-    """Holds back what C and C++ libraries write to the process's stderr: LiteRT's announcements, libtiff's complaints.
+    """A context that holds back the lines of C and C++ libraries on stderr, as LiteRT and libtiff write them.
 
-    One may lie in another, which then gets what it would have let pass. Python's own lines and progress bars pass. Of
-    the others, information is dropped, and everything is where an error says in one line what is wrong, or an interrupt
-    does, or where it is to be ``dropped``.
+    Contexts may be nested: the outer one gets the lines that the inner one lets pass. Python's lines and progress bars
+    pass at once. When the block ends, all other lines but information pass; none does if it ends with a `TfcompError`
+    or an interrupt, whose one line says enough, or if ``dropped``.
     """
-    said = None if sys.stderr is None else _memory()
-    if said is None:  # stderr was closed by the caller: its number may be another file's by now
+    held = None if sys.stderr is None else _memory()
+    if held is None:  # the caller closed stderr: its number may be another file's by now
         yield
         return
-    own, python = os.dup(2), sys.stderr
-    with said, os.fdopen(own, "w", buffering=1, errors="backslashreplace") as passing:
-        os.dup2(said.fileno(), 2)
+    native, python = os.dup(2), sys.stderr
+    with held, os.fdopen(native, "w", buffering=1, errors="backslashreplace") as passing:
+        os.dup2(held.fileno(), 2)
         if python is sys.__stderr__:
             sys.stderr = passing
         refused = dropped
@@ -53,8 +53,8 @@ def held_native_lines(*, dropped: bool = False) -> Iterator[None]:
             raise
         finally:
             sys.stderr = python
-            os.dup2(own, 2)
-            said.seek(0)
-            for line in said:
+            os.dup2(native, 2)
+            held.seek(0)
+            for line in held:
                 if not refused and not _INFORMATION.match(line):
                     os.write(2, line)

@@ -1,4 +1,4 @@
-"""The folder that ``tfcomp train`` writes: the model, what it was trained on and how, and how that went.
+"""The folder that ``tfcomp train`` writes: the model, its settings, and the history of its training.
 
 model.keras   the model; `tfcomp.load_model`
 run.json      versions, settings, history by epoch
@@ -21,13 +21,7 @@ RUN = "run.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A run.
-
-    Attributes:
-        folder: where it lies.
-        settings: of the command.
-        history: by name, a number for each epoch.
-    """
+    """A trained model's folder, the settings of its command, and its metrics by name, a number for each epoch."""
 
     folder: Path
     settings: Mapping[str, Any]
@@ -35,10 +29,10 @@ class Run:
 
     @classmethod
     def read(cls, folder: str | Path) -> Run:
-        """Raises `InputError` if there is none."""
+        """The run in a folder; raises `InputError` if there is none."""
         try:
-            found = json.loads((Path(folder) / RUN).read_text())
-            settings, history = dict(found["settings"]), dict(found["history"])
+            log = json.loads((Path(folder) / RUN).read_text())
+            settings, history = dict(log["settings"]), dict(log["history"])
             if not isinstance(settings["data"], str) or not all(isinstance(v, list) and v for v in history.values()):
                 raise TypeError
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -48,7 +42,7 @@ class Run:
     @staticmethod
     def write(folder: Path, settings: Mapping[str, Any], history: Mapping[str, list[float]]) -> None:
         settings = dict(settings)
-        if Path(str(settings.get("data", ""))).exists():  # so that it is found from another folder too
+        if Path(str(settings.get("data", ""))).exists():  # absolute, so that another folder's commands find it
             settings["data"] = str(Path(settings["data"]).resolve())
         log = {"tfcomp": __version__, "settings": settings, "history": dict(history)}
         (folder / RUN).write_text(json.dumps(log, indent=2, default=float) + "\n")
@@ -59,24 +53,24 @@ class Run:
 
 
 def is_run(folder: str | Path) -> bool:
-    """Whether the folder says that it is one."""
+    """Whether the folder holds a run."""
     return (Path(folder) / RUN).is_file()
 
 
 def training_folder(data: str | Path) -> Path:
-    """The photographs to learn from: of a folder that is split into ``train`` and ``val`` or ``test``, the first."""
+    """The photographs to train on: ``train`` if ``val`` or ``test`` is beside it, else all."""
     folder = Path(data)
     split = (folder / "train").is_dir() and any((folder / name).is_dir() for name in ("val", "test"))
     return folder / "train" if split else folder
 
 
 def validation_folder(data: str | Path) -> Path | None:
-    """The photographs to watch: ``val`` of a folder that is split so."""
+    """The held-out photographs: ``val`` if the folder is split into ``train`` and ``val``, else None."""
     folder = Path(data)
     return folder / "val" if (folder / "train").is_dir() and (folder / "val").is_dir() else None
 
 
 def test_folder(data: str | Path) -> Path:
-    """The photographs to measure on: ``test`` of a folder that has one."""
+    """The photographs to measure on: ``test`` if the folder has it, else all."""
     folder = Path(data)
     return folder / "test" if (folder / "test").is_dir() else folder

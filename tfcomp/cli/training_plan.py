@@ -10,10 +10,11 @@ import keras
 from tqdm import tqdm
 
 STEPS = 6000
-"""Number of steps, where neither steps nor minutes are given."""
+"""Default number of steps, without a number of steps or minutes."""
 PER_EPOCH = 250
+"""Number of steps of an epoch, after which held-out crops are measured."""
 WARM_UP = 100
-"""Number of steps in which the learning rate rises to its largest; then it falls, by a cosine, to `LAST_RATE` of it."""
+"""Number of steps in which the learning rate rises; then it falls, by a cosine, to `LAST_RATE` of its largest."""
 LAST_RATE = 0.01
 
 
@@ -22,19 +23,19 @@ class Plan(keras.callbacks.Callback):
 
     Args:
         rate: the largest learning rate.
-        steps: number of steps; None for `STEPS`, or for as many as ``minutes`` give time for.
-        minutes: time, the first step's tracing and all measuring included. The first steps say how many there will be,
-            and every epoch corrects that.
-        done: steps of a run that was stopped before.
-        seconds: that it had taken.
+        steps: number of steps; None for `STEPS`, or for the number that ``minutes`` leave time for.
+        minutes: time of training, the first step's tracing and all measuring included. The number of steps is estimated
+            from the first ones and again at every epoch.
+        done: number of steps of a stopped run that goes on.
+        seconds: time that these steps took.
 
     Attributes:
-        done: steps until now.
-        watching: seconds that the last look at held-out crops took; None before the first.
+        done: number of steps until now.
+        watching: seconds of the last measurement of held-out crops; None before the first.
     """
 
     MEASURED = 10, 30
-    """The steps between which time is first taken; those before are slower."""
+    """The steps between which the first time is taken; earlier ones are slower."""
 
     def __init__(
         self, rate: float, steps: int | None, minutes: float | None, *, done: int = 0, seconds: float = 0.0
@@ -55,17 +56,17 @@ class Plan(keras.callbacks.Callback):
 
     @property
     def expected(self) -> float | None:
-        """Seconds from beginning to end, by what the steps have taken; None before they say."""
+        """Seconds from beginning to end, estimated from the steps until now; None before that can be."""
         return self.spent + (self.steps - self.done) * self._a_step if self._counted > self.MEASURED[0] else None
 
     @property
     def _counted(self) -> int:
-        """Steps of this process."""
+        """Number of steps of this process."""
         return self.done - self._begun
 
     @property
     def _a_step(self) -> float:
-        """Seconds, those in which held-out crops are measured between epochs included."""
+        """Mean seconds of a step, measurements of held-out crops included."""
         return (time.perf_counter() - self._measured) / max(1, self._counted - self.MEASURED[0])
 
     def rate_at(self, step: int) -> float:
@@ -100,7 +101,7 @@ class Plan(keras.callbacks.Callback):
         self._bar.close()
 
     def _plan(self) -> None:
-        """How many steps there is time for before a last look at held-out crops."""
+        """Sets the number of steps that there is time for before the last measurement of held-out crops."""
         if self.seconds is None:
             return
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A run that is being trained: what a stopped one goes on from, in the folder ``.RUN.unfinished`` beside its output.
+"""An unfinished run, which goes on from here if it is stopped: the folder ``.RUN.unfinished`` beside its output.
 
 model.keras   the model as it is, with its optimizer's state
 best.npz      the best weights until now, in Keras's order
@@ -27,15 +27,15 @@ STATE, BEST = "state.json", "best.npz"
 
 @dataclass(frozen=True)
 class State:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
-        settings: of the command.
-        done: steps.
-        seconds: that they took.
-        epochs: that ended.
-        history: by name, a number for each epoch.
-        first: losses at the beginning, one for each quality; None where it began from nothing.
+        settings: settings of the command.
+        done: number of steps.
+        seconds: time that the steps took.
+        epochs: number of epochs that ended.
+        history: metrics by name, a number for each epoch.
+        first: losses of the first weights, one for each quality; None for a run that began from nothing.
         best_epoch, score: see `watching.Choice`.
     """
 
@@ -50,13 +50,13 @@ class State:
 
 
 def folder_of(out: str) -> Path:
-    """Where the run with this output is kept while it is trained."""
+    """The folder of an unfinished run with this output."""
     target = Path(out).resolve()
     return target.with_name(f".{target.name}.unfinished")
 
 
 def write(out: str, state: State, model: Any, choice: Choice) -> None:
-    """Replaces what is kept of the run, whole or not at all."""
+    """Replaces the folder of the unfinished run, whole or not at all."""
     with replacing_folder(folder_of(out), STATE, own=[MODEL, BEST]) as folder:
         model.save(folder / MODEL)
         with (folder / BEST).open("wb") as file:
@@ -65,11 +65,7 @@ def write(out: str, state: State, model: Any, choice: Choice) -> None:
 
 
 def read(out: str, settings: Mapping[str, Any]) -> tuple[State, Any, Choice] | None:
-    """What to go on from; None if there is nothing.
-
-    Raises:
-        InputError: if it was of other settings, or cannot be read.
-    """
+    """State, model and choice of an unfinished run, or None; raises `InputError` on other settings and damage."""
     folder = folder_of(out)
     if not (folder / STATE).is_file():
         return None
@@ -77,10 +73,10 @@ def read(out: str, settings: Mapping[str, Any]) -> tuple[State, Any, Choice] | N
     with everything_as(InputError, f"expected a run to go on with; {begin_anew}"):
         state = State(**json.loads((folder / STATE).read_text()))
         for name in sorted({*settings, *state.settings}):
-            found, before = (json.loads(json.dumps(each.get(name))) for each in (settings, state.settings))
-            if found != before:
+            now, before = (json.loads(json.dumps(each.get(name))) for each in (settings, state.settings))
+            if now != before:
                 raise InputError(
-                    f"expected {name} {before} to go on with the run that was stopped, found {found}; {begin_anew}"
+                    f"expected {name} {before} to go on with the run that was stopped, found {now}; {begin_anew}"
                 )
         model = keras.saving.load_model(folder / MODEL, safe_mode=True)
         with np.load(folder / BEST, allow_pickle=False) as arrays:
@@ -90,5 +86,5 @@ def read(out: str, settings: Mapping[str, Any]) -> tuple[State, Any, Choice] | N
 
 
 def remove(out: str) -> None:
-    """Forgets the run, which has ended."""
+    """Removes the folder of a run that has ended."""
     shutil.rmtree(folder_of(out), ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What training on crops is judged by: held-out crops at every quality, and which weights are kept."""
+"""Held-out crops, by which training on crops is judged at every quality, and the choice of the weights to keep."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tfcomp.items import Images
 from tfcomp.models.objective import LN2
 
 SHARES = (0.5, 0.25, 0.125)
-"""How far from the first weights to the last ones to look, where the last are worse at some quality."""
+"""Shares of the way from the first weights to the last ones that are tried if the last are worse at some quality."""
 
 Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Means over the held-out crops at each quality.
+    """Means over held-out crops at each quality.
 
     Attributes:
         loss: float64 [qualities], distortion + beta * rate.
@@ -42,7 +42,7 @@ class Measured:
     bits_per_pixel: Float64
     psnr_db: Float64
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Bits per pixel and PSNR of the lowest quality, a middle one, and the highest."""
         last = len(self.loss) - 1
         shown = sorted({0, (last + 1) // 2, last})
@@ -51,7 +51,7 @@ class Measured:
         return ", ".join(f"{name}{pair}" for name, pair in zip(names, pairs, strict=True))
 
     def logs(self, pixels: int) -> dict[str, float]:
-        """The mean over the qualities under Keras's names; rates are of a crop of so many pixels."""
+        """Means over the qualities under Keras's names; the rate is that of a crop of ``pixels`` pixels."""
         return {
             "val_loss": float(self.loss.mean()),
             "val_distortion": float(self.distortion.mean()),
@@ -61,12 +61,7 @@ class Measured:
 
 
 class Watch:
-    """Measures a model on the same crops again and again.
-
-    Args:
-        model: what is trained.
-        crops: uint8 [N, side, side, C].
-    """
+    """Measurements of a model in training on the same crops, uint8 [N, side, side, C]."""
 
     def __init__(self, model: Any, crops: Images) -> None:
         self.model, self.crops = model, crops
@@ -76,7 +71,7 @@ class Watch:
         qualities, (side, other, _) = self.model.qualities, self.crops.shape[1:]
         sums = np.zeros((3, qualities))
         for crop in self.crops:
-            # Examples of a batch are dealt out to the qualities in equal blocks: here, one to each.
+            # The model splits a batch into equal blocks, one for each quality: here of one example.
             batch = np.repeat(crop[None], qualities, axis=0)
             sums += np.stack([np.asarray(ops.convert_to_numpy(part), np.float64) for part in self._pass(batch)])
         distortion, rate, error = sums / len(self.crops)
@@ -93,7 +88,7 @@ class Watch:
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as a graph, where the backend is TensorFlow; else as it is, operator by operator."""
+    """The function as a graph if the backend is TensorFlow, else as it is."""
     if keras.backend.backend() != "tensorflow":
         return function
     import tensorflow as tf
@@ -105,14 +100,14 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 class Choice:
     """The best weights until now.
 
-    Without a first measurement, of what training began with, the best are those whose mean logarithm of the losses is
-    lowest, in which every quality counts alike. With one, only weights are kept that are no worse at any quality.
+    The best weights have the lowest mean logarithm of the losses, in which every quality counts alike. If training
+    began with a trained model, they must also be no worse than its weights at any quality.
 
     Attributes:
-        first: the losses at the beginning, float64 [qualities]; None where training begins from nothing.
-        epoch: of the best weights, from 1; 0 for those of the beginning.
-        score: their mean logarithm of the losses.
-        weights: arrays, as Keras gives them.
+        first: losses of the first weights, float64 [qualities]; None for training from nothing.
+        epoch: epoch of the best weights, from 1; 0 for the first weights.
+        score: mean logarithm of their losses.
+        weights: the best weights, as Keras gives them.
     """
 
     first: Float64 | None = None
@@ -121,7 +116,7 @@ class Choice:
     weights: list[Any] = field(default_factory=list)
 
     def offer(self, measured: Measured, epoch: int, weights: Callable[[], list[Any]]) -> bool:
-        """Keeps the weights if they are the best, and says whether they are."""
+        """Keeps the weights if they are the best; returns whether they are."""
         score = float(np.log(np.maximum(measured.loss, 1e-12)).mean())
         worse = self.first is not None and bool((measured.loss > self.first).any())
         if worse or not score < self.score:
@@ -131,14 +126,14 @@ class Choice:
 
 
 class Watching(keras.callbacks.Callback):
-    """Measures after each epoch, says where training stands, and keeps the best weights.
+    """A callback that measures after each epoch, prints the progress, and keeps the best weights.
 
     Args:
-        watch: what measures.
-        choice: what is kept.
-        plan: of the steps; it has to come before this callback.
-        after: is called after each epoch with the history until now.
-        history: of a run that was stopped before.
+        watch: measurements on held-out crops.
+        choice: the best weights.
+        plan: the plan of the steps, a callback that must come before this one.
+        after: function that is called after each epoch with its number and the history.
+        history: history of a stopped run that goes on.
     """
 
     def __init__(
@@ -160,30 +155,27 @@ class Watching(keras.callbacks.Callback):
         side, other, _ = self.watch.crops.shape[1:]
         for name, value in {**(logs or {}), **measured.logs(side * other)}.items():
             self.history.setdefault(name, []).append(float(value))
-        told = [f"epoch {epoch + 1}", f"{self.plan.done} of {self.plan.steps} steps"]
+        progress = [f"epoch {epoch + 1}", f"{self.plan.done} of {self.plan.steps} steps"]
         if (expected := self.plan.expected) is not None:
-            told.append(f"{self.plan.spent / 60:.0f} of about {expected / 60:.0f} minutes")
-        tell(f"{', '.join(told)}: {measured.told()}{', the best so far' if best else ''}")
+            progress.append(f"{self.plan.spent / 60:.0f} of about {expected / 60:.0f} minutes")
+        tell(f"{', '.join(progress)}: {measured.summary()}{', the best so far' if best else ''}")
         self.after(epoch + 1, self.history)
         self.plan.watching = time.perf_counter() - start
 
 
 def tell(line: str) -> None:
-    """A line that is seen at once, also where stdout is a file."""
+    """Prints a line at once, also if stdout is a file."""
     with tqdm.external_write_mode():
         say(line)
         if sys.stdout is not None:
-            with suppress(OSError):  # which the end of the command reports
+            with suppress(OSError):  # `finish_stdout` reports it
                 sys.stdout.flush()
 
 
 def mixtures(
     first: Sequence[Any], last: Sequence[Any], shares: Sequence[float] = SHARES
 ) -> Iterator[tuple[float, list[Any]]]:
-    """Shares of the way, and weights on the way from the first ones to the last.
-
-    (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", average the two so.)
-    """
+    """Shares, and so weighted means of weights (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models")."""
     for share in shares:
         yield (
             share,

@@ -1,1 +1,1 @@
-"""Data sets to train on."""
+"""Images in: data sets, folders, crops, glyphs."""

@@ -1,11 +1,11 @@
-"""Crops of photographs: a stream for `fit`, of a folder that may be larger than memory.
+"""Crops of photographs: a stream for `fit` from a folder that may be larger than memory.
 
 Files are decoded in parallel, a few crops are taken from each, and crops of some dozens of files are shuffled::
 
     numbers 0, 1, 2, ...  ->  a file, decoded once, ``CROPS_PER_FILE`` crops  ->  a window of crops, shuffled  ->  crops
 
-Number ``i`` alone, with the seed, decides which file it is and what is cut out of it, so that the stream is the same
-each time and on any number of processors. Every file comes once before any comes again.
+Number ``i`` and the seed alone determine the file and the crops, so that the stream is the same each time and on any
+number of processors. Every file comes once before any comes again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tfcomp.errors import InputError, MissingDependencyError, TfcompError
+from tfcomp.errors import InputError, TfcompError, optional_import
 from tfcomp.items import GREY_IN_RGB, MAX_CHANNELS, Images
 from tfcomp.storage import image_files
 
@@ -36,20 +36,15 @@ Part = Literal["training", "validation"]
 SIDE = 192
 SCALES = (1.0, 0.8, 0.65)
 CROPS_PER_FILE = 4
-"""Number of crops taken from a file each time it is decoded: decoding takes longer than cutting."""
+"""Number of crops from a file each time it is decoded: decoding takes longer than cutting."""
 WINDOW_BYTES = 1 << 24
-"""Largest size of the crops that are shuffled with one another, unless those of two files are larger."""
+"""Largest size in bytes of the crops that are shuffled at a time, unless the crops of two files are larger."""
 MAX_SIDE = 4096
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A file and what its header says.
-
-    Attributes:
-        path: the file.
-        shape: (height, width, channels), upright.
-    """
+    """An image file and the shape in its header: (height, width, channels), upright."""
 
     path: Path
     shape: tuple[int, int, int]
@@ -74,38 +69,39 @@ def crops(
 
     Each crop lies at a random place of its file at a random scale, and is mirrored and turned at random. Equal
     arguments give equal crops, each time that the stream is iterated, so that ``crops("val/").take(32)`` is a fixed
-    set. Files are decoded in parallel, and a few dozen crops are held at a time.
+    set.
 
     Args:
-        files: a folder, which is searched as `tfcomp.storage.image_files.image_files` does, or a list of files: images
-            as `read_image` reads them with ``whole``, or ``.npy`` files of one image [H, W] or [H, W, channels] each.
+        files: a folder, which is searched with its subfolders, or a list of files: image files, or ``.npy`` files of
+            one image [H, W] or [H, W, channels] each.
         side: height and width of a crop in pixels.
-        scales: factors of 0 to 1 by which a file is made smaller (Lanczos) before it is cropped; of those at which a
-            crop fits, one is drawn for each crop.
-        channels: 1 to 8; grey files are repeated where it is 3, others have to have as many.
-        seed: of everything random.
+        scales: factors above 0 and up to 1 by which an image is made smaller (Lanczos) before it is cropped; each crop
+            has a random one at which it fits.
+        channels: 1 to 8. With 3, grey images become RGB; otherwise all images must have so many.
+        seed: seed of everything random, 0 to 2**63 - 1.
         validation_split: share of the files, 0 to 1, that is kept for validation: every n-th in sorted order, whatever
             the seed, at least one.
         subset: ``"training"`` or ``"validation"``, with ``validation_split``.
-        skipped: takes what is wrong with each file that cannot be read, when it is met; others stand in for it then.
+        skipped: gets the errors of files that cannot be read, as they occur; other files replace them then.
 
     Returns:
         A `tf.data.Dataset` of uint8 [side, side, channels], not batched, without autotuning.
 
     Raises:
-        InputError: if an argument is out of range, a file is no image that can be kept whole, or all files are smaller
-            than a crop; smaller ones among others are left out. Headers alone are read for that; a file that is damaged
-            further on ends the iteration, see `reading_errors`.
+        InputError: if an argument is out of range, a header is that of no image that can be kept whole, or all images
+            are smaller than a crop; some smaller ones are left out. A file that is damaged behind its header ends the
+            iteration; see `reading_errors`.
         MissingDependencyError: if TensorFlow is not installed.
 
     Examples:
-        >>> train = crops("photos/", validation_split=0.1, subset="training")  # doctest: +SKIP
-        >>> model.fit(train.batch(8), steps_per_epoch=250)  # doctest: +SKIP
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/photo.npy", np.full((90, 120, 3), 99, np.uint8))
+        ...     next(crops(folder, side=64).batch(8).as_numpy_iterator()).shape
+        (8, 64, 64, 3)
     """
-    try:
+    with optional_import():
         import tensorflow as tf
-    except ImportError as error:
-        raise MissingDependencyError(f'tf.data needs TensorFlow: pip install "tfcomp[train]" ({error})') from error
     from tfcomp.data.datasets import untuned
 
     scales = _checked(side, scales, channels, seed, validation_split, subset)
@@ -115,8 +111,8 @@ def crops(
     draw = _drawing(chosen, shape, scales, seed, skipped)
 
     def read(number: tf.Tensor) -> tf.Tensor:
-        found = tf.numpy_function(draw, [number], tf.uint8)
-        return tf.ensure_shape(found, (CROPS_PER_FILE, *shape))
+        drawn = tf.numpy_function(draw, [number], tf.uint8)
+        return tf.ensure_shape(drawn, (CROPS_PER_FILE, *shape))
 
     def shuffled(number: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
         keys = tf.random.stateless_uniform([per_window * CROPS_PER_FILE], tf.stack([np.int64(seed), number]))
@@ -130,14 +126,14 @@ def crops(
 
 @contextmanager
 def reading_errors() -> Iterator[None]:
-    """Within it, a file that `crops` could not read is an `InputError` of one line, not TensorFlow's of a page."""
+    """A context in which a file that `crops` cannot read raises an `InputError` of one line, not TensorFlow's error."""
     try:
         yield
     except Exception as error:
-        said = re.search(rf"{InputError.__name__}: (.+)", getattr(error, "message", "") or "")
-        if not type(error).__module__.startswith("tensorflow.") or said is None:
+        line = re.search(rf"{InputError.__name__}: (.+)", getattr(error, "message", "") or "")
+        if not type(error).__module__.startswith("tensorflow.") or line is None:
             raise
-        raise InputError(said.group(1).strip()) from error
+        raise InputError(line.group(1).strip()) from error
 
 
 # === Files ===
@@ -146,11 +142,7 @@ def reading_errors() -> Iterator[None]:
 def photographs(
     files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], skipped: image_files.Skipped | None = None
 ) -> list[Photograph]:
-    """The files of a folder or a list, with their shapes, of which the headers alone are read; see `crops`.
-
-    Raises:
-        InputError: if there are none, or one is no image that can be kept whole.
-    """
+    """The files of a folder or a list with their shapes, by their headers; see `crops` for arguments and errors."""
     if isinstance(files, (str, os.PathLike)):
         folder = Path(files)
         if not folder.is_dir():
@@ -166,19 +158,15 @@ def photographs(
     return [Photograph(path, shapes[path]) for path in paths if path in shapes]
 
 
-def large_enough(found: Sequence[Photograph], side: int, scales: Sequence[float], channels: int) -> list[Photograph]:
-    """The files from which a crop can be cut at one of the scales.
-
-    Raises:
-        InputError: if it is none of them, or one has another number of channels.
-    """
-    for photograph in found:
+def large_enough(files: Sequence[Photograph], side: int, scales: Sequence[float], channels: int) -> list[Photograph]:
+    """The files large enough for a crop; raises `InputError` if there are none, or on another number of channels."""
+    for photograph in files:
         image_files.require_channels(photograph.path, photograph.shape[2], channels)
-    chosen = [photograph for photograph in found if photograph.fitting(side, scales)]
+    chosen = [photograph for photograph in files if photograph.fitting(side, scales)]
     if not chosen:
-        largest = max(found, key=lambda photograph: min(photograph.shape[:2]))
+        largest = max(files, key=lambda photograph: min(photograph.shape[:2]))
         height, width, _ = largest.shape
-        others = f", the largest of {len(found)}" if len(found) > 1 else ""
+        others = f", the largest of {len(files)}" if len(files) > 1 else ""
         raise InputError(
             f"expected images of {side}x{side} pixels or more at a scale of {max(scales):g}, found {largest.path} of "
             f"{width}x{height}{others}"
@@ -186,46 +174,46 @@ def large_enough(found: Sequence[Photograph], side: int, scales: Sequence[float]
     return chosen
 
 
-def _subset(found: list[Photograph], share: float, subset: Part | None) -> list[Photograph]:
+def _subset(files: list[Photograph], share: float, subset: Part | None) -> list[Photograph]:
     if subset is None:
-        return found
-    count = max(1, round(share * len(found)))
-    if count >= len(found):
-        raise InputError(f"expected at least two images, one to train and one to validate, found {len(found)}")
-    held_out = {(2 * i + 1) * len(found) // (2 * count) for i in range(count)}
-    return [photograph for i, photograph in enumerate(found) if (i in held_out) == (subset == "validation")]
+        return files
+    count = max(1, round(share * len(files)))
+    if count >= len(files):
+        raise InputError(f"expected at least two images, one to train and one to validate, found {len(files)}")
+    held_out = {(2 * i + 1) * len(files) // (2 * count) for i in range(count)}
+    return [photograph for i, photograph in enumerate(files) if (i in held_out) == (subset == "validation")]
 
 
 # === Crops ===
 
 
 def _drawing(
-    found: Sequence[Photograph],
+    files: Sequence[Photograph],
     shape: tuple[int, int, int],
     scales: Sequence[float],
     seed: int,
     skipped: image_files.Skipped | None,
 ) -> Callable[[Any], Images]:
-    """The function that gives the crops of a number: uint8 [CROPS_PER_FILE, *shape]."""
+    """The function from a number to its crops, uint8 [CROPS_PER_FILE, *shape]."""
 
     @lru_cache(4)
     def order(turn: int) -> NDArray[np.int64]:
-        return np.random.default_rng([seed, 0, turn]).permutation(len(found))
+        return np.random.default_rng([seed, 0, turn]).permutation(len(files))
 
     def read(order: NDArray[np.int64], position: int) -> tuple[Photograph, Images]:
         """The file at a position, or the next one that can be read."""
         for i in np.roll(order, -position):
-            photograph = found[i]
+            photograph = files[i]
             try:
                 return photograph, image_files.read_image(photograph.path, whole=True)
             except TfcompError as error:
                 if skipped is None:
                     raise
                 skipped[photograph.path] = error
-        raise InputError(f"expected an image that can be read, found none among {len(found)}, such as {found[0].path}")
+        raise InputError(f"expected an image that can be read, found none among {len(files)}, such as {files[0].path}")
 
     def draw(number: Any) -> Images:
-        turn, position = divmod(int(number), len(found))
+        turn, position = divmod(int(number), len(files))
         photograph, image = read(order(turn), position)
         rng = np.random.default_rng([seed, 1, int(number)])
         fitting = photograph.fitting(shape[0], scales)
@@ -251,16 +239,7 @@ def _crop(image: Images, shape: tuple[int, int, int], scales: Sequence[float], r
 
 
 def shrunken(image: Images, scaled: tuple[int, int], top: int, left: int, side: int) -> Images:
-    """The square of this side at this place of an image that was made as small as ``scaled``, and nothing else of it.
-
-    Args:
-        image: uint8 [H, W, C].
-        scaled: height and width of the smaller image.
-        top, left, side: the square therein, in pixels.
-
-    Returns:
-        uint8 [side, side, C].
-    """
+    """A square, uint8 [side, side, C], of a copy of an image [H, W, C] in the size ``scaled``, which is not made."""
     down, right = image.shape[0] / scaled[0], image.shape[1] / scaled[1]
     box = left * right, top * down, min((left + side) * right, image.shape[1]), min((top + side) * down, image.shape[0])
 
@@ -286,8 +265,8 @@ def _checked(
         raise InputError(f"expected 1 to {MAX_CHANNELS} channels, found {channels!r}")
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
         raise InputError(f"expected a whole number of 0 or more as the seed, found {seed!r}")
-    given = tuple(scales) if isinstance(scales, Sequence) else ()
-    if not given or not all(isinstance(scale, int | float) and 0 < scale <= 1 for scale in given):
+    factors = tuple(scales) if isinstance(scales, Sequence) else ()
+    if not factors or not all(isinstance(scale, int | float) and 0 < scale <= 1 for scale in factors):
         raise InputError(f"expected scales above 0 and up to 1, found {scales!r}")
     if subset not in (None, "training", "validation"):
         raise InputError(f'expected a subset of "training" or "validation", found {subset!r}')
@@ -296,4 +275,4 @@ def _checked(
             f"expected a validation_split above 0 and below 1 together with a subset, found {validation_split!r} and "
             f"{subset!r}"
         )
-    return given
+    return factors

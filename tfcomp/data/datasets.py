@@ -1,10 +1,10 @@
 """Images in: named data sets, folders, arrays; always uint8 [N, H, W, C], without labels.
 
-`crops` cuts items of one shape out of photographs of any size; the rest of this module is for images of one size.
+`crops` cuts items of one shape out of photographs of any size; all other functions are for images of one size.
 
 A source is "mnist" or "tfds:NAME" (tensorflow-datasets, the `train` extra), "glyphs" (drawn by the package itself), a
-folder of images, or an ``.npy`` or ``.npz`` file. All but the first need no TensorFlow, except to wrap the arrays for
-training. A folder of more than `HELD_BYTES` of pixels is a stream of its files (`folders`), read anew in each epoch;
+folder of images, or an ``.npy`` or ``.npz`` file. Only the first two need TensorFlow, except for
+`tf.data`. A folder of more than `HELD_BYTES` of pixels is a stream of its files (`folders`), read anew in each epoch;
 everything else is held in memory.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 from tfcomp.data import glyphs
 from tfcomp.data.crops import crops, reading_errors
 from tfcomp.data.folders import ImageFiles, image_folder
-from tfcomp.errors import InputError, MissingDependencyError
+from tfcomp.errors import InputError, optional_import
 from tfcomp.items import Images, as_images, image_array
 from tfcomp.storage.image_files import Skipped, progress, reason
 
@@ -45,34 +45,39 @@ __all__ = [
 ]
 
 HELD_OUT = ("test", "validation")
-"""Splits of a prepared data set that may be the test set, the first that there is."""
+"""Names of splits of a prepared data set, of which the first that exists is the test set."""
 HELD_BYTES = 1 << 26
-"""Largest size of a folder's pixels that are held in memory."""
+"""Largest size in bytes of a folder's images that are held in memory."""
 TEST_EVERY = 10
-"""A source without a split of its own gives every tenth image, the first among them, to the test set."""
+"""In a source without a split, one in so many images, the first among them, is a test image."""
 
 
 def load(
     source: str | os.PathLike[str], *, data_dir: str | os.PathLike[str] | None = None, seed: int | None = None
 ) -> tuple[Any, Any]:
-    """The training and the test images as two `tf.data.Dataset` of unbatched uint8 [H, W, C], `untuned`.
+    """The training and the test images as data sets.
 
-    A folder of more than `HELD_BYTES` is never in memory as a whole: its files are read as they are needed, in
-    parallel, again in each epoch. One that is damaged after its header then ends the iteration; see `reading_errors`.
-    `fit` takes the data sets under JAX as well.
+    A folder of more than `HELD_BYTES` is never in memory as a whole: its files are read in parallel in each epoch. A
+    file that is damaged behind its header ends the iteration; see `reading_errors`. `fit` takes the data sets under JAX
+    as well.
 
     Args:
-        source: see `load_arrays`.
-        data_dir: see `load_arrays`.
-        seed: of the order of the training images, all of them, another one in each epoch; by default always their own.
+        source, data_dir: see `load_arrays`.
+        seed: seed of a random order of the training images, a new one in each epoch; by default the source's order.
+
+    Returns:
+        Two `tf.data.Dataset` of uint8 [H, W, C], not batched and `untuned`.
 
     Raises:
-        InputError, MissingDependencyError: as `load_arrays`; TensorFlow is needed besides.
+        InputError, MissingDependencyError: as `load_arrays`, and without TensorFlow.
+
+    Examples:
+        >>> train, test = load("glyphs")
+        >>> len(train), len(test), train.element_spec.shape
+        (10000, 2000, TensorShape([28, 28, 1]))
     """
-    try:
+    with optional_import():
         import tensorflow as tf
-    except ImportError as error:
-        raise MissingDependencyError(f'tf.data needs TensorFlow: pip install "tfcomp[train]" ({error})') from error
 
     def stream(images: Images | ImageFiles, seed: int | None) -> tf.data.Dataset:
         if isinstance(images, ImageFiles):
@@ -92,19 +97,27 @@ def load_arrays(
     data_dir: str | os.PathLike[str] | None = None,
     skipped: Skipped | None = None,
 ) -> tuple[Images, Images]:
-    """The training and the test images, uint8 [N, H, W, C] each.
+    """The training and the test images as arrays.
 
     Args:
         source: "mnist", "tfds:NAME", "glyphs", a folder, or a file. A folder is searched with all its subfolders, in
             the order of the sorted paths; if it holds ``train/`` and ``test/``, these are the split. A ``.npz`` file
             holds ``x_train`` and ``x_test``, ``train`` and ``test``, or one array.
-        data_dir: where tensorflow-datasets keeps prepared data; else ``TFDS_DATA_DIR``, else its own default. Data
-            prepared there is read without touching the network.
-        skipped: takes what is wrong with each file of a folder that cannot be read; such files are left out then.
+        data_dir: folder of tensorflow-datasets' prepared data, which is read without a network. Default:
+            ``TFDS_DATA_DIR``, or the library's own.
+        skipped: gets the errors of a folder's files that cannot be read, which are then left out.
+
+    Returns:
+        Two arrays, uint8 [N, H, W, C].
 
     Raises:
-        InputError: if the source is unknown, unreadable, or holds anything but images of one size with 8 bits.
-        MissingDependencyError: if tensorflow-datasets is needed and not installed.
+        InputError: if the source is unknown or unreadable, or holds anything but images of one size with 8 bits.
+        MissingDependencyError: if the source needs tensorflow-datasets, which is not installed.
+
+    Examples:
+        >>> train, test = load_arrays("glyphs")
+        >>> train.shape, train.dtype
+        ((10000, 28, 28, 1), dtype('uint8'))
     """
     train, test = opened(source, data_dir=data_dir, skipped=skipped)
     return tuple(part.read() if isinstance(part, ImageFiles) else part for part in (train, test))  # type: ignore[return-value]
@@ -117,16 +130,21 @@ def opened(
     skipped: Skipped | None = None,
     to_the_end: bool = False,
 ) -> tuple[Images | ImageFiles, Images | ImageFiles]:
-    """The training and the test images, as arrays, or as files where they are those of a large folder.
+    """The training and the test images, as files if the folder has more than `HELD_BYTES`, else as arrays.
 
     Args:
-        source: see `load_arrays`.
-        data_dir: see `load_arrays`.
-        skipped: see `load_arrays`.
-        to_the_end: whether all of each file is read now, so that none is found damaged later.
+        source, data_dir, skipped: see `load_arrays`.
+        to_the_end: whether whole files are read now, so that none is found damaged later.
+
+    Returns:
+        Two arrays, uint8 [N, H, W, C], or two `ImageFiles`.
 
     Raises:
         InputError, MissingDependencyError: as `load_arrays`.
+
+    Examples:
+        >>> len(opened("glyphs")[1])
+        2000
     """
     name = os.fspath(source)
     if name == "glyphs":
@@ -143,10 +161,15 @@ def opened(
 
 
 def untuned(data: tf.data.Dataset) -> tf.data.Dataset:
-    """The data set without `tf.data`'s autotuning; pipelines built on it have none either.
+    """A `tf.data.Dataset` without autotuning, which pipelines that are built on it do not have either.
 
-    The thread that tunes sleeps for periods that double. The end of an iteration wakes it and waits for it, but wakes
-    it too early half of the time (seen with TensorFlow 2.14 and 2.21): an epoch then lasts up to twice as long.
+    With it an epoch may last twice as long: the tuning thread sleeps for periods that double, and the end of an
+    iteration waits for it without always waking it (seen with TensorFlow 2.14 and 2.21).
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> untuned(tf.data.Dataset.range(3)).options().autotune.enabled
+        False
     """
     import tensorflow as tf
 
@@ -159,14 +182,18 @@ def batches(images: Images | ImageFiles, size: int, *, shuffle: bool, seed: int 
     """Batches of an array or of files, in a new order each time if shuffled.
 
     Args:
-        images: [N, ...], N > 0.
-        size: of a batch; the last may be smaller.
-        shuffle: whether in random order.
-        seed: of that order; by default TensorFlow's own, or 0 for files and under JAX.
+        images: an array [N, ...] or files, N > 0.
+        size: number of images in a batch; the last batch may be smaller.
+        shuffle: whether the order is random.
+        seed: seed of that order; by default TensorFlow's own, or 0 for files and under JAX.
 
     Returns:
-        A `tf.data.Dataset`, `untuned`. Under JAX a `keras.utils.PyDataset`, which needs no TensorFlow, and whose
-        batches as many threads as there are processors read ahead.
+        A `tf.data.Dataset`, `untuned`. Under JAX a `keras.utils.PyDataset`, which needs no TensorFlow, and reads ahead
+        with a thread for each processor.
+
+    Examples:
+        >>> len(batches(np.zeros((5, 4, 4, 1), np.uint8), 2, shuffle=False))
+        3
     """
     import keras
 
@@ -186,8 +213,8 @@ def batches(images: Images | ImageFiles, size: int, *, shuffle: bool, seed: int 
 def _numbered_batches(images: Images | ImageFiles, size: int, seed: int | None) -> Any:
     import keras
 
-    class Batches(keras.utils.PyDataset):  # made here, as nothing else of this module needs Keras
-        ordered = True  # `fit` is not to shuffle them again
+    class Batches(keras.utils.PyDataset):  # not of the module, which needs no Keras
+        ordered = True  # so that `fit` does not shuffle again
 
         def __init__(self) -> None:
             super().__init__(workers=os.cpu_count() or 1, max_queue_size=4)
@@ -200,7 +227,7 @@ def _numbered_batches(images: Images | ImageFiles, size: int, seed: int | None) 
         def __getitem__(self, number: int) -> Images:
             return images[self.order[number * size : (number + 1) * size]]
 
-        def on_epoch_end(self) -> None:  # the next one's first batches are read before it begins
+        def on_epoch_end(self) -> None:  # the first batches of the next epoch are read before it begins
             self.turn += 1
             order = np.arange(len(images))
             self.order = order if seed is None else np.random.default_rng([seed, self.turn]).permutation(order)
@@ -213,6 +240,13 @@ def read_array(path: str | os.PathLike[str]) -> Images:
 
     Raises:
         InputError: if the file cannot be read, or holds anything but images; see `as_images`.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/two.npy", np.zeros((2, 4, 6), np.uint8))
+        ...     read_array(f"{folder}/two.npy").shape
+        (2, 4, 6, 1)
     """
     try:
         loaded = _load_unpickled(path)
@@ -239,9 +273,9 @@ def _load_folder(
         if train.shape[1:] != test.shape[1:]:
             raise InputError(f"expected one size in {folder}, found train {train.shape[1:]} and test {test.shape[1:]}")
     else:
-        found = image_folder(folder, skipped=skipped, to_the_end=to_the_end)
-        _require_two(len(found), str(folder))
-        train, test = found.split(TEST_EVERY)
+        files = image_folder(folder, skipped=skipped, to_the_end=to_the_end)
+        _require_two(len(files), str(folder))
+        train, test = files.split(TEST_EVERY)
     if train.nbytes + test.nbytes > HELD_BYTES:
         return train, test
     return train.read(), test.read()
@@ -270,11 +304,8 @@ def _load_numpy(path: Path) -> tuple[Images, Images]:
 
 
 def _load_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Images, Images]:
-    try:
+    with optional_import():
         import tensorflow_datasets as tfds
-    except ImportError as error:
-        message = f'the data set {name!r} needs tensorflow-datasets: pip install "tfcomp[train]" ({error})'
-        raise MissingDependencyError(message) from error
     folder = data_dir or os.environ.get("TFDS_DATA_DIR")
     try:
         builder = tfds.builder(name, data_dir=folder)
@@ -302,7 +333,7 @@ def _load_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Imag
 
 
 def _require_network(urls: Iterable[str], message: str) -> None:
-    """Raises InputError if a host has no address; the downloader would try for minutes. A proxy is left to it."""
+    """Raises `InputError` if a host has no address, which the downloader would try for minutes; not with a proxy."""
     if getproxies():
         return
     for host in sorted({urlsplit(url).hostname or "" for url in urls}):
@@ -318,7 +349,7 @@ def _read_split(builder: Any, split: str) -> Images:
     feature = builder.info.features["image"]
     dtype = np.dtype(feature.np_dtype)
     images = np.empty((builder.info.splits[split].num_examples, *feature.shape), dtype)
-    # One file after another, so that the order is that of the source.
+    # One file after another keeps the source's order.
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     data: tf.data.Dataset = builder.as_dataset(split=split, read_config=config)
     batches = data.map(lambda example: example["image"]).batch(1000)
@@ -326,7 +357,7 @@ def _read_split(builder: Any, split: str) -> Images:
     for batch in progress(batches.as_numpy_iterator(), f"read {builder.name}", total=-(-len(images) // 1000)):
         images[start : start + len(batch)] = batch
         start += len(batch)
-    # Whole numbers of 0 to 255 whatever the dtype; anything else would be cut or wrapped.
+    # Other dtypes must hold whole numbers of 0 to 255, or they would be cut or wrapped.
     return images if dtype == np.uint8 else image_array(images, f"the data set {builder.name!r}, split {split}")
 
 
@@ -334,7 +365,7 @@ def _read_split(builder: Any, split: str) -> Images:
 
 
 def _load_unpickled(file: Any) -> Any:
-    """`np.load` without pickles, and without its warnings of odd headers."""
+    """`np.load` without pickles, and without warnings of odd headers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return np.load(file, allow_pickle=False)

@@ -1,7 +1,7 @@
-"""Glyphs: an embedded data set of 28x28 grey characters and signs, drawn with a pen of our own.
+"""Glyphs: an embedded data set of 28x28 grey characters and signs, drawn by this module.
 
 A glyph is a few strokes through points on a 9x9 grid. Every image moves the points a little, then scales, slants, turns
-and shifts the whole, and draws it white on black with a soft round pen of varied width. No font, no library's renderer.
+and shifts the whole, and draws it white on black with a soft round pen of varied width.
 
 The same seed gives the same bytes on every machine: the random numbers are raw PCG64 output, whose stream NumPy
 guarantees; all float arithmetic is elementwise ``+ - * /``, which IEEE 754 rounds alike everywhere; and the one sum
@@ -54,7 +54,7 @@ class Pen(NamedTuple):
 
     Attributes:
         points: float64 [K, 2], control points (x, y), centred on the grid's middle.
-        neighbours: int64 [P, 4], which control points a position depends on.
+        neighbours: int64 [P, 4], the control points of each position.
         weights: float64 [P, 4], Catmull-Rom weights (Catmull and Rom 1974) or those of a straight line.
     """
 
@@ -64,7 +64,7 @@ class Pen(NamedTuple):
 
 
 def _weights(t: NDArray[np.float64], smooth: bool) -> NDArray[np.float64]:
-    """float64 [n, 4]: how much each of four successive points counts at ``0 <= t < 1`` between the middle two."""
+    """float64 [n, 4]: the weights of four successive points at ``0 <= t < 1`` between the middle two."""
     if not smooth:
         return np.stack([0 * t, 1 - t, t, 0 * t], axis=1)
     square, cube = t * t, t * t * t
@@ -106,24 +106,26 @@ def render(count: int, seed: int) -> NDArray[np.uint8]:
     """Draws ``count`` images; the first ``n`` of them are those of ``render(n, seed)``.
 
     Args:
-        count: how many images, at least 0.
-        seed: non-negative; the data set takes 0 for training and 1 for testing.
+        count: number of images, at least 0.
+        seed: a seed of at least 0; the data set takes 0 for training and 1 for testing.
 
     Returns:
         uint8 [count, 28, 28, 1], white (255) strokes on black (0).
+
+    Raises:
+        InputError: if a number is below 0.
     """
     if count < 0 or seed < 0:
         raise InputError(f"expected a count and a seed of at least 0, found count {count} and seed {seed}")
     pens = _pens()
-    most = max(len(pen.points) for pen in pens)
-    columns = 12 + 2 * most
+    columns = 12 + 2 * max(len(pen.points) for pen in pens)
     raw = np.asarray(np.random.PCG64(seed).random_raw(count * columns), np.uint64).reshape(count, columns)
     uniform = (raw >> np.uint64(11)).astype(np.float64) / 2.0**53
     grain = np.asarray(np.random.PCG64(seed).jumped().random_raw(count * SIZE * SIZE // 8), "<u8").view(np.uint8)
-    kind = (raw[:, 0] % np.uint64(len(pens))).astype(np.int64)
+    glyph = (raw[:, 0] % np.uint64(len(pens))).astype(np.int64)
     images = np.empty((count, SIZE, SIZE), np.uint8)
     for k, pen in enumerate(pens):
-        chosen = np.flatnonzero(kind == k)
+        chosen = np.flatnonzero(glyph == k)
         images[chosen] = _draw(pen, uniform[chosen, 1:])
     noise = grain.reshape(images.shape) % 13
     return np.where(images > noise, images - noise, images)[..., None]

@@ -1,7 +1,7 @@
-"""What classical codecs need for the same images: image formats, lossy and lossless, and general compressors.
+"""Classical codecs on the same images: image formats, lossy and lossless, and general compressors.
 
-Each format is used as someone would who wants small files: its slowest sensible effort, its smallest wrapping, and
-colour subsampled as usual. JPEG XL, zstd and brotli need packages of ``tfcomp[evaluate]``; the rest is in Pillow.
+Each format has the options for small files: its slowest sensible effort, its smallest container, and colour subsampled
+as usual. JPEG XL, zstd and brotli need packages of ``tfcomp[evaluate]``; the rest is in Pillow.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, features
-from tqdm import tqdm
 
-from tfcomp.errors import InputError, MissingDependencyError, missing_dependency
+from tfcomp.errors import InputError, MissingDependencyError, optional_import
 from tfcomp.items import Images
 from tfcomp.measure.evaluate import Point, ms_ssim, psnr_db
+from tfcomp.storage.image_files import progress, register_jpeg_xl
 
 __all__ = ["Format", "FORMATS", "measure", "round_trip", "curve", "lowest_quality", "lossless", "general_compressors"]
 
 
 @dataclass(frozen=True)
 class Format:
-    """An image format and how to use it for small files.
+    """An image format and its options for small files.
 
     Attributes:
         title: its name in tables.
         kind: its name in Pillow.
         always: options of Pillow's ``save`` that do not depend on the quality.
-        colour, grey: options besides, for images of three channels and of one.
-        sweep: qualities that make its curve, rising; empty if it is lossless only.
-        lossy: options of one quality.
-        lossless: options that lose nothing; None if it cannot.
-        unit: what a quality is, in labels.
+        colour, grey: more options, for images of three channels and of one.
+        sweep: qualities of its curve, rising; empty for a lossless format.
+        lossy: function from a quality to its options.
+        lossless: options of the lossless mode; None without one.
+        unit: form of a quality in labels.
 
     Examples:
         >>> FORMATS["webp"].title, FORMATS["png"].lossless is not None
@@ -56,6 +56,7 @@ class Format:
     unit: str = "q{}"
 
     def label(self, quality: int | None) -> str:
+        """The name of a quality, None for lossless, in tables."""
         return f"{self.title}, lossless" if quality is None else f"{self.title} {self.unit.format(quality)}"
 
 
@@ -92,7 +93,7 @@ FORMATS = {
         grey={"subsampling": "4:0:0"},
         sweep=(0, 10, 20, 30, 40, 50, 60, 70, 80, 90),
     ),
-    # Since libavif 1.4 the default is tuned for the eye, and at equal PSNR looks a tenth worse than it need.
+    # Since libavif 1.4 the default is tuned for the eye, and takes a tenth more bytes at equal PSNR.
     "avif-psnr": Format(
         "AVIF for PSNR",
         "AVIF",
@@ -119,19 +120,24 @@ FORMATS = {
 def round_trip(
     images: Images | Sequence[Images], name: str, quality: int | None = None
 ) -> tuple[list[int], list[Images]]:
-    """Each image through a file of its own.
+    """Compress and restore each image as a file of its own.
 
     Args:
         images: uint8 [N, H, W, C], C of 1 or 3, or a list of [H, W, C] whose shapes may differ.
         name: one of `FORMATS`.
-        quality: as the format counts it (decibels for JPEG 2000); None for lossless.
+        quality: quality in the format's unit (decibels for JPEG 2000); None for lossless.
 
     Returns:
         The N file sizes in bytes, and the restored images, uint8 [H, W, C] each.
 
     Raises:
-        InputError: if there is no such format, or it has no such mode.
+        InputError: on other images, or if there is no such format, or no such mode of it.
         MissingDependencyError: if this installation cannot write it.
+
+    Examples:
+        >>> sizes, restored = round_trip(np.zeros((2, 8, 8, 1), np.uint8), "png")
+        >>> len(sizes), restored[0].shape
+        (2, (8, 8, 1))
     """
     how = require(name)
     if quality is None and how.lossless is None:
@@ -149,16 +155,7 @@ def round_trip(
         return len(file), decoded(file, image.shape[-1])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(
-            pool.map(through_file, images),
-            desc=how.label(quality),
-            total=len(images),
-            unit="image",
-            delay=1.0,
-            leave=False,
-            disable=None,
-        )
-        results = list(bar)
+        results = list(progress(pool.map(through_file, images), how.label(quality), len(images)))
     return [size for size, _ in results], [restored for _, restored in results]
 
 
@@ -182,14 +179,11 @@ def decoded(file: bytes, channels: int) -> Images:
 
 
 def require(name: str) -> Format:
-    """The format of this name; see the errors of `round_trip`."""
+    """The format of a name; errors as of `round_trip`."""
     if name not in FORMATS:
         raise InputError(f"expected an image format of {', '.join(FORMATS)}, found {name!r}")
     if name == "jxl":
-        try:
-            import pillow_jxl  # noqa: F401  (registers the format with Pillow)
-        except ModuleNotFoundError as error:
-            raise missing_dependency(error) or error from error
+        register_jpeg_xl()
     how = FORMATS[name]
     feature = {"JPEG2000": "jpg_2000", "WEBP": "webp", "AVIF": "avif"}.get(how.kind)
     if feature and not features.check(feature):
@@ -200,7 +194,16 @@ def require(name: str) -> Format:
 def measure(
     images: Images | Sequence[Images], name: str, quality: int | None = None, *, structural: bool = False
 ) -> Point:
-    """Mean file size and PSNR of a format, one file for each image; ``structural`` adds MS-SSIM."""
+    """Mean file size in bytes and PSNR in dB of a format, with one file for each image.
+
+    Args:
+        images, name, quality: see `round_trip`, which also raises the errors.
+        structural: whether to measure MS-SSIM too.
+
+    Examples:
+        >>> measure(np.zeros((2, 8, 8, 1), np.uint8), "png").psnr_db
+        inf
+    """
     sizes, restored = round_trip(images, name, quality)
     originals = list(images)
     similarity = ms_ssim(originals, restored) if structural else None
@@ -210,23 +213,40 @@ def measure(
 def curve(
     images: Images | Sequence[Images], name: str, qualities: Iterable[int] | None = None, *, structural: bool = False
 ) -> list[Point]:
-    """The points of a format over its qualities, by default its whole sweep; none for a lossless format."""
+    """The points of a format over some qualities, by default its sweep, which is empty for a lossless format.
+
+    Args:
+        images, name, structural: see `measure`.
+        qualities: qualities in the format's unit.
+
+    Examples:
+        >>> [point.codec for point in curve(np.zeros((1, 8, 8, 1), np.uint8), "jpeg", (50, 90))]
+        ['JPEG q50', 'JPEG q90']
+    """
     chosen = require(name).sweep if qualities is None else qualities
     return [measure(images, name, quality, structural=structural) for quality in chosen]
 
 
 def lowest_quality(images: Images, name: str, target_psnr_db: float) -> tuple[int, Point]:
-    """The smallest quality of a lossy format, 0 to 95, whose PSNR on ``images`` reaches the target, and its point.
+    """The lowest quality of a lossy format, 0 to 95, whose PSNR on ``images`` reaches the target, and its point.
 
-    It is searched on the very images that are measured, in the classical format's favour; 95 if none reaches it.
+    The search sees the images that are measured, in the classical format's favour; 95 if no quality reaches the target.
+
+    Args:
+        images, name: see `round_trip`, which also raises the errors.
+        target_psnr_db: the target in dB.
+
+    Examples:
+        >>> lowest_quality(np.zeros((1, 8, 8, 1), np.uint8), "jpeg", 20.0)[0]
+        0
     """
     low, high = 0, 95
-    found = measure(images, name, high)
+    best = measure(images, name, high)
     while low < high:
         quality = (low + high) // 2
         point = measure(images, name, quality)
-        low, high, found = (low, quality, point) if point.psnr_db >= target_psnr_db else (quality + 1, high, found)
-    return high, found
+        low, high, best = (low, quality, point) if point.psnr_db >= target_psnr_db else (quality + 1, high, best)
+    return high, best
 
 
 # === General compressors ===
@@ -245,7 +265,7 @@ def _brotli(data: bytes) -> bytes:
 
 
 def _lzma(data: bytes) -> bytes:
-    # The raw stream, as its container would add 60 bytes to each image.
+    # The container of a stream would add 60 bytes to each image.
     return lzma.compress(data, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}])
 
 
@@ -254,26 +274,40 @@ COMPRESSORS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "brotli": ("brotli 11", _brotli),
     "lzma": ("lzma 9e", _lzma),
 }
-"""Title with its setting, and function, by the name that ``tfcomp evaluate --against`` knows."""
+"""Title and function of each general compressor, by the names that ``tfcomp evaluate --against`` knows."""
 
 
 def general_compressors(images: Images | Sequence[Images], names: Iterable[str] = tuple(COMPRESSORS)) -> list[Point]:
-    """Lossless context: raw pixels through general compressors, each image alone, and all as one stream.
+    """Points of general compressors on raw pixels: each image alone, and all images as one stream.
 
-    A stream is smaller and no longer lets one image be read without the others before it.
+    A stream is smaller, but an image in it can be read only after all before it.
+
+    Args:
+        images: uint8 [N, H, W, C], or a list of [H, W, C] whose shapes may differ.
+        names: some of `COMPRESSORS`.
+
+    Raises:
+        MissingDependencyError: if a compressor is not installed.
+
+    Examples:
+        >>> [point.codec for point in general_compressors(np.zeros((2, 8, 8, 1), np.uint8), ["lzma"])]
+        ['lzma 9e, each image', 'lzma 9e, one stream']
     """
     raw = [image.tobytes() for image in images]
     points = []
     for title, compress in (COMPRESSORS[name] for name in names):
-        try:
-            alone = sum(len(compress(data)) for data in tqdm(raw, desc=title, delay=1.0, leave=False, disable=None))
-        except ModuleNotFoundError as error:
-            raise missing_dependency(error) or error from error
+        with optional_import():
+            alone = sum(len(compress(data)) for data in progress(raw, title, len(raw)))
         points.append(Point(f"{title}, each image", alone / len(raw), math.inf))
         points.append(Point(f"{title}, one stream", len(compress(b"".join(raw))) / len(raw), math.inf))
     return points
 
 
 def lossless(images: Images | Sequence[Images], names: Sequence[str]) -> list[Point]:
-    """The lossless modes of those formats that have one."""
+    """The points of the lossless modes of some formats, without formats that have none; see `measure`.
+
+    Examples:
+        >>> [point.codec for point in lossless(np.zeros((1, 8, 8, 1), np.uint8), ["jpeg", "png"])]
+        ['PNG, lossless']
+    """
     return [measure(images, name) for name in names if require(name).lossless is not None]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfcomp import bundled
-from tfcomp.errors import InputError, missing_dependency
+from tfcomp.errors import InputError, optional_import
 from tfcomp.items import Images
 from tfcomp.measure import classical, evaluate
 from tfcomp.measure.evaluate import Point
@@ -31,11 +31,11 @@ PACKAGES = (
 
 
 def chosen(against: str) -> tuple[list[str], list[str], list[str]]:
-    """The image formats, general compressors and bundled codecs that a list with commas names.
+    """The image formats, general compressors and bundled codecs of a list with commas.
 
     Raises:
-        InputError: if it names none, or another.
-        MissingDependencyError: if this installation cannot write one of them.
+        InputError: if the list is empty or has an unknown name.
+        MissingDependencyError: if this installation cannot write one of the formats.
     """
     names = list(dict.fromkeys(name.strip() for name in against.split(",") if name.strip()))
     every = [*classical.FORMATS, *classical.COMPRESSORS, *bundled.folders()]
@@ -58,28 +58,26 @@ def run(
     count: int,
     rivals: Mapping[str, Codec],
 ) -> None:
-    """Measure, print, and write ``evaluation.json``, ``rate_distortion.png`` and ``.pdf`` if asked to.
+    """Measure and print; with ``out`` also write ``evaluation.json`` and plots as PNG and PDF.
 
     Args:
-        codecs: by name; several make one curve.
+        codecs: codecs by name; several make one curve.
         test: uint8 [N, H, W, C], or, for codecs of any size, a list of [H, W, C] whose shapes may differ.
-        data: what these images are, for the report.
+        data: name of the images in the report.
         against: see `chosen`.
         out: folder to write; None for the table alone.
-        count: how many images at most, spread evenly over ``test``.
-        rivals: the bundled codecs of ``against``, by name.
+        count: largest number of images, which are spread evenly over ``test``.
+        rivals: the bundled codecs in ``against``, by name.
     """
     formats, compressors, _ = chosen(against)
     if out:
-        try:
-            import_module("matplotlib")  # better missed now than after minutes
-        except ModuleNotFoundError as error:
-            raise missing_dependency(error) or error from error
+        with optional_import():
+            import_module("matplotlib")  # if it is missing, fail before the work
     some = [test[i] for i in np.linspace(0, len(test) - 1, min(count, len(test))).astype(int)]
     shapes = sorted({image.shape for image in some})
     images = np.stack(some) if len(shapes) == 1 else some
-    found = str(shapes[0]) if len(shapes) == 1 else f"{len(shapes)} sizes"
-    print(f"{len(images)} of the {len(test)} test images of {data}, {found}, uint8")
+    sizes = str(shapes[0]) if len(shapes) == 1 else f"{len(shapes)} sizes"
+    print(f"{len(images)} of the {len(test)} test images of {data}, {sizes}, uint8")
 
     curves, lossless = measure(codecs, images, formats, compressors, rivals)
     ours = curves[OURS]
@@ -114,7 +112,7 @@ def measure(
     compressors: Sequence[str],
     rivals: Mapping[str, Codec],
 ) -> tuple[dict[str, list[Point]], list[Point]]:
-    """The lossy curves by title, our codecs' first, and the lossless points; with MS-SSIM where images allow it."""
+    """The lossy curves by title, tfcomp's first, and the lossless points; with MS-SSIM if all images are large."""
     large = min(min(image.shape[:2]) for image in images) >= evaluate.MS_SSIM_SIDE
     structural = large and find_spec("tensorflow") is not None
     ours = [
@@ -136,24 +134,24 @@ def measure(
 
 
 def equals(curves: dict[str, list[Point]], ours: Point) -> list[Point]:
-    """What each classical curve needs for the PSNR of one of our points, or the least or best that it can do."""
-    found = []
+    """Each other curve at the PSNR of a point of tfcomp, or, out of its reach, its smallest or best point."""
+    matches = []
     for title, curve in curves.items():
         points = evaluate.frontier(curve) if title != OURS else []
         if not points:
             continue
         if ours.psnr_db < points[0].psnr_db:
-            found.append(Point(f"{title}, its smallest", points[0].bytes_per_image, points[0].psnr_db))
+            matches.append(Point(f"{title}, its smallest", points[0].bytes_per_image, points[0].psnr_db))
         elif ours.psnr_db > points[-1].psnr_db:
-            found.append(Point(f"{title}, its best", points[-1].bytes_per_image, points[-1].psnr_db))
+            matches.append(Point(f"{title}, its best", points[-1].bytes_per_image, points[-1].psnr_db))
         else:
             needed = evaluate.bytes_at(points, ours.psnr_db)
-            found.append(Point(f"{title}, at this PSNR", needed, ours.psnr_db))
-    return found
+            matches.append(Point(f"{title}, at this PSNR", needed, ours.psnr_db))
+    return matches
 
 
 def bd_rates(curves: dict[str, list[Point]]) -> dict[str, float | str]:
-    """Our curve's Bjontegaard rate difference in percent against each other's, or why there is none; {} for a point."""
+    """Bjontegaard rate difference in percent against each other curve, or why there is none; {} for few points."""
     if len(evaluate.frontier(curves[OURS])) < evaluate.POINTS:
         return {}
     rates: dict[str, float | str] = {}
@@ -167,7 +165,7 @@ def bd_rates(curves: dict[str, list[Point]]) -> dict[str, float | str]:
 
 
 def draw(curves: dict[str, list[Point]], folder: Path) -> None:
-    """The curves as PNG and PDF; MS-SSIM, where it was measured, in decibels, as papers show it."""
+    """Plots the curves as PNG and PDF; MS-SSIM, if it was measured, in decibels, as papers show it."""
     from tfcomp.measure import plots
 
     figures = {

@@ -1,6 +1,6 @@
-"""Measurement: real bytes, PSNR, MS-SSIM, the Bjontegaard rate difference, and what a figure's reader has to know.
+"""Measurement: real bytes, PSNR, MS-SSIM, the Bjontegaard rate difference, and the provenance of figures.
 
-The classical image formats and general compressors to measure against are in `tfcomp.measure.classical`.
+`tfcomp.measure.classical` has the classical image formats and general compressors to compare with.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfcomp.errors import InputError, missing_dependency
+from tfcomp.errors import InputError, optional_import
 from tfcomp.items import Images
 from tfcomp.storage import container
 
@@ -33,10 +33,10 @@ __all__ = [
 ]  # fmt: skip
 
 MS_SSIM_SIDE = 161
-"""The smallest side in pixels that MS-SSIM is defined for: halved four times it still holds the window of 11."""
+"""Smallest side in pixels for MS-SSIM: halved four times it still holds the window of 11."""
 
 POINTS = 3
-"""Fewest points that a curve must keep, after the dominated ones are gone, for a Bjontegaard difference."""
+"""Smallest number of points, without dominated ones, of a curve for a Bjontegaard difference."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Point:
     """One measured operating point of one codec.
 
     Attributes:
-        codec: what was run, with its setting, e.g. "WebP q20".
-        bytes_per_image: mean length of what is stored for an image: a payload, or a whole file of a classical format.
-        psnr_db: from the squared error pooled over all pixels of all images; infinite if nothing was lost.
-        ms_ssim: mean over the images, on [0, 1]; None if it was not asked for or the images are too small for it.
-        archive_bytes_per_image: a whole ``.tfz`` file of all images, divided by their number; None without one.
+        codec: name and setting, e.g. "WebP q20".
+        bytes_per_image: mean bytes of an image: of its payload, or of its file in a classical format.
+        psnr_db: PSNR in dB by the squared error pooled over all pixels of all images; infinite without error.
+        ms_ssim: mean over the images, on [0, 1]; None if not measured, or for images that are too small.
+        archive_bytes_per_image: bytes of a ``.tfz`` file of all images, over their number; None without one.
 
     Examples:
         >>> Point("WebP q20", bytes_per_image=1200.0, psnr_db=31.5).as_dict()["psnr_db"]
@@ -62,7 +62,7 @@ class Point:
     archive_bytes_per_image: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, which has no infinity: ``psnr_db`` is None where nothing was lost."""
+        """The point for JSON, which has no infinity: ``psnr_db`` is None for lossless points."""
         return {**asdict(self), "psnr_db": self.psnr_db if math.isfinite(self.psnr_db) else None}
 
 
@@ -74,7 +74,14 @@ def psnr_db(originals: Images | Sequence[Images], restored: Images | Sequence[Im
 
     Args:
         originals: an array of any shape, or a list of arrays whose shapes may differ.
-        restored: the same shape or shapes.
+        restored: as ``originals``.
+
+    Raises:
+        InputError: if shapes differ.
+
+    Examples:
+        >>> round(psnr_db(np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)), 2)
+        48.13
     """
     first, second = list(originals), list(restored)
     if isinstance(originals, np.ndarray) and isinstance(restored, np.ndarray):
@@ -98,12 +105,21 @@ def ms_ssim(
 
     Args:
         originals: [N, H, W, C], or a list of [H, W, C] whose shapes may differ.
-        restored: the same shape or shapes.
-        batch: how many images of one shape at a time.
+        restored: as ``originals``.
+        batch: number of images of one shape at a time.
 
     Returns:
-        None if a side is below `MS_SSIM_SIDE`: the measure's five scales and their weights were fitted together, so
-        that with fewer of them, as images of 28x28 would need, the figure would be of another measure.
+        The mean; None if a side is below `MS_SSIM_SIDE`, since the measure's five scales and their weights were fitted
+        together, and fewer scales would be another measure.
+
+    Raises:
+        InputError: if shapes differ.
+        MissingDependencyError: if TensorFlow is not installed.
+
+    Examples:
+        >>> images = np.full((1, 176, 176, 3), 99, np.uint8)
+        >>> ms_ssim(images, images)
+        1.0
     """
     if not (isinstance(originals, np.ndarray) and isinstance(restored, np.ndarray)):
         each = [ms_ssim(a[None], b[None]) for a, b in zip(originals, restored, strict=True)]
@@ -112,10 +128,8 @@ def ms_ssim(
         raise InputError(f"expected images of equal shapes, found {originals.shape} and {restored.shape}")
     if min(originals.shape[1:3]) < MS_SSIM_SIDE:
         return None
-    try:
+    with optional_import():
         import tensorflow as tf
-    except ModuleNotFoundError as error:
-        raise missing_dependency(error) or error from error
     parts = [
         tf.image.ssim_multiscale(originals[i : i + batch], restored[i : i + batch], 255).numpy()
         for i in range(0, len(originals), batch)
@@ -124,7 +138,13 @@ def ms_ssim(
 
 
 def archive_bytes(codec: Codec, payloads: Sequence[bytes]) -> int:
-    """Size in bytes of the whole ``.tfz`` file of these payloads, with header, index and checksums."""
+    """Size in bytes of the ``.tfz`` file of a codec's payloads, with header, index and checksums.
+
+    Examples:
+        >>> from tfcomp import Codec
+        >>> archive_bytes(Codec.load(), [b"first", b"second"])
+        54
+    """
     return container.size(map(len, payloads), item_shape=tuple(n or 0 for n in codec.item.shape))
 
 
@@ -137,15 +157,23 @@ def measure(
     quality: int | None = None,
     effort: int = 0,
 ) -> Point:
-    """Real payload bytes and PSNR of a codec, and the ``.tfz`` file that holds all of the images.
+    """Real payload bytes and PSNR of a codec, and the bytes of the ``.tfz`` file of all images.
 
     Args:
         codec: from `Codec.freeze` or `Codec.load`.
         images: uint8 [N, H, W, C], at least one; for a codec of any size also a list of [H, W, C] of several shapes.
-        name: of the point.
+        name: name of the point.
         structural: whether to measure MS-SSIM too.
-        quality: 1 to ``codec.qualities``. Default: the codec's own.
+        quality: 1 to ``codec.qualities``. Default: the codec's default.
         effort: see `Codec.compress`.
+
+    Raises:
+        InputError: if there is no image, and as `Codec.compress`.
+
+    Examples:
+        >>> from tfcomp import Codec
+        >>> measure(Codec.load(), [np.full((40, 60, 3), 99, np.uint8)], quality=5).psnr_db > 40
+        True
     """
     if len(images) == 0:
         raise InputError("expected at least one image to measure on, found none")
@@ -164,10 +192,14 @@ def measure(
 
 
 def frontier(curve: Iterable[Point]) -> list[Point]:
-    """The points of a curve that a user would choose, by rising bytes and PSNR.
+    """The undominated lossy points of a curve, by rising bytes and PSNR.
 
-    Of two points, the one with at least as many bytes and no more PSNR is left out; so are lossless points, whose PSNR
-    is infinite. What remains is strictly monotonic, which interpolation needs and measured curves are not always.
+    A point is dominated by one of no more bytes and at least its PSNR. The others are strictly monotonic, as
+    interpolation needs.
+
+    Examples:
+        >>> [p.codec for p in frontier([Point("a", 10, 30.0), Point("b", 20, 29.0), Point("c", 30, 31.0)])]
+        ['a', 'c']
     """
     kept: list[Point] = []
     for point in sorted(curve, key=lambda point: (point.bytes_per_image, -point.psnr_db)):
@@ -179,13 +211,19 @@ def frontier(curve: Iterable[Point]) -> list[Point]:
 
 
 def bytes_at(curve: Iterable[Point], target_psnr_db: float) -> float:
-    """Bytes per image that a codec needs for a PSNR, between its measured points by piecewise cubic interpolation.
+    """Bytes per image of a codec at a PSNR in dB, interpolated between its measured points.
 
-    The logarithm of the bytes is interpolated over the PSNR (PCHIP). Below the curve's range this is its smallest
-    point: a codec with a least size cannot use less.
+    The interpolation is piecewise cubic (PCHIP), of the logarithm of the bytes over the PSNR. Below the curve's range
+    the result is its smallest point.
 
     Raises:
         InputError: if the curve does not reach the PSNR.
+        MissingDependencyError: if SciPy is not installed.
+
+    Examples:
+        >>> points = [Point("a", 100, 30.0), Point("b", 200, 33.0), Point("c", 400, 36.0)]
+        >>> round(bytes_at(points, 34.5))
+        283
     """
     points = frontier(curve)
     if not points or target_psnr_db > points[-1].psnr_db:
@@ -205,10 +243,16 @@ def bd_rate(reference: Iterable[Point], test: Iterable[Point], *, minimum_overla
     Args:
         reference: the curve to compare with, at least `POINTS` undominated points.
         test: the curve that is judged, likewise.
-        minimum_overlap: the share of the narrower curve's PSNR range that the common range must cover.
+        minimum_overlap: smallest share of the narrower curve's PSNR range that both curves must have in common.
 
     Raises:
         InputError: if a curve has too few points, or the ranges overlap less.
+        MissingDependencyError: if SciPy is not installed.
+
+    Examples:
+        >>> reference = [Point("a", 100, 30.0), Point("b", 200, 33.0), Point("c", 400, 36.0)]
+        >>> round(bd_rate(reference, [Point(p.codec, 0.7 * p.bytes_per_image, p.psnr_db) for p in reference]), 6)
+        -30.0
     """
     curves = [frontier(reference), frontier(test)]
     for name, points in zip(("reference", "test"), curves, strict=True):
@@ -232,10 +276,8 @@ def bd_rate(reference: Iterable[Point], test: Iterable[Point], *, minimum_overla
 
 def _log_bytes(points: Sequence[Point]) -> PchipInterpolator:
     """The natural logarithm of the bytes as a function of the PSNR, through the points of a `frontier`."""
-    try:
+    with optional_import():
         from scipy.interpolate import PchipInterpolator
-    except ModuleNotFoundError as error:
-        raise missing_dependency(error) or error from error
     return PchipInterpolator([p.psnr_db for p in points], [math.log(p.bytes_per_image) for p in points])
 
 
@@ -243,14 +285,14 @@ def _log_bytes(points: Sequence[Point]) -> PchipInterpolator:
 
 
 def measure_pillow(images: Images, kind: str, quality: int | None = None) -> Point:
-    """`tfcomp.measure.classical.measure`, for a format by the name that Pillow gives it."""
+    """`tfcomp.measure.classical.measure` for a format by its name in Pillow."""
     from tfcomp.measure import classical
 
     return classical.measure(images, kind.lower(), quality)
 
 
 def lowest_quality(images: Images, kind: str, target_psnr_db: float) -> Point:
-    """The point of `tfcomp.measure.classical.lowest_quality`, for a format by the name that Pillow gives it."""
+    """The point of `tfcomp.measure.classical.lowest_quality` for a format by its name in Pillow."""
     from tfcomp.measure import classical
 
     return classical.lowest_quality(images, kind.lower(), target_psnr_db)[1]
@@ -260,7 +302,15 @@ def lowest_quality(images: Images, kind: str, target_psnr_db: float) -> Point:
 
 
 def table(points: Sequence[Point]) -> str:
-    """The points as a Markdown table; the last column compares each one's bytes with the first point's."""
+    """The points as a Markdown table, whose last column is each point's bytes over the first point's.
+
+    Examples:
+        >>> print(table([Point("a", 100, 30.0), Point("b", 250, float("inf"))]))
+        | codec | bytes per image | PSNR dB | bytes, relative |
+        |---|---:|---:|---:|
+        | a | 100.00 | 30.00 | 1.0 |
+        | b | 250.00 | lossless | 2.5 |
+    """
     optional = {
         ".tfz bytes per image": [p.archive_bytes_per_image for p in points],
         "MS-SSIM": [p.ms_ssim for p in points],
@@ -274,7 +324,7 @@ def table(points: Sequence[Point]) -> str:
             "" if values[i] is None else f"{values[i]:.4f}" if name == "MS-SSIM" else f"{values[i]:.2f}"
             for name, values in shown.items()
         ]
-        first = points[0].bytes_per_image  # which is nothing for images that are as expected
+        first = points[0].bytes_per_image  # 0 for images that need no bits
         relative = f"{point.bytes_per_image / first:.1f}" if first else ""
         cells = [point.codec, f"{point.bytes_per_image:.2f}", quality, *others, relative]
         rows.append(f"| {' | '.join(cells)} |")
@@ -282,7 +332,7 @@ def table(points: Sequence[Point]) -> str:
 
 
 def machine() -> str:
-    """The kind of machine, without its name: processor, cores that this process may use, system."""
+    """Processor, number of cores that this process may use, and system of this machine, in one line."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -291,12 +341,16 @@ def machine() -> str:
 
 
 def provenance(packages: Iterable[str], *, seed: int | None = None, command: str | None = None) -> dict[str, Any]:
-    """What a measured figure must be published with: command, seed, kind of machine, versions.
+    """The provenance of a measured figure, for JSON: command, seed, machine, versions.
 
     Args:
-        packages: distributions whose versions matter; those that are not installed are left out.
-        seed: None if nothing random was involved.
-        command: default: this process's own.
+        packages: distributions whose versions matter; without those that are not installed.
+        seed: seed of the measurement; None without one.
+        command: the command. Default: that of this process.
+
+    Examples:
+        >>> sorted(provenance(["numpy"], seed=0))
+        ['command', 'machine', 'seed', 'versions']
     """
     versions = {"python": platform.python_version()}
     for package in packages:
@@ -305,9 +359,9 @@ def provenance(packages: Iterable[str], *, seed: int | None = None, command: str
         except PackageNotFoundError:
             continue
     script = Path(sys.argv[0])
-    own = [script.name] if script.suffix != ".py" else ["python", os.path.relpath(script)]
+    program = [script.name] if script.suffix != ".py" else ["python", os.path.relpath(script)]
     return {
-        "command": command or shlex.join([*own, *sys.argv[1:]]),
+        "command": command or shlex.join([*program, *sys.argv[1:]]),
         "seed": seed,
         "machine": machine(),
         "versions": versions,

@@ -1,4 +1,4 @@
-"""Pictures that notebooks and commands share. They need Matplotlib, from ``tfcomp[evaluate]``."""
+"""Plots of notebooks and commands, by Matplotlib, which ``tfcomp[evaluate]`` installs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tfcomp.errors import InputError, MissingDependencyError
+from tfcomp.errors import InputError, optional_import
 from tfcomp.items import Images
 
 if TYPE_CHECKING:
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 
 def _figure(width: float, height: float) -> Figure:
     """A figure that belongs to no window and no global state, so that it works in a notebook, a test and a server."""
-    try:
+    with optional_import():
         from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError('plots need Matplotlib: pip install "tfcomp[evaluate]"') from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
-MARKERS = "osD^v<>Phd"  # so that curves stay apart in black and white
+MARKERS = "osD^v<>Phd"
+"""Markers of curves, which stay apart in black and white."""
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -37,7 +36,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def reconstructions(originals: Images, rows: Sequence[tuple[str, Sequence[Images], Sequence[int]]]) -> Figure:
-    """Originals above what each codec makes of them, each with its number of bytes.
+    """Originals above the images that each codec restores, with their numbers of bytes.
 
     Args:
         originals: uint8 [N, H, W, C].
@@ -71,12 +70,12 @@ def rate_distortion(
 
     Args:
         curves: name -> points (mean bytes per image, quality), in any order.
-        rate: what the first number is, if not that.
-        quality: what the second number is.
-        logarithmic: whether bytes have a logarithmic axis, on which equal savings look equal.
+        rate: label of the first number.
+        quality: label of the second number.
+        logarithmic: whether the axis of the bytes is logarithmic, so that equal savings look equal.
     """
     if not curves or not all(curves.values()):
-        raise InputError("expected at least one curve, and at least one point in each")
+        raise InputError(f"expected at least one curve, and points in each, found {[*curves] or 'none'}")
     figure = _figure(6.0, 4.0)
     axis = figure.subplots()
     for i, (name, points) in enumerate(curves.items()):
@@ -97,11 +96,11 @@ def rate_distortion(
 
 
 def kl_per_dimension(nats: NDArray[np.floating], *, active: NDArray[np.bool_] | None = None) -> Figure:
-    """What each dimension of a VAE carries, in bits, the fullest first.
+    """The divergence of each dimension of a VAE in bits, the largest first.
 
     Args:
         nats: float [*latent_shape], as `VAE.kl_per_dimension` returns them.
-        active: bool [*latent_shape], as `VAE.active_dimensions` returns them; the others are drawn pale.
+        active: bool [*latent_shape], as `VAE.active_dimensions` returns them; inactive dimensions are drawn pale.
     """
     if np.size(nats) == 0 or (active is not None and np.shape(active) != np.shape(nats)):
         raise InputError(f"expected one divergence and one activity per dimension, found {np.shape(nats)}")
@@ -141,11 +140,11 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], metr
 
     Args:
         histories: name -> what Keras's ``History.history`` holds.
-        metric: which of it; ``val_`` and this name is the validation's.
+        metric: name of the metric; with ``val_`` before it, that of validation.
     """
     missing = [name for name, history in histories.items() if metric not in history]
     if not histories or missing:
-        raise InputError(f"expected {metric!r} in the history of every run, found none in {missing}")
+        raise InputError(f"expected {metric!r} in the history of every run, found none in {missing or 'no history'}")
     figure = _figure(6.0, 3.5)
     axis = figure.subplots()
     for i, (name, history) in enumerate(histories.items()):

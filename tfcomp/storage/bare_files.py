@@ -1,7 +1,7 @@
-"""An image file without the metadata that its reader may stumble over, though they change no pixel.
+"""Image files without metadata that change no pixel.
 
-Pillow reads some metadata when it opens a file, and takes a file for damaged if one tag or chunk of them is odd. What
-says how pixels are to be shown stays: transparency, animation, orientation, colours.
+Pillow reads some metadata when it opens a file, and takes the file for damaged if one tag or chunk is odd. Metadata
+about the display of pixels stay: transparency, animation, orientation, colours.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import struct
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = frozenset([b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"])
-"""Ancillary chunks that matter to a picture, and that a reader does not look into before it is asked."""
+"""Ancillary chunks that matter to a picture, and that Pillow does not parse when it opens a file."""
 _TIFF_KEPT = frozenset(
     n
     for first, last in ((256, 259), (262, 262), (266, 266), (273, 274), (277, 279), (284, 284), (292, 293), (317, 317),
                         (320, 325), (330, 332), (338, 339), (347, 347), (512, 521), (529, 532), (34675, 34675))
     for n in range(first, last + 1)
 )  # fmt: skip
-"""Tags that say where pixels are, how they are coded and what they mean."""
+"""Tags of the position, coding and meaning of pixels."""
 _EXIF_ITEM = re.compile(rb"(infe[\x02\x03].{3}(?:..|....)..)Exif", re.DOTALL)
-"""The box of a HEIF file that makes an item EXIF data; the way up is a property of the picture there."""
+"""The box of a HEIF file that makes an item EXIF data; in HEIF the orientation is a property of the picture."""
 
 
 def without_metadata(data: bytes) -> bytes | None:
-    """The file, bare; None if there is nothing to leave out, or its format is none of those that this is done for."""
+    """The file without metadata; None if there are none to leave out, or its format is none of the ones below."""
     if data.startswith(_PNG):
         bare = _png(data)
     elif data.startswith(b"\xff\xd8"):
@@ -50,7 +50,7 @@ def _png(data: bytes) -> bytes:
 
 
 def _jpeg(data: bytes) -> bytes:
-    """All but the application segments and comments; EXIF data and Adobe's, which says what the channels are, stay."""
+    """The file without comments and application segments, but with EXIF data and Adobe's, which name the channels."""
     parts, at = [data[:2]], 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], 2 + int.from_bytes(data[at + 2 : at + 4])
@@ -64,7 +64,7 @@ def _jpeg(data: bytes) -> bytes:
 
 
 def _tiff(data: bytes) -> bytes:
-    """With a first directory of the tags that are kept, behind all else."""
+    """The file with a new first directory, of the kept tags, at its end."""
     order = "<" if data[:2] == b"II" else ">"
     (at,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, at) if at + 2 <= len(data) else (0,)

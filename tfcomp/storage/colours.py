@@ -1,13 +1,14 @@
-"""What the numbers of a picture mean as colours, and the same picture in sRGB.
+"""Colours of a picture, and their conversion to sRGB.
 
-Colours are declared by an ICC profile, which littleCMS converts, or by primaries, white and a transfer function, `Rgb`:
+A picture's colours are declared by an ICC profile, which littleCMS converts, or by primaries, white and a transfer
+function, `Rgb`:
 
     linear = transfer(value / 255)                           of each channel, on [0, 1]
     XYZ    = matrix of the primaries . linear                relative to their white
     sRGB   = encode(matrix of sRGB's ^-1 . adaptation . XYZ)    clipped to [0, 1]
 
-The adaptation from another white is Bradford's (Lindbloom, "Chromatic Adaptation"; it is that of ICC profiles). Code
-points are those of ITU-T H.273, which PNG (cICP), AVIF and others cite.
+The adaptation from another white is Bradford's (Lindbloom, "Chromatic Adaptation"), as in ICC profiles. Code points are
+those of ITU-T H.273, which PNG (cICP), AVIF and others cite.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Float64 = NDArray[np.float64]
 Curve = Callable[[Float64], Float64]
 
 GREY_SPREAD = 1
-"""Largest difference of the channels of a pixel that counts as grey: a lossy WebP file gives grey no better."""
+"""Largest difference between the channels of a grey pixel: lossy WebP keeps grey no better."""
 ROWS = 256
 """Number of rows that are converted at a time."""
 
@@ -76,7 +77,7 @@ PRIMARIES: dict[int, Primaries] = {
     12: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060, *D65),
     22: (0.630, 0.340, 0.295, 0.605, 0.155, 0.077, *D65),
 }
-"""Chromaticities by the code point of colour primaries (H.273, table 2), of those whose colours a display can show."""
+"""Chromaticities by the code point of colour primaries (H.273, table 2), for colours that a display can show."""
 TRANSFERS: dict[int, Curve] = {
     1: bt709,
     4: power(2.2),
@@ -108,23 +109,19 @@ class Rgb:
 
 
 def by_code_points(primaries: int, transfer: int, source: str) -> Rgb | None:
-    """The colours of two code points of H.273; None if both are unspecified.
-
-    Raises:
-        InputError: for those of high dynamic range, and those that are unknown.
-    """
+    """The colours of two code points of H.273, None if both are unspecified; raises `InputError` on HDR and others."""
     if transfer in HDR:
         raise InputError(f"expected colours of standard dynamic range in {source}, found {HDR[transfer]}")
     if primaries not in {*PRIMARIES, UNSPECIFIED} or transfer not in {*TRANSFERS, UNSPECIFIED}:
-        found = f"primaries {primaries} and transfer {transfer}"
-        raise InputError(f"expected colours that can be converted to sRGB in {source}, found {found} of H.273")
+        points = f"primaries {primaries} and transfer {transfer}"
+        raise InputError(f"expected colours that can be converted to sRGB in {source}, found {points} of H.273")
     if primaries == transfer == UNSPECIFIED:
         return None
     return Rgb(PRIMARIES.get(primaries, SRGB), TRANSFERS.get(transfer, srgb))
 
 
 def matrix(primaries: Primaries, source: str) -> Float64:
-    """Linear light of these primaries to linear light of sRGB's: float64 [3, 3]."""
+    """The matrix from linear light of some primaries to linear light of sRGB's: float64 [3, 3]."""
     return np.linalg.inv(_to_xyz(SRGB, source)) @ _adaptation(primaries) @ _to_xyz(primaries, source)
 
 
@@ -133,28 +130,24 @@ def _to_xyz(primaries: Primaries, source: str) -> Float64:
     if np.all(points[:, 1] > 0) and np.all(points >= 0) and np.all(points.sum(axis=1) <= 1.0001):
         xyz = np.stack([points[:, 0], points[:, 1], 1 - points.sum(axis=1)], axis=0) / points[:, 1]
         if abs(np.linalg.det(xyz[:, :3])) > 1e-6:
-            found: Float64 = xyz[:, :3] * np.linalg.solve(xyz[:, :3], xyz[:, 3])
-            return found
+            scaled: Float64 = xyz[:, :3] * np.linalg.solve(xyz[:, :3], xyz[:, 3])
+            return scaled
     raise InputError(f"expected primaries that span colours in {source}, found {primaries}")
 
 
 def _adaptation(primaries: Primaries) -> Float64:
-    """XYZ relative to one white as XYZ relative to sRGB's: float64 [3, 3]."""
+    """The matrix from XYZ relative to the primaries' white to XYZ relative to sRGB's: float64 [3, 3]."""
     x, y = primaries[6:]
     cones = [_BRADFORD @ np.array([a / b, 1, (1 - a - b) / b]) for a, b in (D65, (x, y))]
-    found: Float64 = np.linalg.inv(_BRADFORD) @ np.diag(cones[0] / cones[1]) @ _BRADFORD
-    return found
+    adapted: Float64 = np.linalg.inv(_BRADFORD) @ np.diag(cones[0] / cones[1]) @ _BRADFORD
+    return adapted
 
 
 # === Conversion ===
 
 
 def from_rgb(image: Image.Image, colours: Rgb, source: str) -> Image.Image:
-    """A picture of mode L or RGB in sRGB.
-
-    Raises:
-        InputError: if the primaries are none.
-    """
+    """A picture of mode L or RGB in sRGB; raises `InputError` if the primaries span no colours."""
     if colours.is_srgb:
         return image
     linear = colours.transfer(np.arange(256) / 255)
@@ -172,11 +165,11 @@ def _levels(linear: Float64) -> NDArray[np.uint8]:
 def from_profile(image: Image.Image, profile: bytes, source: str) -> Image.Image:
     """A picture of mode L or RGB in sRGB, in its mode.
 
-    A profile of grey also serves an RGB picture all of whose pixels are grey, as formats that know no grey have them,
-    and one of RGB a grey picture.
+    A profile of grey also serves an RGB picture of grey pixels alone, since some formats have no grey, and a profile of
+    RGB serves a grey picture.
 
     Raises:
-        InputError: if the profile is damaged, or of other colours than the picture has.
+        InputError: if the profile is damaged, or its colours are not the picture's.
     """
     _refuse_high_dynamic_range(profile, source)
     try:
@@ -184,8 +177,8 @@ def from_profile(image: Image.Image, profile: bytes, source: str) -> Image.Image
         space = opened.profile.xcolor_space.strip()
         mode = {"GRAY": "L", "RGB": "RGB"}.get(space)
         if mode is None or (mode == "L" and not _is_grey(image)):
-            kind = "grey" if image.mode == "L" else "RGB"
-            raise InputError(f"expected a colour profile (ICC) of {kind} in {source}, found one of {space}")
+            expected = "grey" if image.mode == "L" else "RGB"
+            raise InputError(f"expected a colour profile (ICC) of {expected} in {source}, found one of {space}")
         target = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image.convert(mode), opened, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
@@ -197,7 +190,7 @@ def from_profile(image: Image.Image, profile: bytes, source: str) -> Image.Image
 
 
 def _refuse_high_dynamic_range(profile: bytes, source: str) -> None:
-    """Looks for the code points that a profile may name beside its tables (ICC.1:2022, tag cicp)."""
+    """Raises `InputError` if a profile names code points of high dynamic range (ICC.1:2022, tag cicp)."""
     for i in range(min(int.from_bytes(profile[128:132]), 100)):
         entry = profile[132 + 12 * i :][:12]
         if entry[:4] == b"cicp":

@@ -41,9 +41,9 @@ from tfcomp.storage.writing import local, replacing_file
 __all__ = ["BLOCK", "MAGIC", "MAX_ELEMENTS", "VERSION", "Archive", "Header", "size", "write"]
 
 EAGER_BYTES = 1 << 26
-"""A payload area up to this size is read and checked when the archive is opened; a larger one block by block."""
+"""Largest payload area, in bytes, that is read when an archive is opened; a larger one is read by blocks."""
 SPOOL_BYTES = 1 << 26
-"""Payloads up to this size wait in memory for the head before them to be known; more of them in a file beside it."""
+"""Most bytes of payloads that wait in memory until the head is known; more of them wait in a temporary file."""
 
 
 # === Writing ===
@@ -62,17 +62,23 @@ def write(
 
     Args:
         path: the file to make or replace.
-        payloads: one bytes object per item, taken one after another; not all of them are held in memory.
+        payloads: one bytes object per item; an iterable of them is read one after another.
         fingerprint: 16 bytes that name the codec.
-        item_shape: of one item, at most 8 dimensions; 0 for one that differs from item to item.
-        dtype: of an item's elements, "uint8".
-        metadata: anything that JSON can hold, such as ``{"names": [...]}``; looked at after the last payload.
+        item_shape: shape of an item, at most 8 dimensions; 0 for a dimension that differs from item to item.
+        dtype: dtype of an item's elements, "uint8".
+        metadata: a JSON object, such as ``{"names": [...]}``; it is read after the last payload.
 
     Returns:
         The file's size in bytes.
 
     Raises:
-        InputError: if an argument breaks one of these rules, or the file cannot be written.
+        InputError: on other arguments, or if the file cannot be written.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(f"{folder}/two.tfz", [b"first", b"second"], fingerprint=bytes(16), item_shape=(8, 8, 1))
+        54
     """
     with replacing_file(path) as temporary:
         return write_as_it_goes(
@@ -91,7 +97,7 @@ def write_as_it_goes(
     metadata: Mapping[str, Any] | None = None,
     said: str | os.PathLike[str] | None = None,
 ) -> int:
-    """`write` to a path of one's own; ``said`` is what messages call it."""
+    """`write` to a temporary path; messages call the file ``said``."""
     _check(fingerprint, dtype, item_shape)
     with _Spool(path if said is None else said, path.parent) as spool:
         for payload in payloads:
@@ -110,7 +116,12 @@ def size(
     dtype: str = "uint8",
     metadata: Mapping[str, Any] | None = None,
 ) -> int:
-    """The bytes of the archive that `write` makes of payloads of these lengths."""
+    """Bytes of the archive that `write` makes of payloads of so many bytes; arguments and errors as of `write`.
+
+    Examples:
+        >>> size([5, 6], item_shape=(8, 8, 1))
+        54
+    """
     each = list(lengths)
     _check(bytes(16), dtype, item_shape)
     blocks = -(-sum(each) // BLOCK)
@@ -125,7 +136,7 @@ class _Spool:
         self.total = 0
         self._path = path
         self._done: list[int] = []  # the checksums of whole blocks
-        self._current = 0  # that of the block which is being filled
+        self._current = 0  # the checksum of the last block, which is not full
         self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(folder))  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> Self:
@@ -185,7 +196,7 @@ def _head(
         else json.dumps(dict(metadata), ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
     )
     stored_text = deflate(text)
-    # What zlib shortens so much that a reader would take it for a bomb is stored plainly.
+    # Data that zlib shortens so much that a reader would take them for a bomb are stored plainly.
     total = sum(lengths)
     least_bytes = total + len(stored_index) + len(stored_text)
     if len(lengths) > most_items(least_bytes):
@@ -202,18 +213,16 @@ def _head(
 
 
 class Archive:
-    """A ``.tfz`` file opened for reading: ``archive[i]`` is a payload, and so is each item of an iteration.
+    """A ``.tfz`` file opened for reading: ``archive[i]`` is a payload, and iteration gives all payloads.
 
-    Threads may share one.
-
-    Every payload that is handed out has passed its checksum. Use it as a context, or call `close`.
+    Every payload has passed its checksum. Threads may share an archive. Use it as a context, or call `close`.
 
     Attributes:
         path: the file.
-        header: what the file says of itself.
+        header: the header.
         metadata: the stored JSON object, ``{}`` if there is none.
         file_bytes: the file's size.
-        checksum: that of the head, which holds those of all payloads: it names the content.
+        checksum: CRC-32 of the head, which holds the checksums of all payloads, so that it identifies the content.
 
     Examples:
         >>> import tempfile
@@ -240,13 +249,17 @@ class Archive:
         self._head_bytes = head_bytes
         self._at_any_position = hasattr(os, "pread") and isinstance(file, io.BufferedReader)
         self._lock = threading.Lock()  # of the file's position
-        # The last blocks read, first..last-1, and their bytes; checked. Threads replace it whole.
+        # Range and checked bytes of the last blocks that were read; threads replace the tuple as a whole.
         last = header.blocks if header.payload_bytes <= eager_bytes else 0
         self._cache = (0, last, self._checked_blocks(0, last))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, eager_bytes: int = EAGER_BYTES) -> Self:
-        """Opens an archive and checks its head; also all its payloads, if they take at most ``eager_bytes``.
+        """Opens an archive and checks its head.
+
+        Args:
+            path: the file.
+            eager_bytes: largest payload area that is also read and checked now.
 
         Raises:
             InputError: if the file cannot be read.
@@ -260,7 +273,7 @@ class Archive:
 
     @classmethod
     def of_file(cls, file: BinaryIO, path: str | os.PathLike[str], *, eager_bytes: int = EAGER_BYTES) -> Self:
-        """`open` of a file that can be read at any position, and is closed with the archive; ``path`` names it."""
+        """`open` for a file object that can seek; the archive closes it, and messages call it ``path``."""
         try:
             return cls._of_file(file, Path(path), str(path), eager_bytes)
         except BaseException:
@@ -274,22 +287,22 @@ class Archive:
         header, header_bytes = Header.unpack(file.read(MAX_HEADER), source)
         head_bytes = header_bytes + header.metadata_stored + header.index_stored + 4 * header.blocks + 4
         if head_bytes + header.payload_bytes != file_bytes:
-            kind = "truncated" if file_bytes < head_bytes + header.payload_bytes else "extended"
+            damage = "truncated" if file_bytes < head_bytes + header.payload_bytes else "extended"
             expected = f"expected {head_bytes + header.payload_bytes} bytes in {source}, as its header says"
-            raise BitstreamError(f"{expected}, found {file_bytes}: the file was {kind} or changed")
+            raise BitstreamError(f"{expected}, found {file_bytes}: the file was {damage} or changed")
         file.seek(0)
         head = file.read(head_bytes)
         (expected_crc,) = struct.unpack("<I", head[-4:])
         found_crc = zlib.crc32(head[:-4])
         if expected_crc != found_crc:
             raise BitstreamError(f"expected checksum {expected_crc:08x} of the head of {source}, found {found_crc:08x}")
-        for found, most, what in (
+        for claim, limit, unit in (
             (header.count, most_items(file_bytes), "items"),
             (header.metadata_bytes, most_metadata(file_bytes), "bytes of metadata"),
         ):
-            if found > most:
+            if claim > limit:
                 raise BitstreamError(
-                    f"expected at most {most} {what} in {source} of {file_bytes} bytes, found a claim of {found}"
+                    f"expected at most {limit} {unit} in {source} of {file_bytes} bytes, found a claim of {claim}"
                 )
         if not 0 <= header.index_bytes - header.count <= header.payload_bytes // 128:
             raise BitstreamError(
@@ -336,21 +349,18 @@ class Archive:
         return (self[i] for i in range(len(self)))
 
     def verify(self) -> None:
-        """Reads the whole payload area again, a block at a time.
-
-        Raises:
-            BitstreamError: at the first block that fails its checksum.
-        """
+        """Reads and checks the whole payload area; raises `BitstreamError` at the first block whose checksum fails."""
         for block in range(self.header.blocks):
             self._checked_blocks(block, block + 1)
 
     def require(self, fingerprint: bytes) -> None:
-        """Raises BitstreamError unless the codec of this fingerprint, 16 bytes, made the archive."""
+        """Raises `BitstreamError` unless the codec with this fingerprint, 16 bytes, made the archive."""
         if fingerprint != self.header.fingerprint:
             found = f"found the fingerprint {fingerprint.hex()}"
             raise BitstreamError(f"expected codec {self.header.fingerprint.hex()}, which made {self.path}, {found}")
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -363,7 +373,7 @@ class Archive:
         return type(self).open, (Path(self.path).absolute(),)  # another process has a position of its own
 
     def _read(self, position: int, count: int) -> bytes:
-        if self._at_any_position:  # without a position, which threads and forked processes would share
+        if self._at_any_position:  # no position of the file, which threads and forked processes would share
             parts: list[bytes] = []
             while count and (part := os.pread(self._file.fileno(), count, position)):
                 parts.append(part)

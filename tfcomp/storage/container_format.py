@@ -47,11 +47,12 @@ from tfcomp.errors import BitstreamError
 MAGIC = b"\x89TFZ"
 VERSION = 1
 DTYPES = {"uint8": 1}
-"""Written constants: a new dtype takes a new number, and none is ever renumbered."""
+"""Codes of dtypes: written constants. A new dtype takes a new number, and none is ever renumbered."""
 BLOCK = 1 << 16
+"""Bytes of payloads that have a checksum of their own."""
 MAX_RANK = 8
 MAX_ELEMENTS = 1 << 30
-"""An item may have this many elements at most; a larger claim is an error, not an allocation."""
+"""Largest number of elements of an item; a larger claim is an error, not an allocation."""
 
 _FIXED = struct.Struct("<4s4B16s")
 MAX_HEADER = _FIXED.size + (MAX_RANK + 6) * varints.MAX_BYTES
@@ -59,16 +60,21 @@ MAX_HEADER = _FIXED.size + (MAX_RANK + 6) * varints.MAX_BYTES
 
 @dataclass(frozen=True)
 class Header:
-    """What an archive says of itself, in the order in which it is stored.
+    """The header of an archive, in the order of its fields in the file.
 
     Attributes:
         fingerprint: 16 bytes that name the codec.
-        dtype: of an item's elements.
-        item_shape: of one item; 0 stands for a dimension that differs from item to item.
-        count: of items.
-        payload_bytes: of all items together.
+        dtype: dtype of an item's elements.
+        item_shape: shape of an item; 0 for a dimension that differs from item to item.
+        count: number of items.
+        payload_bytes: bytes of all payloads.
         metadata_stored: bytes of the metadata in the file; ``metadata_bytes`` in full.
         index_stored: bytes of the index in the file; ``index_bytes`` in full.
+
+    Examples:
+        >>> header = Header(bytes(16), "uint8", (8, 8, 1), 2, 11, 0, 0, 2, 2)
+        >>> Header.unpack(header.pack(), "two.tfz") == (header, len(header.pack()))
+        True
     """
 
     fingerprint: bytes
@@ -93,10 +99,10 @@ class Header:
 
         Args:
             data: at least the first 150 bytes of the file, or all of a shorter one.
-            source: the file's name, for messages.
+            source: name of the file in messages.
 
         Raises:
-            BitstreamError: if the bytes are not a header of version 1, or claim what no archive may.
+            BitstreamError: if the bytes are no header of version 1, or claim more than an archive may.
         """
         if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
             raise BitstreamError(
@@ -109,8 +115,8 @@ class Header:
             raise BitstreamError(f"expected .tfz format version {VERSION} in {source}, found version {version}")
         dtype = next((name for name, known in DTYPES.items() if known == code), None)
         if dtype is None or rank > MAX_RANK or reserved != 0:
-            found = f"found {code}, {rank} and {reserved}"
-            raise BitstreamError(f"expected dtype 1, a rank of 0 to {MAX_RANK} and a reserved 0 in {source}, {found}")
+            fields = f"found {code}, {rank} and {reserved}"
+            raise BitstreamError(f"expected dtype 1, a rank of 0 to {MAX_RANK} and a reserved 0 in {source}, {fields}")
         values, offset = [], _FIXED.size
         for _ in range(rank + 6):
             value, offset = varints.unpack_one(data, offset, source)
@@ -122,7 +128,7 @@ class Header:
 
     @property
     def blocks(self) -> int:
-        """How many blocks the payload area has."""
+        """Number of blocks of the payload area."""
         return -(-self.payload_bytes // BLOCK)
 
     def __str__(self) -> str:
@@ -144,12 +150,12 @@ class Header:
 
 
 def most_items(file_bytes: int) -> int:
-    """The largest count that a file of this size may claim."""
+    """Largest number of items that a file of so many bytes may claim."""
     return max(1 << 12, 4 * file_bytes)
 
 
 def most_metadata(file_bytes: int) -> int:
-    """The most bytes of metadata in full that a file of this size may claim."""
+    """Most bytes of metadata in full that a file of so many bytes may claim."""
     return max(1 << 20, 32 * file_bytes)
 
 
@@ -159,14 +165,15 @@ def offsets_of(index: bytes, header: Header, source: str) -> NDArray[np.int64]:
     if len(lengths) != header.count:
         raise BitstreamError(f"expected {header.count} payload lengths in {source}, found {len(lengths)}")
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    # Each length below 2**63, so that a sum that passes 2**63 shows as a step down.
+    # Each length is below 2**63, so that a sum beyond 2**63 shows as a step down.
     if np.any(np.diff(offsets) < 0) or offsets[-1] != header.payload_bytes:
-        raise BitstreamError(f"expected payload lengths that sum to {header.payload_bytes} in {source}, found others")
+        total = f"found a sum of {sum(lengths.tolist())}"
+        raise BitstreamError(f"expected payload lengths that sum to {header.payload_bytes} in {source}, {total}")
     return offsets
 
 
 def parse_metadata(text: bytes, source: str) -> dict[str, Any]:
-    """The JSON object that the bytes are, ``{}`` for none; raises `BitstreamError` on anything else."""
+    """The JSON object of the metadata, ``{}`` for no bytes; raises `BitstreamError` on anything else."""
     if not text:
         return {}
     try:
@@ -179,12 +186,12 @@ def parse_metadata(text: bytes, source: str) -> dict[str, Any]:
 
 
 def deflate(data: bytes) -> bytes:
-    """Zlib output if that is shorter than the data, else the data: equal lengths mean plain, so ties go to it."""
+    """The data compressed by zlib if that is shorter, else as they are: equal lengths mean plain data."""
     return min(data, zlib.compress(data, 9), key=len)
 
 
 def inflate(stored: bytes, size: int, what: str) -> bytes:
-    """The inverse of `deflate`, of this many bytes in full; raises `BitstreamError` on anything else."""
+    """The inverse of `deflate`, ``size`` bytes in full; raises `BitstreamError` on anything else."""
     if len(stored) == size:
         return stored
     inflater = zlib.decompressobj()

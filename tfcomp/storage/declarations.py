@@ -1,13 +1,13 @@
-"""How an image file declares its colours: what is in its headers, by the precedence of its format.
+"""Colours that an image file declares in its headers, by the precedence of its format.
 
     PNG                    cICP, iCCP, sRGB, gAMA and cHRM, then EXIF (PNG specification, third edition, 4.3)
     AVIF, HEIF, JPEG 2000  an ICC profile, code points or an enumerated colour space in a colr box, then EXIF
     BMP                    an ICC profile, or primaries and gammas, in a header of version 4 or 5
     others                 an ICC profile, then EXIF: the interoperability index or the colour space
 
-The profile of a JPEG, PNG, BMP or GIF file is read here and not by Pillow, which passes in silence over one that is
-damaged, comes late or comes twice. A file that declares nothing is taken for sRGB, and so is one whose EXIF data say
-"uncalibrated" and no more.
+The profile of a JPEG, PNG, BMP or GIF file is read here and not by Pillow, which ignores profiles that are damaged,
+come late or come twice. A file without declarations is taken for sRGB, and so is one whose only declaration is
+"uncalibrated" in EXIF data.
 """
 
 from __future__ import annotations
@@ -33,52 +33,48 @@ Declared = Rgb | bytes
 """Primaries and a transfer function, or an ICC profile."""
 
 _GAMMA_OF_SRGB = 0.45455
-"""The gAMA that stands for sRGB's curve, as near as a power can come."""
+"""The gAMA of sRGB's curve, the nearest power to it."""
 _ADOBE_GAMMA = 563 / 256
 _ADOBE_BY_EXIF, _UNKNOWN_BY_EXIF = 2, (0xFFFD, 0xFFFE)
 _CALIBRATED, _EMBEDDED, _LINKED = 0, 0x4D424544, 0x4C494E4B
-"""Kinds of colours in a BMP file's header; the others are sRGB."""
+"""Colour spaces in a BMP file's header; all others are sRGB."""
 _ENUMERATED = {16: SRGB, 17: SRGB, 18: SRGB}
-"""Colour spaces of JPEG 2000 that its decoder makes sRGB or grey of."""
+"""Colour spaces of JPEG 2000 that its decoder converts to sRGB or grey."""
 
 
 def declared(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> Declared:
-    """The colours of a file that was just opened.
-
-    Raises:
-        InputError: if a declaration is damaged, or of colours that cannot become sRGB.
-    """
-    found: Declared | None
+    """The declared colours of an opened image file, sRGB if it has none; raises `InputError` on damaged ones."""
+    colours: Declared | None
     with open(path, "rb") as file:  # noqa: PTH123 - any path
         match image.format:
             case "PNG":
-                found = _of_png(file, str(path))
+                colours = _of_png(file, str(path))
             case "JPEG" | "MPO":
-                found = _of_jpeg(file, str(path))
+                colours = _of_jpeg(file, str(path))
             case "AVIF" | "JPEG2000":
-                found = _of_boxes(file, str(path))
+                colours = _of_boxes(file, str(path))
             case "BMP" | "DIB":
-                found = _of_bmp(file, str(path))
+                colours = _of_bmp(file, str(path))
             case "GIF":
-                found = _of_gif(file.read(MAX_HEADER_BYTES))
+                colours = _of_gif(file.read(MAX_HEADER_BYTES))
             case _:
-                found = image.info.get("icc_profile") or None
-                if not isinstance(found, bytes | None):  # a tag of TIFF of an odd type
-                    raise InputError(f"expected a colour profile (ICC) that can be used in {path}, found {found!r:.40}")
-    return found or _of_exif(exif.data_of(image.info), str(path)) or Rgb()
+                colours = image.info.get("icc_profile") or None
+                if not isinstance(colours, bytes | None):  # a TIFF tag of an odd type
+                    found = f"found {colours!r:.40}"
+                    raise InputError(f"expected a colour profile (ICC) that can be used in {path}, {found}")
+    return colours or _of_exif(exif.data_of(image.info), str(path)) or Rgb()
 
 
 # === EXIF ===
 
 
 def _of_exif(data: bytes, source: str) -> Rgb | None:
-    """Adobe RGB, if the interoperability index or the colour space says so."""
-    found = exif.parse(data)
-    if found.colour_space in _UNKNOWN_BY_EXIF:
-        raise InputError(
-            f"expected colours that can be converted to sRGB in {source}, found colour space {found.colour_space:#x}"
-        )
-    if found.interoperability_index == "R03" or found.colour_space == _ADOBE_BY_EXIF:
+    """Adobe RGB, if the interoperability index or the colour space names it; None otherwise."""
+    tags = exif.parse(data)
+    if tags.colour_space in _UNKNOWN_BY_EXIF:
+        space = f"colour space {tags.colour_space:#x}"
+        raise InputError(f"expected colours that can be converted to sRGB in {source}, found {space}")
+    if tags.interoperability_index == "R03" or tags.colour_space == _ADOBE_BY_EXIF:
         return Rgb(ADOBE_RGB, power(_ADOBE_GAMMA))
     return None
 
@@ -139,9 +135,9 @@ def _chromaticities(content: bytes | None, source: str) -> tuple[float, ...]:
     return _or_srgb((*colours, white_x, white_y))
 
 
-def _or_srgb(found: Primaries) -> Primaries:
-    """These primaries, or sRGB's if they are nearly these."""
-    return SRGB if max(abs(a - b) for a, b in zip(found, SRGB, strict=True)) < 0.001 else found
+def _or_srgb(primaries: Primaries) -> Primaries:
+    """The primaries, or sRGB's if they are nearly equal."""
+    return SRGB if max(abs(a - b) for a, b in zip(primaries, SRGB, strict=True)) < 0.001 else primaries
 
 
 def _gamma(content: bytes | None, source: str) -> Curve:
@@ -161,7 +157,7 @@ def _power_or_srgb(exponent: float) -> Curve:
 
 
 def _of_jpeg(file: BinaryIO, source: str) -> bytes | None:
-    """The ICC profile, wherever its parts are before the pixels (ICC.1, annex B.4)."""
+    """The ICC profile, whose parts may be anywhere before the pixels (ICC.1, annex B.4)."""
     parts: dict[int, bytes] = {}
     counts = set()
     for content in _jpeg_profile_parts(file):
@@ -171,13 +167,13 @@ def _of_jpeg(file: BinaryIO, source: str) -> bytes | None:
     if not parts:
         return None
     if len(counts) != 1 or sorted(parts) != list(range(1, max(counts) + 1)):
-        found = f"parts {', '.join(map(str, sorted(parts)))} of {' or '.join(map(str, sorted(counts)))}"
-        raise InputError(f"expected a colour profile (ICC) that is whole in {source}, found {found}")
+        have = f"parts {', '.join(map(str, sorted(parts)))} of {' or '.join(map(str, sorted(counts)))}"
+        raise InputError(f"expected a colour profile (ICC) that is whole in {source}, found {have}")
     return b"".join(parts[number] for number in sorted(parts))
 
 
 def _jpeg_profile_parts(file: BinaryIO) -> Iterator[bytes]:
-    """What follows the identifier in each segment APP2 of a profile: number, count, bytes."""
+    """The content of each segment APP2 of a profile after its identifier: number, count, bytes."""
     label = b"ICC_PROFILE\0"
     file.seek(2)
     while byte := file.read(1):
@@ -199,30 +195,30 @@ def _jpeg_profile_parts(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _of_bmp(file: BinaryIO, source: str) -> Declared | None:
-    """What a header of version 4 or 5 says (Windows' BITMAPV4HEADER, BITMAPV5HEADER); a profile follows the pixels."""
+    """The colours of a header of version 4 or 5 (BITMAPV4HEADER, BITMAPV5HEADER); a profile follows the pixels."""
     data = file.read(138)
     if int.from_bytes(data[14:18], "little") < 108 or len(data) < 122:
         return None
-    kind = int.from_bytes(data[70:74], "little")
+    space = int.from_bytes(data[70:74], "little")
     ends = np.array(struct.unpack_from("<9i", data, 74)).reshape(3, 3) / 2**30  # XYZ of red, green and blue
     gammas = np.array(struct.unpack_from("<3I", data, 110)) / 2**16
-    if kind == _LINKED:
+    if space == _LINKED:
         raise InputError(f"expected a colour profile (ICC) in {source}, found the name of one elsewhere")
-    if kind == _EMBEDDED:
+    if space == _EMBEDDED:
         at, size = struct.unpack_from("<2I", data.ljust(138, b"\0"), 126)
         file.seek(14 + at)
         profile = file.read(min(size, MAX_HEADER_BYTES))
         if not 0 < size == len(profile):
             raise InputError(f"expected a colour profile (ICC) of {size} bytes in {source}, found {len(profile)}")
         return profile
-    if kind == _CALIBRATED and ends.any() and not _is_like_srgb(ends, gammas):
-        found = f"red, green and blue at {ends.round(3).tolist()} and gammas {gammas.round(3).tolist()}"
-        raise InputError(f"expected sRGB or a colour profile (ICC) in {source}, found {found}")
+    if space == _CALIBRATED and ends.any() and not _is_like_srgb(ends, gammas):
+        calibration = f"red, green and blue at {ends.round(3).tolist()} and gammas {gammas.round(3).tolist()}"
+        raise InputError(f"expected sRGB or a colour profile (ICC) in {source}, found {calibration}")
     return None
 
 
 def _is_like_srgb(ends: NDArray[np.float64], gammas: NDArray[np.float64]) -> bool:
-    """Whether these are sRGB's primaries, at whatever brightness, and its gamma, or the inverse as some write it."""
+    """Whether primaries, at any brightness, and gammas are sRGB's; some programs write the inverse of the gamma."""
     points = ends[:, :2] / np.maximum(np.abs(ends.sum(axis=1)), 1e-9)[:, None]
     near = [abs(gammas - gamma).max() < 0.02 for gamma in (0, 2.2, 1 / 2.2)]
     return any(near) and abs(points - np.reshape(SRGB[:6], (3, 2))).max() < 0.002
@@ -246,13 +242,13 @@ def _of_boxes(file: BinaryIO, source: str) -> Declared | None:
     profile: bytes | None = None
     other: Rgb | None = None
     for content in _colr_boxes(file):
-        kind = content[:4]
-        if kind in (b"prof", b"rICC"):
+        method = content[:4]
+        if method in (b"prof", b"rICC"):
             profile = profile or content[4:]
-        elif kind == b"nclx" and len(content) >= 10:
+        elif method == b"nclx" and len(content) >= 10:
             primaries, transfer = struct.unpack(">HH", content[4:8])
             other = other or by_code_points(primaries, transfer, source)
-        elif content[:1] in (b"\2", b"\3"):  # of JPEG 2000
+        elif content[:1] in (b"\2", b"\3"):  # JPEG 2000
             profile = profile or content[3:]
         elif content[:1] == b"\1" and len(content) >= 7:
             space = int.from_bytes(content[3:7])
@@ -263,7 +259,7 @@ def _of_boxes(file: BinaryIO, source: str) -> Declared | None:
 
 
 def _colr_boxes(file: BinaryIO) -> list[bytes]:
-    """The contents of the boxes that say what the colours of the main picture are."""
+    """The contents of the colr boxes of the main picture."""
     file.seek(0)
     while len(head := file.read(8)) == 8:
         size, name = struct.unpack(">I4s", head)
@@ -271,7 +267,7 @@ def _colr_boxes(file: BinaryIO) -> list[bytes]:
         if name in (b"meta", b"jp2h"):
             content = file.read(min(size, MAX_HEADER_BYTES) if size >= 0 else MAX_HEADER_BYTES)
             if name == b"jp2h":
-                return [inner for kind, inner in _boxes(content) if kind == b"colr"]
+                return [inner for name, inner in _boxes(content) if name == b"colr"]
             return _of_main_item(content[4:])
         if size < 0:
             break
@@ -308,10 +304,9 @@ def _of_main_item(meta: bytes) -> list[bytes]:
             numbers = struct.unpack_from(f">{count}{'H' if wide else 'B'}", mine, offset)
             offset += count * (2 if wide else 1)
             if item == wanted:
-                own = [n & (0x7FFF if wide else 0x7F) for n in numbers]
-                return [
-                    properties[n - 1][1] for n in own if 0 < n <= len(properties) and properties[n - 1][0] == b"colr"
-                ]
+                indices = [(n & (0x7FFF if wide else 0x7F)) - 1 for n in numbers]
+                assigned = [properties[i] for i in indices if 0 <= i < len(properties)]
+                return [content for name, content in assigned if name == b"colr"]
     except (struct.error, IndexError):
         pass
     return [content for name, content in properties if name == b"colr"]

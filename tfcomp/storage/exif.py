@@ -1,7 +1,7 @@
-"""The three things of EXIF data that matter to a picture: which way up it is, and two tags about its colours.
+"""The three EXIF tags that matter to a picture: its orientation, and two about its colours.
 
-Read here and not by a library that reads all tags: of the photographs in use many have one of an odd type somewhere,
-which changes nothing. The layout is TIFF's: a header, and directories of entries of 12 bytes::
+This module reads no other tags, since in many photographs some other tag has an odd type, which changes nothing. The
+layout is TIFF's: a header, and directories of entries of 12 bytes::
 
     II or MM, 42, offset of the first directory          count, entries, offset of the next
     entry: tag, type, count, the value itself if it takes 4 bytes or fewer, else its offset
@@ -18,7 +18,7 @@ from typing import Any
 ORIENTATION, COLOUR_SPACE, INTEROPERABILITY_INDEX = 0x0112, 0xA001, 0x0001
 _EXIF, _INTEROPERABILITY = 0x8769, 0xA005
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I"}
-"""Struct codes of the types that are whole numbers."""
+"""Struct formats of the integer types, by their EXIF code."""
 MAX_ENTRIES = 4096
 
 
@@ -38,15 +38,11 @@ class Exif:
 
 
 def data_of(info: Mapping[Any, Any]) -> bytes:
-    """The EXIF data of an image that Pillow opened, empty if there are none.
-
-    Args:
-        info: what Pillow tells of the file; of a PNG file it may be text in hexadecimal, as ImageMagick writes it.
-    """
+    """The EXIF data in ``Image.info``, or empty; ImageMagick writes them into PNG files as hexadecimal text."""
     if data := info.get("exif"):
         return bytes(data)
-    for kind in ("exif", "APP1"):
-        digits = str(info.get(f"Raw profile type {kind}", "")).split()[2:]  # after a name and a length
+    for profile in ("exif", "APP1"):
+        digits = str(info.get(f"Raw profile type {profile}", "")).split()[2:]  # after a name and a length
         with suppress(ValueError):
             if data := bytes.fromhex("".join(digits)):
                 return data
@@ -54,7 +50,7 @@ def data_of(info: Mapping[Any, Any]) -> bytes:
 
 
 def parse(data: bytes) -> Exif:
-    """What EXIF data say; damage says nothing."""
+    """The tags of EXIF data; damaged ones are None."""
     data = data.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 8:
@@ -71,7 +67,7 @@ def parse(data: bytes) -> Exif:
 
 
 def _directory(data: bytes, offset: int | None, order: str) -> dict[int, bytes]:
-    """The entries of a directory by tag, those that are there."""
+    """The entries of a directory by tag."""
     if offset is None or not 8 <= offset <= len(data) - 2:
         return {}
     (count,) = struct.unpack_from(order + "H", data, offset)
@@ -80,10 +76,10 @@ def _directory(data: bytes, offset: int | None, order: str) -> dict[int, bytes]:
 
 
 def _whole(entry: bytes | None, order: str) -> int | None:
-    """The one whole number that an entry holds."""
+    """The value of an entry that holds one whole number, else None."""
     if entry is None:
         return None
-    kind, count = struct.unpack_from(order + "HI", entry, 2)
-    if kind not in _INTEGERS or count != 1:
+    code, count = struct.unpack_from(order + "HI", entry, 2)
+    if code not in _INTEGERS or count != 1:
         return None
-    return int(struct.unpack_from(order + _INTEGERS[kind], entry, 8)[0])
+    return int(struct.unpack_from(order + _INTEGERS[code], entry, 8)[0])

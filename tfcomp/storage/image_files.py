@@ -1,7 +1,6 @@
-"""Image files in and out, by Pillow: always uint8 [H, W, C]. A ``.npy`` file of one image is one of them.
+"""Image files in and out, by Pillow and as ``.npy``: always uint8 [H, W, C].
 
-Of a file's metadata two things matter, which way up it is and what its numbers mean as colours; a tag of an odd type
-elsewhere in it changes nothing.
+Two kinds of metadata matter, orientation and declarations of colours; an odd tag among others changes nothing.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from tqdm import tqdm
 
-from tfcomp.errors import InputError, MissingDependencyError, TfcompError, missing_dependency
-from tfcomp.geometry import RAISED_BY
+from tfcomp.errors import InputError, MissingDependencyError, TfcompError, optional_import
+from tfcomp.geometry import RAISED_BY, too_many_pixels
 from tfcomp.items import MAX_CHANNELS, Images, accepted_channels, whole_numbers
 from tfcomp.storage import colours, declarations, exif, jpeg_xl, places
 from tfcomp.storage.bare_files import without_metadata
@@ -33,8 +32,6 @@ from tfcomp.storage.writing import replacing_file
 SUFFIXES = frozenset(
     [".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".jxl", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"]
 )
-
-
 ARRAY = ".npy"
 
 _TURNS = {
@@ -46,28 +43,23 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by its EXIF orientation; from 5 on, height and width change places."""
+"""Operations that make an image upright, by its EXIF orientation; from 5 on, height and width change places."""
 
 _GREY = ("1", "L", "LA")
 _SIGNED = 2
-"""A kind of samples in a TIFF file."""
-_TURNED = (5, 6, 7, 8)
+"""The sample format of a TIFF file with signed values."""
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=[\"']|>)([1-8])")
 MAX_JPEG_XL_BITS = 12
-"""Largest number of bits a channel that a JPEG XL file may have; its decoder gives 8 of them."""
+"""Largest number of bits a channel of a JPEG XL file; its decoder gives 8 of them."""
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 Skipped = dict[Path, TfcompError]
-"""What is wrong with each file that was left out."""
+"""Error of each file that was left out."""
 
 
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The image files in a folder and its subfolders, by suffix, sorted; names that begin with a dot are left out.
-
-    A folder without image files may hold ``.npy`` files of one image each; then it is these.
-
-    Raises:
-        InputError: if there is none.
+    """The image files in a folder and its subfolders, sorted, without names that begin with a dot; without any, its
+    ``.npy`` files of one image each. Raises `InputError` if there are none either.
     """
     root = Path(folder)
     for suffixes in (SUFFIXES, {ARRAY}):
@@ -77,16 +69,9 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def image_shape(path: str | os.PathLike[str], *, whole: bool = True) -> tuple[int, int, int]:
-    """(height, width, channels) that `read_image` gives, from the file's header alone.
+    """(height, width, channels) of the image of `read_image`, from the file's header; arguments and errors as of that.
 
-    Of a PNG file whose EXIF data come last, height and width may have changed places.
-
-    Args:
-        path: the file.
-        whole: as of `read_image`.
-
-    Raises:
-        InputError: as `read_image`, as far as the header tells.
+    For a PNG file with EXIF data behind its pixels, height and width may be exchanged.
     """
     if Path(path).suffix.lower() == ARRAY:
         height, width, channels = _array(path).shape
@@ -101,16 +86,12 @@ def image_shapes(
     skipped: Skipped | None = None,
     whole: bool = True,
 ) -> dict[Path, tuple[int, int, int]]:
-    """`image_shape` of each file.
+    """`image_shape` of each file; errors as of `read_image`.
 
     Args:
-        paths: the files.
-        to_the_end: read all of each, so that one that is damaged is found before anything long begins.
-        skipped: takes what is wrong with files that cannot be read; they are left out then.
-        whole: as of `read_image`.
-
-    Raises:
-        InputError: as `read_image`.
+        paths, whole: the files, and how to read them.
+        to_the_end: read whole files, so that damage is found before long work begins.
+        skipped: gets the errors of files that cannot be read, which are then left out.
     """
 
     def shape(path: str | os.PathLike[str]) -> tuple[int, int, int] | TfcompError:
@@ -121,39 +102,38 @@ def image_shapes(
                 raise
             return error
 
-    found = {}
+    shapes = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        said = progress(pool.map(shape, paths), "check images" if to_the_end else "read headers", len(paths))
-        for path, value in zip(map(Path, paths), said, strict=True):
-            if not isinstance(value, TfcompError):
-                found[path] = value
+        results = progress(pool.map(shape, paths), "check images" if to_the_end else "read headers", len(paths))
+        for path, result in zip(map(Path, paths), results, strict=True):
+            if not isinstance(result, TfcompError):
+                shapes[path] = result
             elif skipped is not None:
-                skipped[path] = value
-    return found
+                skipped[path] = result
+    return shapes
 
 
-def require_channels(path: str | os.PathLike[str], found: int, expected: int) -> None:
-    """Raises `InputError` unless a file has so many channels, or grey where three are expected."""
-    if found not in accepted_channels(expected):
-        raise InputError(f"expected images of {expected} channels, found {found} in {path}")
+def require_channels(path: str | os.PathLike[str], channels: int, expected: int) -> None:
+    """Raises `InputError` unless a file has the expected number of channels, or is grey where three are expected."""
+    if channels not in accepted_channels(expected):
+        raise InputError(f"expected images of {expected} channels, found {channels} in {path}")
 
 
 def read_image(path: str | os.PathLike[str], *, whole: bool = False) -> Images:
-    """One image file as uint8 [H, W, C], upright by its EXIF orientation; C is 1 for grey, 3 for everything else.
+    """One image file as uint8 [H, W, C], upright by its EXIF orientation; C is 1 for grey and 3 for RGB.
 
-    Transparency is dropped, palettes and other colour models become RGB, and of an animation the first picture counts.
+    Transparency is dropped, palettes and other colour models become RGB, and an animation is read as its first picture.
     AVIF and JPEG XL of 10 or 12 bits are read as the 8 bits that their decoders give. A ``.npy`` file holds an image
     [H, W] or [H, W, C] of 1 to 8 channels as it is.
 
     Args:
         path: the file.
-        whole: refuse what would lose something of the picture instead: transparency that is used, an animation, a
-            colour model other than grey and RGB. Colours that the file declares are converted to sRGB, however it does
-            so (see `declarations`), or refused.
+        whole: refuse files that would lose a part of the picture: used transparency, an animation, a colour model
+            other than grey and RGB. Declared colours (see `declarations`) are converted to sRGB, or refused.
 
     Raises:
         InputError: if the file cannot be read as an image with at most 8 bits a channel, or has more pixels than
-            `limit_pixels` lets pass (89 million, unless it was called).
+            `limit_pixels` allows (by default 89 million).
         MissingDependencyError: for JPEG XL, if its plugin is not installed.
     """
     if Path(path).suffix.lower() == ARRAY:
@@ -163,21 +143,21 @@ def read_image(path: str | os.PathLike[str], *, whole: bool = False) -> Images:
         if whole:
             _refuse_transparency(image, path)
         image.load()  # a PNG file's EXIF data may follow its pixels
-        meant = declarations.declared(image, path) if whole else Rgb()
+        declared = declarations.declared(image, path) if whole else Rgb()
         turn = _TURNS.get(_orientation(image))
         upright = image if turn is None else image.transpose(turn)
         shown = upright.convert("L" if upright.mode in _GREY else "RGB")
-        found = np.array(_in_srgb(shown, meant, path))
-        return found[..., None] if found.ndim == 2 else found
+        array = np.array(_in_srgb(shown, declared, path))
+        return array[..., None] if array.ndim == 2 else array
 
     return _read(path, pixels, whole=whole)
 
 
-def _read(path: str | os.PathLike[str], what: Callable[[ImageFile.ImageFile], Found], *, whole: bool) -> Found:
-    """What a function makes of an image file; of one that Pillow refuses, without metadata that it may stumble over."""
+def _read(path: str | os.PathLike[str], function: Callable[[ImageFile.ImageFile], Result], *, whole: bool) -> Result:
+    """The result of a function of an opened image file; a file that Pillow refuses is tried again without metadata."""
     try:
         with _opened(path, path, whole) as image:
-            return what(image)
+            return function(image)
     except _UnreadableError as error:
         try:
             bare = without_metadata(Path(path).read_bytes())
@@ -186,19 +166,19 @@ def _read(path: str | os.PathLike[str], what: Callable[[ImageFile.ImageFile], Fo
         if bare is None:
             raise InputError(str(error)) from error.__cause__
         with suppress(_UnreadableError), _opened(path, io.BytesIO(bare), whole) as image:
-            return what(image)
+            return function(image)
         raise InputError(str(error)) from error.__cause__
 
 
 class _UnreadableError(InputError):
-    """A file that Pillow does not read, or not to its end."""
+    """The error of a file that Pillow cannot read, or not to its end."""
 
 
 def _shape(image: ImageFile.ImageFile) -> tuple[int, int, int]:
     width, height = image.size
-    if image.format == "TIFF":  # Pillow's versions differ in when they turn the size
+    if image.format == "TIFF":  # versions of Pillow turn the size at different times
         width, height = image.tag_v2[256], image.tag_v2[257]  # type: ignore[attr-defined]
-    if _orientation(image) in _TURNED:
+    if _orientation(image) >= 5:
         height, width = width, height
     return height, width, 1 if image.mode in _GREY else 3
 
@@ -207,18 +187,12 @@ def _shape(image: ImageFile.ImageFile) -> tuple[int, int, int]:
 def _opened(
     path: str | os.PathLike[str], source: str | os.PathLike[str] | BinaryIO, whole: bool
 ) -> Iterator[ImageFile.ImageFile]:
-    """An image file whose header has been read and checked; whatever reading it raises is one line.
-
-    Args:
-        path: the file.
-        source: what is opened: the same, or its content.
-        whole: as of `read_image`.
-    """
+    """A context of an image file, or of its content, with a checked header; all errors in it become one line."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of damaged metadata
+            warnings.simplefilter("ignore")  # Pillow warns of damaged metadata
             if Path(path).suffix.lower() == ".jxl":
-                _register_jpeg_xl()
+                register_jpeg_xl()
             with Image.open(source) as image:
                 _refuse_too_large(image, path)
                 if image.format == "JXL":
@@ -232,69 +206,68 @@ def _opened(
     except (InputError, MissingDependencyError):
         raise
     except Exception as error:
-        said = reason(error).replace(repr(source), "it")  # which may be no path
+        line = reason(error).replace(repr(source), "it")  # the source may be no path
         hint = f"; {RAISED_BY}" if isinstance(error, Image.DecompressionBombError) else ""
-        raise _UnreadableError(f"cannot read the image {path}: {said}{hint}") from error
+        raise _UnreadableError(f"cannot read the image {path}: {line}{hint}") from error
 
 
 def limit_pixels(max_pixels: int) -> None:
-    """Sets the most pixels that an image file may have, in this process; it is Pillow's own limit."""
+    """Sets the most pixels of an image file in this process, which is Pillow's own limit."""
     Image.MAX_IMAGE_PIXELS = max_pixels
 
 
 def _refuse_too_large(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> None:
     width, height = image.size
-    most = Image.MAX_IMAGE_PIXELS
-    if most is not None and width * height > most:  # where Pillow only warns, which threads may miss
-        raise InputError(f"expected at most {most} pixels, found {width}x{height} in {path}; {RAISED_BY}")
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:  # Pillow only warns, which threads may miss
+        raise InputError(too_many_pixels(limit, height, width, str(path)))
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
-    """The orientation that EXIF data tell, or else XMP data; 1 where neither does. Pillow turns TIFF files itself."""
+    """The orientation in EXIF data, or else in XMP data; 1 without either. Pillow turns TIFF files itself."""
     if image.format == "TIFF":
-        found = image.tag_v2.get(exif.ORIENTATION)  # type: ignore[attr-defined]
-        return found if isinstance(found, int) else 1
+        tag = image.tag_v2.get(exif.ORIENTATION)  # type: ignore[attr-defined]
+        return tag if isinstance(tag, int) else 1
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
-    told = _XMP_ORIENTATION.search(xmp.encode(errors="replace") if isinstance(xmp, str) else bytes(xmp))
-    return exif.parse(exif.data_of(image.info)).orientation or (int(told[1]) if told else 1)
+    named = _XMP_ORIENTATION.search(xmp.encode(errors="replace") if isinstance(xmp, str) else bytes(xmp))
+    return exif.parse(exif.data_of(image.info)).orientation or (int(named[1]) if named else 1)
 
 
 def _array(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """The array of a ``.npy`` file, [H, W, C], mapped and not read."""
+    """The array of a ``.npy`` file, [H, W, C], mapped into memory."""
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-        array = found[..., None] if found.ndim == 2 else found
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = stored[..., None] if stored.ndim == 2 else stored
         if array.ndim == 3 and array.size and array.shape[2] <= MAX_CHANNELS and array.dtype.kind in "uif":
             return array
-        said = f"{found.dtype} {list(found.shape)}"
+        found = f"{stored.dtype} {list(stored.shape)}"
     except Exception as error:
         raise InputError(f"cannot read the image {path}: {reason(error)}") from error
     raise InputError(
-        f"expected one image [H, W] or [H, W, 1 to {MAX_CHANNELS}] of whole numbers in {path}, found {said}"
+        f"expected one image [H, W] or [H, W, 1 to {MAX_CHANNELS}] of whole numbers in {path}, found {found}"
     )
 
 
-def _register_jpeg_xl() -> None:
-    try:
-        import pillow_jxl  # noqa: F401  (registers the format with Pillow)
-    except ModuleNotFoundError as error:
-        raise missing_dependency(error) or error from error
+def register_jpeg_xl() -> None:
+    """Registers JPEG XL with Pillow; raises `MissingDependencyError` without its plugin."""
+    with optional_import():
+        import pillow_jxl  # noqa: F401  (registers the format)
 
 
 def _read_jpeg_xl_header(image: ImageFile.ImageFile, path: str | os.PathLike[str], whole: bool) -> None:
-    """Refuses what the plugin does not tell, and forgets the EXIF data of a picture that its decoder has turned."""
+    """Refuses animations and many bits, which the plugin does not report; drops the EXIF data of a turned picture."""
     header = jpeg_xl.header(Path(path).read_bytes())
     if whole and header.animated:
         raise InputError(f"expected one picture in {path}, found an animation or series")
     if header.bits > MAX_JPEG_XL_BITS:
         raise InputError(f"expected an image with 8 bits a channel, found {header.bits} bits in {path}")
-    if header.orientation != 1 and not getattr(image, "jpeg", False):  # whose own EXIF data tell
+    if header.orientation != 1 and not getattr(image, "jpeg", False):  # a recompressed JPEG keeps its EXIF data
         image.info.pop("exif", None)
 
 
 def _refuse_what_would_be_lost(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> None:
     pictures = getattr(image, "n_frames", 1)
-    if pictures > 1 and image.format != "MPO":  # a photograph with a preview, or of two lenses
+    if pictures > 1 and image.format != "MPO":  # an MPO is a photograph with a preview, or of two lenses
         raise InputError(f"expected one picture in {path}, found an animation or series of {pictures}")
     if image.format == "TIFF" and _SIGNED in (image.tag_v2.get(339) or ()):  # type: ignore[attr-defined]
         raise InputError(f"expected values from 0 in {path}, found signed ones")
@@ -308,14 +281,14 @@ def _refuse_transparency(image: ImageFile.ImageFile, path: str | os.PathLike[str
 
 
 def _in_srgb(image: Image.Image, declared: Declared, path: str | os.PathLike[str]) -> Image.Image:
-    """A picture of mode L or RGB in the colours that files which declare none are taken to have."""
+    """A picture of mode L or RGB, of the declared colours, in sRGB."""
     if isinstance(declared, bytes):
         return colours.from_profile(image, declared, str(path))
     return colours.from_rgb(image, declared, str(path))
 
 
 def _deep(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> bool:
-    """Whether a file just opened has more than 8 bits a channel, which Pillow would cut to 8 unless they are grey."""
+    """Whether an opened file has more than 8 bits a channel, which Pillow would cut to 8 unless it is grey."""
     if image.mode.startswith(("I", "F")):
         return True
     for codec, _, _, options in image.tile:
@@ -324,31 +297,26 @@ def _deep(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> bool:
             return rest[0] > 255  # the largest value of a channel
         if codec == "jpeg2k":
             return _jpeg2000_bits(Path(path).read_bytes()) > 8
-        if ";16" in str(raw) and raw != "BGR;16":  # which is 5, 6 and 5 bits
+        if ";16" in str(raw) and raw != "BGR;16":  # BGR;16 has 5, 6 and 5 bits
             return True
     return False
 
 
 def _jpeg2000_bits(data: bytes) -> int:
-    """Bits of the first channel, in the marker segment SIZ that begins the code stream (ISO/IEC 15444-1, A.5.1)."""
+    """Bits of the first channel, by the marker segment SIZ that begins the code stream (ISO/IEC 15444-1, A.5.1)."""
     start = data.find(b"\xff\x4f\xff\x51")
     depth = data[start + 42 : start + 43] if start >= 0 else b""
     return 1 + (depth[0] & 127) if depth else 0
 
 
 def write_image(path: str | os.PathLike[str], image: Images) -> None:
-    """An image as a file, one of many, whole or not at all; a link of that name is replaced, not followed.
-
-    Args:
-        path: ends with ``.npy`` for the array as it is; else a PNG file.
-        image: uint8 [H, W, C]; C of 1 or 3 for PNG.
-    """
+    """Writes an image, uint8 [H, W, C], as a ``.npy`` or PNG file, one of many; a link is replaced, not followed."""
     with replacing_file(path, follow_links=False, one_of_many=True) as temporary:
         save_image(temporary, image)
 
 
 def save_image(path: Path, image: Images) -> None:
-    """`write_image` to a path of one's own, as it goes."""
+    """`write_image` to a temporary path."""
     if path.suffix == ARRAY:
         with path.open("wb") as file:
             np.lib.format.write_array(file, image, allow_pickle=False)
@@ -356,20 +324,20 @@ def save_image(path: Path, image: Images) -> None:
         Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
             path,
             "PNG",
-            compress_level=3,  # as small as 6, the default, for what was a photograph, in half the time
+            compress_level=3,  # for photographs as small as 6, the default, in half the time
         )
 
 
-# === Telling ===
+# === Messages ===
 
 
 def reason(error: Exception) -> str:
-    """One line of why a file cannot be read. What a damaged file makes its parser raise can be of any class."""
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    said = said.replace("decoder error", "its data are damaged or of a kind that is not supported, decoder error")
-    return " ".join(said.split()) or type(error).__name__
+    """The reason why a file cannot be read, in one line; parsers of damaged files raise errors of any class."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = text.replace("decoder error", "its data are damaged or of a kind that is not supported, decoder error")
+    return " ".join(text.split()) or type(error).__name__
 
 
 def progress(items: Any, label: str, total: int | None) -> Any:
-    """A progress bar for work of more than a second; silent where the output is not a terminal."""
+    """A progress bar for work of more than a second; none if the output is no terminal."""
     return tqdm(items, desc=label, total=total, delay=1.0, leave=False, disable=None)

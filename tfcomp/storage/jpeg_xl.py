@@ -1,4 +1,4 @@
-"""The header of a JPEG XL file: what its Pillow plugin does not tell (ISO/IEC 18181-1, annex D; 18181-2: boxes)."""
+"""The fields of a JPEG XL header that its Pillow plugin does not report (ISO/IEC 18181-1, annex D; 18181-2: boxes)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _BITS = ((0, 8), (0, 10), (0, 12), (6, 1))
 _FLOAT_BITS = ((0, 32), (0, 16), (0, 24), (6, 1))
 _PREVIEW_EIGHTHS = ((0, 16), (0, 32), (5, 1), (9, 33))
 _PREVIEW = ((6, 1), (8, 65), (10, 321), (12, 1345))
-"""Forms of a number that a selector of two bits chooses: how many bits follow, and what is added to them."""
+"""Forms of a number, of which two bits choose one: the number of bits that follow, and the number added to them."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What it says.
+    """The fields.
 
     Attributes:
-        orientation: 1 to 8, as in EXIF; a decoder has undone it.
-        animated: whether it is an animation.
-        bits: of a channel; 0 of an animation.
+        orientation: 1 to 8, as in EXIF; decoders turn the picture upright.
+        animated: whether the file is an animation.
+        bits: bits of a channel; 0 for an animation.
     """
 
     orientation: int = 1
@@ -30,14 +30,10 @@ class Header:
 
 
 def header(data: bytes) -> Header:
-    """The header of a file; raises `ValueError` if it has none.
-
-    Args:
-        data: the file.
-    """
+    """The header in a file's bytes; raises `ValueError` if there is none."""
     bits = _Bits(_code_stream(data))
     _skip_size(bits)
-    if bits.take(1):  # all as usual
+    if bits.take(1):  # every field has its default
         return Header()
     orientation = 1
     if bits.take(1):
@@ -45,10 +41,10 @@ def header(data: bytes) -> Header:
         if bits.take(1):  # an intrinsic size
             _skip_size(bits)
         if bits.take(1):  # a preview
-            kind = _PREVIEW_EIGHTHS if bits.take(1) else _PREVIEW
-            bits.number(kind)
+            form = _PREVIEW_EIGHTHS if bits.take(1) else _PREVIEW
+            bits.number(form)
             if bits.take(3) == 0:
-                bits.number(kind)
+                bits.number(form)
         if bits.take(1):
             return Header(orientation, True, 0)
     return Header(orientation, False, bits.number(_FLOAT_BITS if bits.take(1) else _BITS))
@@ -72,12 +68,12 @@ class _Bits:
         self._left -= count
         if self._left < 0:
             raise ValueError("the header of the code stream is cut short")
-        found = self._value & ((1 << count) - 1)
+        taken = self._value & ((1 << count) - 1)
         self._value >>= count
-        return found
+        return taken
 
-    def number(self, kind: tuple[tuple[int, int], ...]) -> int:
-        count, least = kind[self.take(2)]
+    def number(self, form: tuple[tuple[int, int], ...]) -> int:
+        count, least = form[self.take(2)]
         return self.take(count) + least
 
 

@@ -1,4 +1,4 @@
-"""Names of files inside an archive or an artifact: one rule, on every system, at the place that reads and that writes.
+"""Names of files inside an archive or an artifact: one rule for readers and writers on every system.
 
 A name is a path of parts between slashes. It is relative and normalised, stays in its folder, and can be written under
 Linux, macOS and Windows: no drive, colon, backslash or control character, no part that Windows reserves or cuts short.
@@ -19,38 +19,20 @@ MAX_PARTS = 64
 _FORBIDDEN = frozenset(":\\")
 _CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Unicode categories: control characters, lone surrogates, separators of lines and paragraphs."""
-_RESERVED = frozenset(
-    [
-        "con",
-        "prn",
-        "aux",
-        "nul",
-        "conin$",
-        "conout$",
-        *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³"),
-    ]
-)
+_PORTS = [f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³"]
+_RESERVED = frozenset(["con", "prn", "aux", "nul", "conin$", "conout$", *_PORTS])
 """Names of Windows' devices, whatever follows their first dot."""
 
 
 def checked(name: str, source: str) -> PurePosixPath:
-    """A name as a path below a folder.
-
-    Args:
-        name: of a file.
-        source: what it was read from, for the message.
-
-    Raises:
-        BitstreamError: if it breaks the rule.
-    """
-    problem = _problem(name)
-    if problem:
+    """A name from ``source`` as a path below a folder; raises `BitstreamError` if it breaks the rule."""
+    if problem := _problem(name):
         raise BitstreamError(f"expected names inside the output folder in {source}, found {name[:100]!a}: {problem}")
     return PurePosixPath(name)
 
 
 def portable(name: str) -> str:
-    """The name of a file of one's own in a form that `checked` takes: what cannot stay becomes an underscore.
+    """A file's name in a form that `checked` takes: characters that cannot stay become underscores.
 
     Examples:
         >>> portable("12:30.jpg"), portable("sub/nul.png")
@@ -63,13 +45,13 @@ def portable(name: str) -> str:
 
 
 def key(name: str) -> str:
-    """Equal for two names that a file system without case, or with composed letters, takes for one."""
+    """A form of a name, equal for names that a file system takes for one as it ignores case or composes letters."""
     folded = unicodedata.normalize("NFD", name).casefold()
     return unicodedata.normalize("NFC", folded)
 
 
 def shortened(part: str, suffix: str = "", *, spare: int = 0) -> str:
-    """A part of a path with a suffix behind it, the part cut so that both, and ``spare`` bytes, fit a file system."""
+    """A part of a path and a suffix, with the part cut so that both and ``spare`` more bytes fit a file system."""
     room = MAX_PART_BYTES - len(suffix.encode()) - spare
     return part.encode(errors="replace")[:room].decode(errors="ignore") + suffix
 
@@ -78,7 +60,7 @@ def shortened(part: str, suffix: str = "", *, spare: int = 0) -> str:
 
 
 def _problem(name: str) -> str | None:
-    """What is wrong with a name, in a few words."""
+    """The rule that a name breaks, in a few words; None if it breaks none."""
     if any(unicodedata.category(c) in _CONTROL for c in name):
         return "a control character or half of one"
     if not _FORBIDDEN.isdisjoint(name):

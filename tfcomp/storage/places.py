@@ -1,8 +1,8 @@
 """Files and folders by their addresses: paths of this machine, or what fsspec knows, such as ``s3://bucket/photos``.
 
-A file appears under its name when all of it is there. On this machine that is a rename (`writing`). Elsewhere the file
-is made here first and then put as a whole: on an object store a put is whole or not at all, a rename is not. On other
-remote file systems a put that was killed may leave a part, which whoever reads the file has to find by its checksum.
+A file appears under its name when all of it is there. On this machine a rename does that (`writing`). Elsewhere the
+file is first made here and then put as a whole: object stores put a file whole or not at all, but do not rename so. On
+other remote file systems a put that was killed may leave a part of a file, which readers have to find by its checksum.
 
 Credentials and other options of a file system come from fsspec's own configuration and environment variables.
 """
@@ -17,23 +17,19 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from tfcomp.errors import InputError, MissingDependencyError, everything_as, missing_dependency
+from tfcomp.errors import InputError, MissingDependencyError, everything_as, optional_import
 from tfcomp.storage.writing import flush_folder, replacing_file, sweep
 
 Address = str | os.PathLike[str]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(/{1,2}|:)")
-"""How an address that fsspec resolves begins: ``s3://``, ``memory://``, ``simplecache::s3://``."""
+"""Beginnings of addresses that fsspec resolves: ``s3://``, ``memory://``, ``simplecache::s3://``."""
 MAX_DEPTH = 64
-"""Largest number of folders in one another that a search goes down."""
+"""Largest depth of folders that a search goes down to."""
 
 
 class Place:
-    """A folder, here or elsewhere, of which files are read and written whole.
-
-    Args:
-        address: a path, or an address of fsspec. The folder is made when the first file is written.
-    """
+    """A folder, at a path or an address of fsspec, whose files are read and written whole; the first one makes it."""
 
     def __init__(self, address: Address) -> None:
         self.address = os.fspath(address)
@@ -47,20 +43,20 @@ class Place:
 
     @property
     def local(self) -> bool:
-        """Whether it lies on this machine's file system."""
+        """Whether the folder is on this machine's file system."""
         return self._fs is None
 
     @property
     def of_this_process(self) -> bool:
-        """Whether no other process sees it, as ``memory://``."""
+        """Whether no other process sees the folder, as ``memory://``."""
         return self._fs is not None and "memory" in _protocols(self._fs)
 
     def path(self, name: str) -> str:
-        """The address of a file in it, for messages."""
+        """The address of a file in the folder, for messages."""
         return f"{self.address.rstrip('/')}/{name}"
 
     def names(self) -> list[str]:
-        """Names of the files in it, those of folders below it left out; none if there is no such folder."""
+        """Names of the files in the folder itself, sorted; none if there is no such folder."""
         return sorted(name for name, is_folder in _entries(self._fs, self._root) if not is_folder)
 
     def read(self, name: str) -> bytes:
@@ -74,7 +70,7 @@ class Place:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """A context whose value is a path of this machine: what is written there gets its name when the block ends."""
+        """A context whose value is a temporary path of this machine; the file gets its name when the block ends."""
         if self._fs is None:
             with replacing_file(self._join(name), follow_links=False, one_of_many=True) as temporary:
                 yield temporary
@@ -93,12 +89,12 @@ class Place:
             temporary.write_bytes(content)
 
     def sweep(self) -> None:
-        """Removes what killed processes have left, where files are written under temporary names."""
+        """Removes temporary files that killed processes have left in a folder of this machine."""
         if self._fs is None:
             sweep(Path(self._root))
 
     def flush(self) -> None:
-        """Brings the names in it to the disk, where they are on one of this machine."""
+        """Brings the names in a folder of this machine to the disk."""
         if self._fs is None:
             flush_folder(Path(self._root))
 
@@ -107,25 +103,18 @@ class Place:
 
 
 def resolve(address: Address) -> tuple[Any, str]:
-    """The file system of fsspec, None for this machine's, and the path there.
-
-    Raises:
-        InputError: if fsspec knows no such address.
-        MissingDependencyError: without fsspec, for an address that needs it.
-    """
+    """The file system of fsspec, None for this machine's, and the path there; raises a `TfcompError` without either."""
     text = os.fspath(address)
     if not _SCHEME.match(text):
         return None, text or "."
-    if "::" not in text and "://" not in text:  # what `Path` makes of an address
+    if "::" not in text and "://" not in text:  # `Path` drops a slash of an address
         raise InputError(f"expected an address as a string, found the path {text!r}")
-    try:
+    with optional_import():
         from fsspec.core import url_to_fs
         from fsspec.implementations.local import LocalFileSystem
-    except ModuleNotFoundError as error:
-        raise missing_dependency(error) or error from error
     try:
         fs, path = url_to_fs(text)
-    except ImportError as error:  # which says what to install
+    except ImportError as error:  # its message names the package to install
         raise MissingDependencyError(f"cannot reach {text}: {error}") from error
     except Exception as error:
         raise InputError(f"expected an address that fsspec knows, found {text}: {error}") from error
@@ -147,11 +136,11 @@ def opened(address: Address) -> BinaryIO:
 
 
 def found(folder: Address, suffixes: Collection[str]) -> Iterator[str]:
-    """The files in a folder and its subfolders with one of the suffixes, in sorted order; a folder is held at a time.
+    """The files in a folder and its subfolders with one of the suffixes, sorted; one folder's names are held at a time.
 
     Args:
-        folder: its address. Names in it that begin with a dot are left out; links to folders are not followed.
-        suffixes: in small letters, with their dot.
+        folder: an address. Names that begin with a dot are left out; links to folders are not followed.
+        suffixes: suffixes in small letters, with their dot.
 
     Returns:
         Paths relative to the folder, with slashes.
@@ -161,7 +150,7 @@ def found(folder: Address, suffixes: Collection[str]) -> Iterator[str]:
 
 @contextmanager
 def as_file(address: Address) -> Iterator[Path]:
-    """A context whose value is a path of this machine with a file's content."""
+    """A context whose value is a path of this machine with the content of the file at an address."""
     fs, path = resolve(address)
     if fs is None:
         yield Path(path)
@@ -174,7 +163,7 @@ def as_file(address: Address) -> Iterator[Path]:
 
 @contextmanager
 def content_as_file(content: bytes, name: str) -> Iterator[Path]:
-    """A context whose value is a path of this machine with this content; an error that names it gets the name."""
+    """A context whose value is a temporary path with some content; errors in it call the path ``name``."""
     with tempfile.TemporaryDirectory(prefix="tfcomp-") as folder:
         temporary = Path(folder) / f"file{PurePosixPath(name).suffix.lower()}"
         temporary.write_bytes(content)
@@ -189,7 +178,7 @@ def content_as_file(content: bytes, name: str) -> Iterator[Path]:
 
 def _found(fs: Any, folder: str, suffixes: frozenset[str], below: str, depth: int) -> Iterator[str]:
     if depth > MAX_DEPTH:
-        raise InputError(f"expected at most {MAX_DEPTH} folders in one another, found more: {folder}")
+        raise InputError(f"expected folders at most {MAX_DEPTH} deep, found {folder}")
     for name, is_a_folder in sorted(_entries(fs, folder)):
         if name.startswith("."):
             continue
@@ -200,7 +189,7 @@ def _found(fs: Any, folder: str, suffixes: frozenset[str], below: str, depth: in
 
 
 def _entries(fs: Any, folder: str) -> list[tuple[str, bool]]:
-    """Name of each file and folder in a folder, and whether it is one; none if there is no such folder."""
+    """Names in a folder, and whether each is a folder; none if there is no such folder."""
     if fs is None:
         try:
             with os.scandir(folder) as entries:
@@ -223,12 +212,12 @@ def _is_kept(entry: os.DirEntry[str]) -> bool:
     return entry.is_dir(follow_symlinks=False) or entry.is_file()
 
 
-def _opened(fs: Any, path: str, said: str) -> BinaryIO:
+def _opened(fs: Any, path: str, address: str) -> BinaryIO:
     try:
         return open(path, "rb") if fs is None else fs.open(path, "rb")  # noqa: PTH123 - the caller closes it
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-        raise InputError(f"cannot read {said}: {' '.join(reason.split())}") from error
+        raise InputError(f"cannot read {address}: {' '.join(reason.split())}") from error
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
 """Writing files and folders whole or not at all.
 
 The new content is made under a temporary name beside the target, flushed to disk and renamed when complete; then the
-folder that holds it is flushed. Whatever goes wrong before, an interrupt included, leaves the target as it was and no
-temporary name behind; a power cut leaves the old content or the new one.
+target's folder is flushed. Any failure before, an interrupt included, leaves the target as it was and no temporary name
+behind; a power cut leaves the old content or the new one.
 
-A process that is killed leaves its temporary name behind. The name says whose it is, and whoever next writes into the
-folder removes it::
+A process that is killed leaves its temporary name behind. The name identifies the process, and the next process that
+writes into the folder removes it::
 
     .NAME.tfcomp-PID-PLACE-TARGET-RANDOM.SUFFIX    PLACE: of the machine and its process numbers; TARGET: of the name
 """
@@ -28,11 +28,11 @@ from pathlib import Path
 from tfcomp.errors import InputError
 
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}")
-"""How the name of something elsewhere begins, ``gs://`` or ``memory://``, also after `Path` has dropped a slash."""
+"""Beginnings of addresses elsewhere, ``gs://`` or ``memory://``, also after `Path` has dropped a slash."""
 
 
 def local(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """The path, of this machine; one with a scheme, which would become a folder of that name, is an `InputError`."""
+    """The path, if it is one of this machine; raises `InputError` on one with a scheme, which would become a folder."""
     if _REMOTE.match(os.fspath(path)):
         raise InputError(f"expected a path on this machine, found {os.fspath(path)!r}; copy from or to it")
     return path
@@ -47,7 +47,7 @@ def _eight(text: str) -> str:
 
 @cache
 def _place() -> str:
-    """Where a process number means a process: this machine, and in it the container."""
+    """The scope of process numbers: this machine, and the container on it."""
     try:
         numbers = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -58,8 +58,8 @@ def _place() -> str:
 
 
 def _is_gone(pid: int) -> bool:
-    """Whether no process of this machine has the number; False where that cannot be told."""
-    if os.name == "nt":  # where asking would end it
+    """Whether no process of this machine has the number; False if that is unknown."""
+    if os.name == "nt":  # there `os.kill` would end the process
         return False
     try:
         os.kill(pid, 0)
@@ -71,14 +71,14 @@ def _is_gone(pid: int) -> bool:
 
 
 def _left_behind(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
-    """Temporary names in a folder of processes that are no more."""
+    """Temporary names in a folder whose processes have ended."""
     names: list[str] = []
     with suppress(OSError), os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(".")]
     for name in sorted(names):
-        found = _TEMPORARY.fullmatch(name)
-        if found and found["place"] == _place() and _is_gone(int(found["pid"])):
-            yield folder / name, found
+        parsed = _TEMPORARY.fullmatch(name)
+        if parsed and parsed["place"] == _place() and _is_gone(int(parsed["pid"])):
+            yield folder / name, parsed
 
 
 def _remove(path: Path) -> None:
@@ -90,16 +90,16 @@ def _remove(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what processes that were killed have left in a folder under temporary names."""
-    for path, found in _left_behind(folder):
-        if not found["old"]:  # which may be the only one that there is
+    """Removes the temporary files and folders that killed processes have left in a folder."""
+    for path, parsed in _left_behind(folder):
+        if not parsed["old"]:  # an old folder may be the only copy
             _remove(path)
 
 
 def _put_back(target: Path) -> None:
-    """Gives a folder its name again, if a process that was to replace it was killed between two renames."""
-    for path, found in _left_behind(target.parent):
-        if found["old"] and found["target"] == _eight(target.name):
+    """Gives a folder its name again, if the process that replaced it was killed between two renames."""
+    for path, parsed in _left_behind(target.parent):
+        if parsed["old"] and parsed["target"] == _eight(target.name):
             if os.path.lexists(target):
                 _remove(path)
             else:
@@ -107,12 +107,12 @@ def _put_back(target: Path) -> None:
 
 
 def _beside(target: Path, old: str = "") -> Path:
-    """A free name in the target's folder, with the target's suffix: some writers choose the format by it."""
+    """A free name in the target's folder, with the target's suffix, by which some writers choose the format."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot create the folder {target.parent}: {error.strerror}") from error
-    begun = os.fsencode(target.stem)[:60].decode(sys.getfilesystemencoding(), "ignore")  # it counts bytes
+    begun = os.fsencode(target.stem)[:60].decode(sys.getfilesystemencoding(), "ignore")  # file systems limit bytes
     suffix = target.suffix if len(os.fsencode(target.suffix)) < 60 else ""
     owner = f"tfcomp-{os.getpid()}-{_place()}-{_eight(target.name)}{old}-{secrets.token_hex(4)}"
     return target.with_name(f".{begun}.{owner}{suffix}")
@@ -151,13 +151,13 @@ def replacing_file(
     Args:
         path: the file to make or replace; its parents are made as needed.
         follow_links: whether a link of this name stays and the file that it leads to is replaced, or the link is.
-        one_of_many: leave it to the caller to `sweep` and to `flush_folder` once for all.
+        one_of_many: whether the caller calls `sweep` and `flush_folder`, once for many files.
 
     Raises:
         InputError: if ``path`` is a folder or a device, or cannot be written.
     """
-    given = Path(local(path))
-    target = given.resolve() if follow_links else given.parent.resolve() / given.name
+    link = Path(local(path))
+    target = link.resolve() if follow_links else link.parent.resolve() / link.name
     if target.exists() and not target.is_file():
         raise InputError(
             f"expected a file to write, found that {path} is a {'folder' if target.is_dir() else 'device'}"
@@ -172,7 +172,7 @@ def replacing_file(
         if not one_of_many:
             flush_folder(target.parent)
     except OSError as error:
-        # Ours: about the temporary path, or about none (a full disk). Other files are the caller's affair.
+        # Only errors about the temporary path or about none (a full disk); other files are the caller's.
         if error.errno is None or error.filename not in (None, os.fspath(temporary)):
             raise
         raise InputError(f"cannot write {path}: {error.strerror}") from error
@@ -184,14 +184,14 @@ def replacing_file(
 def replacing_folder(path: str | os.PathLike[str], marker: str, own: Collection[str] = ()) -> Iterator[Path]:
     """A context whose value is a temporary folder: fill it, and it becomes ``path`` when the block ends.
 
-    Where the system can, the old folder and the new one change places in one call; elsewhere there is a moment between
-    two renames in which neither has the name, and the old one is put back if the second fails, or by the next run.
+    Linux exchanges the old folder and the new one in one call. Elsewhere there are two renames, between which neither
+    folder has the name; the old one gets it back if the second rename fails, or by the next run.
 
     Args:
         path: the folder to make; its parents are made as needed.
         marker: a file that every folder of this kind contains.
-        own: names of what else such a folder holds. An existing folder is replaced only if it is empty, or holds the
-            marker and nothing but these, so that no file of the user's is ever deleted.
+        own: names of all else in such folders. An existing folder is replaced only if it is empty, or holds the marker
+            and no other names, so that no file of the user's is ever deleted.
 
     Raises:
         InputError: if ``path`` is a file, a folder of another kind or with other files, or cannot be written.
@@ -209,7 +209,7 @@ def replacing_folder(path: str | os.PathLike[str], marker: str, own: Collection[
     try:
         yield temporary
         _flush_all(temporary)
-        _refuse_others(target, marker, own)  # once more: filling the new one may have taken hours
+        _refuse_others(target, marker, own)  # again: filling the new one may have taken hours
         if not target.is_dir() or not _exchanged(temporary, target):
             try:
                 if target.is_dir():
@@ -226,7 +226,7 @@ def replacing_folder(path: str | os.PathLike[str], marker: str, own: Collection[
 
 
 def _refuse_others(target: Path, marker: str, own: Collection[str]) -> None:
-    """Raises `InputError` if replacing the folder would delete anything that is not of its kind."""
+    """Raises `InputError` if replacing the folder would delete a file that does not belong there."""
     if target.exists() and not target.is_dir():
         raise InputError(f"expected a folder to write, found that {target} is a file")
     there = sorted(entry.name for entry in target.iterdir()) if target.is_dir() else []
@@ -240,7 +240,7 @@ def _refuse_others(target: Path, marker: str, own: Collection[str]) -> None:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Whether two folders changed places in one call, which Linux has."""
+    """Exchanges two folders in one call, and returns whether the system can."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError):
