@@ -143,12 +143,7 @@ class Codec:
         return cls(load(folder, runtime=runtime, threads=threads))
 
     def export(
-        self,
-        folder: str | Path,
-        *,
-        quantize: str = "float32",
-        side: int | None = None,
-        with_model: bool = False,
+        self, folder: str | Path, *, quantize: str = "float32", side: int | None = None, with_model: bool = False
     ) -> dict[str, Any]:
         """Write the artifact folder, whole or not at all; an earlier artifact there is replaced in one step.
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from tfcomp.errors import InputError, ServerError, everything_as, missing_dependency
+from tfcomp.errors import InputError, ServerError, everything_as, optional_import
 from tfcomp.items import Images
 
 INPUTS = {"encoder": "image", "decoder": "payload_bytes"}
@@ -26,10 +26,8 @@ Inputs = dict[str, NDArray[Any]]
 
 def require(module: str) -> Any:
     """Import what the base install does not bring."""
-    try:
+    with optional_import():
         return import_module(module)
-    except ModuleNotFoundError as error:
-        raise missing_dependency(error) or error from error
 
 
 def inputs_of(model: str, items: NDArray[Any], quality: int | None, *, single: bool = False, name: str = "") -> Inputs:

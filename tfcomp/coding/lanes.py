@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfcomp.coding.tables import FrequencyTables, Int32, TableSets
-from tfcomp.errors import missing_dependency
+from tfcomp.errors import optional_import
 
 RANGE_BITS, DIGIT_BITS = 30, 8
 LEAST_BITS = RANGE_BITS - DIGIT_BITS  # 2**22 <= range between two symbols
@@ -126,10 +126,8 @@ def use_numba(on: bool = True) -> None:
         MissingDependencyError: if Numba is not installed.
     """
     global _compiled
-    try:
+    with optional_import():
         _compiled = import_module("tfcomp.coding.compiled") if on else None
-    except ModuleNotFoundError as error:
-        raise missing_dependency(error) or error from error
 
 
 def encode(positions: Int32, coding: Coding) -> list[bytes]:

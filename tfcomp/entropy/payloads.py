@@ -18,7 +18,7 @@ import numpy as np
 
 from tfcomp.coding import varints
 from tfcomp.errors import BitstreamError
-from tfcomp.geometry import MAX_PIXELS, RAISED_BY, Grid, Plan
+from tfcomp.geometry import MAX_PIXELS, Grid, Plan, too_many_pixels
 
 GREY = 1 << 6
 RESERVED = 1 << 7
@@ -85,7 +85,7 @@ def parse(
     if (least := offset + 2 * count - 1) > len(payload):
         raise BitstreamError(f"expected {least} bytes or more for {width}x{height} pixels, found {len(payload)}")
     if plan.pixels_in_all > max_pixels:
-        raise BitstreamError(f"expected at most {max_pixels} pixels, found {width}x{height}; {RAISED_BY}")
+        raise BitstreamError(too_many_pixels(max_pixels, height, width))
     sizes = []
     for _ in range(count - 1):
         size, offset = varints.unpack_one(payload, offset, source)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcomp.errors import BitstreamError, InputError, everything_as, missing_dependency
+from tfcomp.errors import BitstreamError, InputError, everything_as, optional_import
 from tfcomp.items import Images
 from tfcomp.runtimes.transform import Float32
 
@@ -27,10 +27,8 @@ class SavedModelTransform:
     """
 
     def __init__(self, encoder: Path, decoder: Path) -> None:
-        try:
+        with optional_import():
             import tensorflow as tf
-        except ModuleNotFoundError as error:
-            raise missing_dependency(error) or error from error
         self._folders = encoder, decoder
         with everything_as(BitstreamError, f"expected SavedModels with a signature {LATENT!r}"):
             # Signatures do not keep their variables alive; the loaded models do.
