@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 # benchmarks/litert_js.py is a part of runtime_exactness.py.
 BENCHMARKS ?= $(filter-out benchmarks/litert_js.py,$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: demo test lint format slow fuzz kill lowest devices beam golden notebooks test-notebooks docs benchmark web web-demo android wheel release clean
+.PHONY: demo test lint format slow fuzz kill lowest processes beam golden notebooks test-notebooks docs benchmark web web-demo android wheel release clean
 
 demo: .venv/installed
 	$(BIN)/tfcomp demo --out demo
@@ -41,9 +41,10 @@ LOWEST_TESTS ?= $(addprefix tests/test_,tables.py container.py golden_payloads.p
 lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest $(LOWEST_TESTS)
 
-# A model trained in two processes and under JAX as on one device.
-devices: .venv/installed
-	$(BIN)/python -m pytest -m 'slow or not slow' -k two_workers_and_jax tests/test_many_devices.py
+# What several processes, or one that has only Keras or TensorFlow, make of a model.
+processes: .venv/installed
+	$(BIN)/python -m pytest -m 'slow or not slow' -k 'two_workers_and_jax or two_replicas or in_a_process or new_process' \
+		tests/test_many_devices.py tests/test_exporting.py tests/test_keras_models.py
 
 # tfcomp.beam and the examples for Dask and Ray, in .venv-beam: Beam sets upper bounds on protobuf, Pillow and pyarrow.
 # It has no TensorFlow, so that the fixtures of the other tests are not there.
@@ -65,7 +66,8 @@ test-notebooks: .venv/installed-notebooks
 # The documentation's site, into build/site; then every example in it, and in the README, is run.
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
-	$(BIN)/python -m pytest -m 'slow or not slow' tests/test_documents.py tests/test_readme.py
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/test_documents.py tests/test_readme.py \
+		tests/test_serving.py::test_the_page_of_the_documentation_runs
 
 benchmark: .venv/installed-benchmark
 	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done

@@ -203,6 +203,7 @@ assert "tfcomp" not in sys.modules
 """
 
 
+@pytest.mark.slow  # `make processes` runs it
 def test_saved_models_run_in_a_process_without_tfcomp(exported: Any, tmp_path: Path) -> None:
     codec, artifact, images = exported
     few = images[:5]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,14 @@ from tfcomp.measure.evaluate import psnr_db
 from tfcomp.storage.image_files import write_image
 
 Images = NDArray[np.uint8]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_turns() -> Iterator[None]:
+    """Contexts that are trained on for a moment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context_fit, "TURNS", 20)
+        yield
 
 
 def pictures(count: int = 6, channels: int = 2) -> list[Images]:
