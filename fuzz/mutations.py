@@ -150,7 +150,7 @@ def array(rng: random.Random, given: np.ndarray) -> Any:
             for _ in range(rng.choice([1, 1, 2, 5])):
                 if flat.size:
                     odd = [-1, 0, 1, 7, 2**24, 2**31 - 1] if flat.dtype.kind in "iu" else [0, -1, np.nan, np.inf, 1e38]
-                    flat[rng.randrange(flat.size)] = rng.choice(odd)
+                    flat[rng.randrange(flat.size)] = np.array(rng.choice(odd)).astype(flat.dtype)  # of 8 bits, too
             return found
 
 
