@@ -58,6 +58,22 @@ def test_temporaries_of_dead_processes_are_swept_and_no_others(tmp_path: Path, g
     assert sorted(tmp_path.iterdir()) == sorted([target, *kept])
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="asks /proc for a process's state")
+def test_a_process_that_ended_and_that_nobody_waited_for_is_dead(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    left = left_behind(tmp_path / "out.tfz", process.pid)
+    left.write_bytes(b"half")
+    with process.stdout as pipe:
+        pipe.read()  # ends with the process
+    until = time.monotonic() + 30
+    while left.exists() and time.monotonic() < until:
+        writing.sweep(tmp_path)
+    assert not left.exists()
+    assert process.returncode is None
+    process.wait()
+
+
 def test_what_a_left_over_link_leads_to_stays(tmp_path: Path, gone: int) -> None:
     (tmp_path / "dear").mkdir()
     (tmp_path / "dear" / "file").write_text("irreplaceable")

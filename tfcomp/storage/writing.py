@@ -58,7 +58,7 @@ def _place() -> str:
 
 
 def _is_gone(pid: int) -> bool:
-    """Whether no process of this machine has the number; False if that is unknown."""
+    """Whether no process of this machine has the number, or one that has ended; False if that is unknown."""
     if os.name == "nt":  # there `os.kill` would end the process
         return False
     try:
@@ -67,6 +67,9 @@ def _is_gone(pid: int) -> bool:
         return True
     except (OSError, OverflowError):
         return False
+    # A worker whose parent was killed may stay a zombie: the first process of a container need not wait for any.
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[:1] == ["Z"]
     return False
 
 
