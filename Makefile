@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 # benchmarks/litert_js.py is a part of runtime_exactness.py.
 BENCHMARKS ?= $(filter-out benchmarks/litert_js.py,$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: demo test lint format slow fuzz kill lowest processes beam golden notebooks test-notebooks docs benchmark web web-demo android wheel release clean
+.PHONY: demo test lint format slow fuzz kill lowest further beam golden notebooks test-notebooks docs benchmark web web-demo android wheel release clean
 
 demo: .venv/installed
 	$(BIN)/tfcomp demo --out demo
@@ -41,10 +41,11 @@ LOWEST_TESTS ?= $(addprefix tests/test_,tables.py container.py golden_payloads.p
 lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest $(LOWEST_TESTS)
 
-# What several processes, or one that has only Keras or TensorFlow, make of a model.
-processes: .venv/installed
-	$(BIN)/python -m pytest -m 'slow or not slow' -k 'two_workers_and_jax or two_replicas or in_a_process or new_process' \
-		tests/test_many_devices.py tests/test_exporting.py tests/test_keras_models.py
+# Tests that take longer, and that CI runs all the same: several workers, JAX, a Python that has only TensorFlow or Keras.
+FURTHER := two_workers_and_jax or two_replicas or in_a_process or new_process or sets-of-tables or grey_comes or peak_memory
+further: .venv/installed
+	$(BIN)/python -m pytest -m 'slow or not slow' -k '$(FURTHER)' $(addprefix tests/test_,many_devices.py exporting.py \
+		keras_models.py graph_tiles.py folders.py)
 
 # tfcomp.beam and the examples for Dask and Ray, in .venv-beam: Beam sets upper bounds on protobuf, Pillow and pyarrow.
 # It has no TensorFlow, so that the fixtures of the other tests are not there.

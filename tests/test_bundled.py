@@ -84,6 +84,15 @@ def test_plain_images_need_a_few_bytes(image: NDArray[np.uint8]) -> None:
     assert np.abs(restored_from(payload).squeeze().astype(int) - image).mean() < 3
 
 
+def test_data_sets_and_their_iterators_are_sequences() -> None:
+    tf = pytest.importorskip("tensorflow")
+    images = np.stack([scene(16, 24, seed=seed) for seed in range(3)])
+    expected = codec().compress(list(images))
+    data = tf.data.Dataset.from_tensor_slices(images)
+    for items in (data, data.batch(2), iter(data), data.as_numpy_iterator()):
+        assert codec().compress(items) == expected
+
+
 def test_more_bytes_are_a_better_picture() -> None:
     image = scene(96, 120)
     payloads = [packed(image, quality) for quality in range(1, 9)]

@@ -53,7 +53,7 @@ def codecs(images: np.ndarray) -> dict[str, Codec]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sets of tables", "places"])
+@pytest.mark.parametrize("name", ["sets of tables", "places"], ids=["sets-of-tables", "places"])
 def test_whole_graphs_make_and_read_the_codecs_payloads(
     name: str, codecs: dict[str, Codec], images: np.ndarray, tmp_path: Path
 ) -> None:
@@ -203,7 +203,7 @@ assert "tfcomp" not in sys.modules
 """
 
 
-@pytest.mark.slow  # `make processes` runs it
+@pytest.mark.slow  # `make further` runs it
 def test_saved_models_run_in_a_process_without_tfcomp(exported: Any, tmp_path: Path) -> None:
     codec, artifact, images = exported
     few = images[:5]

@@ -53,7 +53,7 @@ def alike(one: AutoEncoder, other: AutoEncoder) -> bool:
 # === Replicas ===
 
 
-@pytest.mark.slow  # `make processes` runs it
+@pytest.mark.slow  # `make further` runs it
 def test_two_replicas_train_as_one_device_does_whatever_part_of_a_batch_they_have(tmp_path: Path) -> None:
     """Replicas of one example or of none, more qualities than examples, a penalty, and a floor of the batch's mean."""
     script = """
@@ -202,7 +202,7 @@ def run_script(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow  # `make processes` runs it
+@pytest.mark.slow  # `make further` runs it
 def test_two_workers_and_jax_train_as_one_device_does(tmp_path: Path) -> None:
     """The script that does so for every model, small; its bounds are its own."""
     name, ways = "conv, 3 prices", ["two workers", "JAX, one device"]

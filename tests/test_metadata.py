@@ -54,7 +54,7 @@ def is_upright(found: NDArray[np.int64]) -> bool:
 
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_every_orientation_of_every_format(tmp_path: Path, kind: str) -> None:
-    for orientation in range(1, 9):
+    for orientation in (*range(1, 9), 0, 9, 65535):
         made = Image.Exif()
         made[0x0112] = orientation
         data = saved(kind, exif=made)
@@ -63,6 +63,7 @@ def test_every_orientation_of_every_format(tmp_path: Path, kind: str) -> None:
         turned.getexif()[0x0112] = orientation
         wanted = ImageOps.exif_transpose(turned)
         assert np.abs(found - np.asarray(wanted).astype(np.int64)).mean() < 4, orientation
+        assert image_files.image_shape(tmp_path / f"a.{kind}")[:2] == found.shape[:2], orientation
 
 
 @pytest.mark.parametrize("other", [False, True])

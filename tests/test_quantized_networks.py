@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from kinds import Kind, interpreter_of
 from tensorflow.lite.python import schema_py_generated as schema
@@ -119,6 +120,34 @@ def test_weights_of_8_bits_cost_nothing_that_is_seen(kinds: Callable[[str], Kind
         assert eight["psnr_db"] >= plain["psnr_db"] - 0.1
         assert eight["encoder_bytes"] < plain["encoder_bytes"]
         assert eight["decoder_bytes"] < plain["decoder_bytes"]
+
+
+def test_weights_of_8_bits_are_off_by_half_a_step_of_their_channel() -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"conv2d": (3, 3, 4, 64), "depthwise": (3, 3, 64, 1), "transpose": (3, 3, 48, 64), "dense": (48, 32)}
+    weights = {name: tf.constant(rng.normal(size=shape), tf.float32) for name, shape in shapes.items()}
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 6, 6, 4], tf.float32, "x")], autograph=False)
+    def graph(x: Any) -> dict[str, Any]:
+        x = tf.nn.conv2d(x, weights["conv2d"], 1, "SAME")
+        x = tf.nn.depthwise_conv2d(x, weights["depthwise"], [1] * 4, "SAME")
+        x = tf.nn.conv2d_transpose(x, weights["transpose"], [1, 12, 12, 48], 2)
+        return {"y": tf.matmul(tf.reshape(x, [-1, 48]), weights["dense"])}
+
+    halves, eighths = (
+        Interpreter(model_content=conversion.to_litert(graph, quantize)) for quantize in ("float16", "int8-weights")
+    )
+    for interpreter in (halves, eighths):
+        interpreter.allocate_tensors()
+    stored = [t for t in eighths.get_tensor_details() if t["dtype"] == np.int8]
+    assert len(stored) == len(weights)
+    for tensor in stored:
+        parameters = tensor["quantization_parameters"]
+        axis, scales = parameters["quantized_dimension"], parameters["scales"]
+        scale = scales.reshape([-1 if i == axis else 1 for i in range(len(tensor["shape"]))])
+        found, exact = (interpreter.get_tensor(tensor["index"]) for interpreter in (eighths, halves))
+        assert scales.size == tensor["shape"][axis]
+        assert np.all(np.abs(found * scale - exact.astype(np.float32)) <= scale * 0.501)
 
 
 def test_litert_halves_no_float_but_the_networks_weights(kind: Kind) -> None:

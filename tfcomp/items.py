@@ -96,7 +96,7 @@ class Item:
             )
         if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
             raise InputError(f"expected a sequence of items {self}, found {type(items).__name__}")
-        if not hasattr(items, "element_spec"):
+        if not hasattr(items, "cardinality"):  # of data sets, and not of their iterators
             return (self.one(item) for item in items)
         data, rank = _images_of(items)
         return (self.one(item) for item in (data.unbatch() if rank == 4 else data))

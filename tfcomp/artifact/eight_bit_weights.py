@@ -1,12 +1,13 @@
-"""The weights of a ``.tflite`` file from 16 bits to 8, what is computed with them staying float32.
+"""Stores the weights of a ``.tflite`` file in 8 bits instead of 16; computing stays float32.
 
 The converter keeps a float16 weight as a constant and an operator `DEQUANTIZE` that makes it float32. Here the
 constant becomes int8 and gets a scale for each output channel, ``max |weight| / 127``, and the operator stays:
 
     |weight - scale * integer| <= scale / 2
 
-Layers named `EXACT` keep 16 bits. Such a layer is a transform whose output is the image or the latent itself, with
-nothing after it to hide its error: in 8 bits the synthesis of `lapped` costs a quarter of a decibel at 40 dB.
+Layers whose names begin with `KEPT_PREFIX` keep 16 bits. Such a layer is a transform whose output is the image or the
+latent itself, with nothing after it to hide its error: in 8 bits the synthesis of `lapped` costs a quarter of a decibel
+at 40 dB.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
-EXACT = "linear"
+KEPT_PREFIX = "linear"
 """The beginning of the names of layers whose weights keep 16 bits."""
 _OPERATOR = schema.BuiltinOperator
 _OUTPUT_AXIS = {
@@ -48,7 +49,7 @@ def in_8_bits(content: bytes) -> bytes:
             weight = stored.get(operator.inputs[1]) if axis >= 0 else None
             # Names are those of layers, "network/layer/operation", of all that the converter made one operator of.
             names = weight.name.decode() + graph.tensors[operator.outputs[0]].name.decode() if weight else ""
-            if weight is not None and weight.type == schema.TensorType.FLOAT16 and f"/{EXACT}" not in names:
+            if weight is not None and weight.type == schema.TensorType.FLOAT16 and f"/{KEPT_PREFIX}" not in names:
                 _quantize(weight, model.buffers[weight.buffer], axis)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 

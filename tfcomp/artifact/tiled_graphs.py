@@ -109,7 +109,7 @@ class TiledGraphs:
 
     # === LiteRT ===
 
-    def litert(self, _: str) -> dict[str, bytes]:
+    def litert(self, _quantize: str) -> dict[str, bytes]:
         """The ``.tflite`` files of payloads, by name; their weights have 16 bits, which the contexts' need."""
         channels, side = self.parts.item.channels, self.side
         graph = self._graph(side)

@@ -243,8 +243,9 @@ class FreeSize:
     @cached_property
     def _crops(self) -> Images:
         """Middles of some images, uint8 [N, side, side, C], on which an export measures."""
-        images = self.images[:: -(-len(self.images) // SENSITIVITY_IMAGES)]
-        side = min(SENSITIVITY_SIDE, *(n for image in images for n in image.shape[:2]))
+        side = min(SENSITIVITY_SIDE, max(min(image.shape[:2]) for image in self.images))
+        images = [image for image in self.images if min(image.shape[:2]) >= side]
+        images = images[:: -(-len(images) // SENSITIVITY_IMAGES)]
         corners = [[(n - side) // 2 for n in image.shape[:2]] for image in images]
         return np.stack([image[y : y + side, x : x + side] for image, (y, x) in zip(images, corners, strict=True)])
 

@@ -32,8 +32,11 @@ MARGIN = 5
 """Bits beyond its divergence that a block has candidates for; see `tfcomp.entropy.candidate_search`."""
 DRAW_BITS = 6
 """Bits of an item's draw; see `tfcomp.entropy.sample`."""
-COLLAPSED_BITS = 0.01
-"""Mean divergence below which a position's posterior is taken for the prior."""
+COLLAPSED_BITS = 0.03
+"""Mean divergence, in all, of the positions whose posteriors are taken for the prior: those that carry least.
+
+A bit of divergence is worth ``beta`` bits of distortion or more, and many positions that carry next to nothing add up.
+"""
 QUANTILE_BITS = 12
 TABLE_IMAGES = 1000
 """Calibration images whose samples are searched for the tables."""
@@ -79,7 +82,10 @@ def blocks(divergence: Float64) -> tuple[Int32, Int32]:
         block[position] = lightest = min(range(count), key=lambda b: (round(float(sums[b]), 2), int(sizes[b])))
         sums[lightest] += divergence[position]
         sizes[lightest] += 1
-    return block, (divergence >= COLLAPSED_BITS).astype(np.int32)
+    order = np.argsort(divergence, kind="stable")
+    scored = np.ones(len(divergence), np.int32)
+    scored[order[np.cumsum(divergence[order]) <= COLLAPSED_BITS]] = 0
+    return block, scored
 
 
 def quantiles(bits: int) -> Int32:

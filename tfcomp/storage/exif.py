@@ -27,7 +27,7 @@ class Exif:
     """Values of tags, None where they are absent or of a type that makes no sense.
 
     Attributes:
-        orientation: 1 to 8.
+        orientation: 1 to 8; any other number says nothing.
         colour_space: a number of the EXIF specification.
         interoperability_index: such as "R98".
     """

@@ -178,7 +178,7 @@ def _shape(image: ImageFile.ImageFile) -> tuple[int, int, int]:
     width, height = image.size
     if image.format == "TIFF":  # versions of Pillow turn the size at different times
         width, height = image.tag_v2[256], image.tag_v2[257]  # type: ignore[attr-defined]
-    if _orientation(image) >= 5:
+    if _orientation(image) in range(5, 9):  # any other number says nothing
         height, width = width, height
     return height, width, 1 if image.mode in _GREY else 3
 
