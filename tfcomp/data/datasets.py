@@ -62,7 +62,8 @@ def load(
     as well.
 
     Args:
-        source, data_dir: see `load_arrays`.
+        source: see `load_arrays`.
+        data_dir: likewise.
         seed: seed of a random order of the training images, a new one in each epoch; by default the source's order.
 
     Returns:
@@ -133,7 +134,9 @@ def opened(
     """The training and the test images, as files if the folder has more than `HELD_BYTES`, else as arrays.
 
     Args:
-        source, data_dir, skipped: see `load_arrays`.
+        source: see `load_arrays`.
+        data_dir: likewise.
+        skipped: likewise.
         to_the_end: whether whole files are read now, so that none is found damaged later.
 
     Returns:

@@ -197,7 +197,9 @@ def measure(
     """Mean file size in bytes and PSNR in dB of a format, with one file for each image.
 
     Args:
-        images, name, quality: see `round_trip`, which also raises the errors.
+        images: see `round_trip`, which also raises the errors.
+        name: likewise.
+        quality: likewise.
         structural: whether to measure MS-SSIM too.
 
     Examples:
@@ -216,7 +218,9 @@ def curve(
     """The points of a format over some qualities, by default its sweep, which is empty for a lossless format.
 
     Args:
-        images, name, structural: see `measure`.
+        images: see `measure`.
+        name: likewise.
+        structural: likewise.
         qualities: qualities in the format's unit.
 
     Examples:
@@ -233,7 +237,8 @@ def lowest_quality(images: Images, name: str, target_psnr_db: float) -> tuple[in
     The search sees the images that are measured, in the classical format's favour; 95 if no quality reaches the target.
 
     Args:
-        images, name: see `round_trip`, which also raises the errors.
+        images: see `round_trip`, which also raises the errors.
+        name: likewise.
         target_psnr_db: the target in dB.
 
     Examples:
