@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from tfcomp.errors import InputError
+from tfcomp.progress import progress
 
 Images = NDArray[np.uint8]
 
@@ -186,7 +186,7 @@ def as_images(data: Any) -> Images:
         found = f"found elements {data.element_spec}"
         raise InputError(f"expected a data set of images [H, W, C] or batches [N, H, W, C], {found}")
     batched = data if rank == 4 else data.batch(256)
-    bar = tqdm(batched.as_numpy_iterator(), desc="read", delay=1.0, leave=False, disable=None)
+    bar = progress(batched.as_numpy_iterator(), "read")
     try:
         batches = [image_array(batch, "images") for batch in bar]
     except tf.errors.InvalidArgumentError as error:

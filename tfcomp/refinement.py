@@ -31,12 +31,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from tfcomp.coding.tables import Int32
 from tfcomp.entropy.static import StaticModel
 from tfcomp.errors import InputError
 from tfcomp.items import Images
+from tfcomp.progress import progress
 
 FIRST_SHARE = 4
 """The first limit of steps taken together is the number of positions over this."""
@@ -94,7 +94,7 @@ class BatchRefiner:
         Images are uint8 [N, H, W, C]; latents, before and after, int32 [N, *latent_shape] inside the tables' supports.
         """
         starts = range(0, len(images), BATCH)
-        bar = tqdm(starts, desc="refine", unit="batch", delay=1.0, leave=False, disable=None)
+        bar = progress(starts, "refine", unit="batch")
         parts = [self._refined(images[i : i + BATCH], latents[i : i + BATCH], effort) for i in bar]
         return np.concatenate([latents[:0], *parts])
 

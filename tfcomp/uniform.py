@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from tfcomp.coding.tables import Int32
 from tfcomp.entropy.context import ContextModel
@@ -19,6 +18,7 @@ from tfcomp.entropy.static import StaticModel
 from tfcomp.errors import InputError
 from tfcomp.items import Images
 from tfcomp.parts import Parts, Quality, Tally
+from tfcomp.progress import progress
 from tfcomp.refinement import BatchRefiner, Slope, lagrangian
 
 BATCH = 256
@@ -133,6 +133,6 @@ def _static(quality: Quality) -> StaticModel:
 def batched(network: Callable[[NDArray[Any]], NDArray[Any]], items: NDArray[Any], label: str) -> NDArray[Any]:
     """The results of a function of items [N, ...] that is called with `BATCH` of them at a time."""
     starts = range(0, len(items), BATCH)
-    bar = tqdm(starts, desc=label, unit="batch", delay=1.0, leave=False, disable=None)
+    bar = progress(starts, label, unit="batch")
     parts = [network(items[i : i + BATCH]) for i in bar]
     return np.concatenate(parts) if parts else network(items)

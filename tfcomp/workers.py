@@ -21,11 +21,10 @@ from multiprocessing import get_context
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
-from tqdm import tqdm
-
 from tfcomp.codec import Codec
 from tfcomp.errors import InputError
-from tfcomp.storage.image_files import limit_pixels, progress
+from tfcomp.progress import hide, progress
+from tfcomp.storage.image_files import limit_pixels
 
 FEW = 3
 """Largest number of items that one process does alone: to start others takes as long."""
@@ -158,21 +157,11 @@ def _start(sent: str, max_pixels: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what a worker has begun to write is undone
     threading.Thread(target=_end_with_parent, daemon=True).start()
     limit_pixels(max_pixels)
-    _draw_no_bars()
+    hide()
     memory = SharedMemory(sent)
     assert memory.buf is not None
     _codec = pickle.loads(memory.buf)  # noqa: S301 - the parent's own
     memory.close()
-
-
-def _draw_no_bars() -> None:
-    """Leaves the terminal to the parent process, whose progress bar counts the jobs of all workers."""
-    drawn = tqdm.__init__
-
-    def hidden(self: Any, *arguments: Any, **options: Any) -> None:
-        drawn(self, *arguments, **{**options, "disable": True})
-
-    tqdm.__init__ = hidden
 
 
 def _run(function: Callable[..., Any], job: Job) -> Any:

@@ -20,6 +20,7 @@ from tfcomp.errors import InputError, TfcompError
 from tfcomp.geometry import DEFAULT_MAX_PIXELS
 from tfcomp.items import Images
 from tfcomp.outcomes import Coded, Source
+from tfcomp.progress import progress
 from tfcomp.storage import archives, container, image_files
 from tfcomp.storage.writing import local
 
@@ -151,7 +152,7 @@ def _one_shape(codec: Codec, sources: Sequence[Source], args: argparse.Namespace
     if args.target_bytes is not None:
         raise InputError(f"expected --target-bytes with a codec of images of any size, found one of {codec.item}")
     reports: list[CompressionReport] = []
-    read = image_files.progress(sources, "read images", len(sources))
+    read = progress(sources, "read images", len(sources))
     yield from outcomes.compress(codec, read, effort=args.effort, reports=reports)
     clipped, latents = sum(r.clipped for r in reports), sum(r.latents for r in reports)
     if clipped:

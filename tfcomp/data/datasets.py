@@ -26,7 +26,8 @@ from tfcomp.data.crops import crops, reading_errors
 from tfcomp.data.folders import ImageFiles, image_folder
 from tfcomp.errors import InputError, optional_import
 from tfcomp.items import Images, as_images, image_array
-from tfcomp.storage.image_files import Skipped, progress, reason
+from tfcomp.progress import progress
+from tfcomp.storage.image_files import Skipped, reason
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from tfcomp.errors import InputError
 from tfcomp.items import Images
-from tfcomp.storage.image_files import Skipped, image_files, image_shapes, progress, read_image
+from tfcomp.progress import progress
+from tfcomp.storage.image_files import Skipped, image_files, image_shapes, read_image
 
 if TYPE_CHECKING:
     import tensorflow as tf

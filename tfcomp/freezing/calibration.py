@@ -23,7 +23,8 @@ import numpy as np
 from tfcomp.errors import InputError
 from tfcomp.geometry import Grid
 from tfcomp.items import Images, Item, as_images
-from tfcomp.storage.image_files import image_files, progress, read_image
+from tfcomp.progress import progress
+from tfcomp.storage.image_files import image_files, read_image
 
 MAX_PIXELS = 1 << 24
 """Largest number of pixels of all calibration images together, of any size or from files."""

@@ -20,7 +20,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from tfcomp.coding.tables import FrequencyTables, Int32, allot
 from tfcomp.entropy import tiles
@@ -32,6 +31,7 @@ from tfcomp.errors import InputError
 from tfcomp.freezing.steps import Float32, Float64
 from tfcomp.layout import Layout
 from tfcomp.models.context_prior import ContextPrior, laplace_nats
+from tfcomp.progress import progress
 
 # fmt: off
 THRESHOLDS = np.array([
@@ -239,7 +239,7 @@ def refined(prior: ContextPrior, step: Float32, quality: int, latents: Sequence[
         optimizer.apply_gradients(zip(gradients, trained.trainable_variables, strict=True))
 
     crops = _Crops(prior, latents, quality)
-    for _ in tqdm(range(TURNS), desc=f"contexts {quality + 1}", delay=1.0, leave=False, disable=None):
+    for _ in progress(range(TURNS), f"contexts {quality + 1}"):
         turn(tf.constant(crops.draw(), tf.float32))
     return trained if all(np.all(np.isfinite(weight)) for weight in trained.get_weights()) else prior
 

@@ -33,8 +33,8 @@ from tfcomp.models.latent_model import LatentModel
 from tfcomp.models.objective import LN2
 from tfcomp.models.priors import FactorizedPrior
 from tfcomp.parts import NEAREST, Parts, Quality
+from tfcomp.progress import progress
 from tfcomp.runtimes.keras_networks import KerasTransform
-from tfcomp.storage.image_files import progress
 
 CONTEXT_ERROR_FACTOR = 1.6
 """Factor of the price of error over the one in training, chosen on BSDS500's ``val`` for photographs."""

@@ -9,11 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from tfcomp.errors import InputError
 from tfcomp.items import Images
 from tfcomp.models.latent_model import LatentModel
+from tfcomp.progress import progress
 from tfcomp.runtimes.frozen_network import FrozenNetwork
 
 BATCH = 256
@@ -69,7 +69,7 @@ class Snapshot:
 
 def batched(network: Callable[[NDArray[Any]], Any], items: NDArray[Any]) -> NDArray[Any]:
     """A network's output for all items, in batches."""
-    bar = tqdm(range(0, len(items), BATCH), desc="calibrate", unit="batch", delay=1.0, leave=False, disable=None)
+    bar = progress(range(0, len(items), BATCH), "calibrate", unit="batch")
     return np.concatenate([keras.ops.convert_to_numpy(network(items[i : i + BATCH])) for i in bar])
 
 

@@ -21,7 +21,8 @@ from PIL import Image, features
 from tfcomp.errors import InputError, MissingDependencyError, optional_import
 from tfcomp.items import Images
 from tfcomp.measure.evaluate import Point, ms_ssim, psnr_db
-from tfcomp.storage.image_files import progress, register_jpeg_xl
+from tfcomp.progress import progress
+from tfcomp.storage.image_files import register_jpeg_xl
 
 __all__ = ["Format", "FORMATS", "measure", "round_trip", "curve", "lowest_quality", "lossless", "general_compressors"]
 

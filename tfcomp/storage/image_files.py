@@ -18,11 +18,11 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
-from tqdm import tqdm
 
 from tfcomp.errors import InputError, MissingDependencyError, TfcompError, optional_import
 from tfcomp.geometry import RAISED_BY, too_many_pixels
 from tfcomp.items import MAX_CHANNELS, Images, accepted_channels, whole_numbers
+from tfcomp.progress import progress
 from tfcomp.storage import colours, declarations, exif, jpeg_xl, places
 from tfcomp.storage.bare_files import without_metadata
 from tfcomp.storage.colours import Rgb
@@ -336,8 +336,3 @@ def reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     text = text.replace("decoder error", "its data are damaged or of a kind that is not supported, decoder error")
     return " ".join(text.split()) or type(error).__name__
-
-
-def progress(items: Any, label: str, total: int | None) -> Any:
-    """A progress bar for work of more than a second; none if the output is no terminal."""
-    return tqdm(items, desc=label, total=total, delay=1.0, leave=False, disable=None)
