@@ -226,8 +226,8 @@ class ContextModel:
             plane.set(places, group, coefficients)
             if p.last and group.stop < layout.channels:  # the group is complete: add it to the sums of the later ones
                 later = slice(group.stop, layout.channels)
-                for i, (places, (scale, mean)) in enumerate(zip(phase_places, totals, strict=True), 1):
-                    plane.add((scale[:, later], mean[:, later]), places, group, self._kernel(i, group, later))
+                for i, (at, (scale, mean)) in enumerate(zip(phase_places, totals, strict=True), 1):
+                    plane.add((scale[:, later], mean[:, later]), at, group, self._kernel(i, group, later))
 
     def _no_sums(self, count: int, channels: slice) -> Sums:
         scale = np.repeat(self.base[None, channels].astype(np.float32), count, axis=0)
