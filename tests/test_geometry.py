@@ -61,6 +61,17 @@ def test_tiles_cover_every_position_once_and_windows_surround_them(grid: Grid, h
     assert (one, two) == (slice(grid.stride, 3 * grid.stride), slice(0, 2 * grid.stride))
 
 
+@settings(deadline=None)
+@given(grids, st.integers(1, 40), st.integers(1, 40))
+def test_a_window_is_filled_once_the_tiles_that_it_reaches_are(grid: Grid, height: int, width: int) -> None:
+    plan = grid.plan(height, width)
+    tile_of = np.zeros((plan.rows, plan.columns), int)
+    for number, tile in enumerate(plan.areas()):
+        tile_of[tile] = number
+    for number, (_, window, _) in enumerate(plan.windows()):
+        assert tile_of[window].max() <= number + plan.lag
+
+
 @settings(deadline=None, max_examples=50)
 @given(grids, st.integers(1, 3000), st.integers(1, 3000))
 def test_tensors_are_planned_as_arrays_are(grid: Grid, height: int, width: int) -> None:

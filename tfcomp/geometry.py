@@ -194,6 +194,12 @@ class Plan:
             inner = [slice(s.start - w.start, s.stop - w.start) for s, w in zip(tile, seen, strict=True)]
             yield tile, (seen[0], seen[1]), (inner[0], inner[1])
 
+    @property
+    def lag(self) -> int:
+        """By how much tiles must be ahead of one, in their order, to fill its window; of a plan of integers."""
+        below, beside = (-(-self.grid.margin // int(n)) for n in (self.down, self.right))
+        return below * int(self.across) + beside
+
     def pixels(self, area: Area) -> Area:
         """An area of positions as pixels of the mirrored item."""
         down, right = (slice(s.start * self.grid.stride, s.stop * self.grid.stride) for s in area)

@@ -1,9 +1,15 @@
-"""Items of any size: one after another, in tiles, a payload that says quality and size; see `entropy.payloads`."""
+"""Items of any size: one after another, in tiles, a payload that says quality and size; see `entropy.payloads`.
+
+Where an item has several tiles, the networks run on some of them while another is coded; see `_Beside`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,6 +24,8 @@ from tfcomp.geometry import Area, Plan, too_many_pixels
 from tfcomp.items import GREY_IN_RGB, Images
 from tfcomp.parts import NEAREST, Float32, Parts, Quality, Tally
 from tfcomp.refinement import refine_tile
+from tfcomp.runtimes.litert import LiteRTTransform
+from tfcomp.runtimes.transform import Transform
 
 _LEAST_SHARE_OF_LOWER = 0.75
 """Smallest error weight that a quality may take to meet a number of bytes, as a share of the next lower quality's."""
@@ -25,6 +33,39 @@ _LEAST_SHARE = 0.35
 """Smallest error weight of the lowest quality, as a share of its usual one."""
 _SEARCH_STEPS = 5
 """Number of error weights that are tried between one that fits and one that does not."""
+_THREADS_BESIDE = 2
+"""Number of tiles that networks run on at a time: each takes 150 MB."""
+
+
+class _Beside:
+    """Runs networks on the windows of an item's tiles, in threads beside the one that codes.
+
+    Networks work without Python's lock, and the coder holds it much of the time, so that they go side by side. A single
+    tile has nothing to go beside, and leaves all processors to its network.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        self._alone, self._together = transform, transform
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, plan: Plan, function: Callable[..., Any], *areas: Area) -> Future[Any]:
+        """The result, as it comes, of a function of a transform and areas."""
+        if plan.tiles == 1:
+            done: Future[Any] = Future()
+            done.set_result(function(self._alone, *areas))
+            return done
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_THREADS_BESIDE)
+            if isinstance(self._alone, LiteRTTransform):
+                self._together = self._alone.with_threads(max(1, (os.cpu_count() or 1) // _THREADS_BESIDE))
+        return self._pool.submit(function, self._together, *areas)
 
 
 class _View:
@@ -36,10 +77,9 @@ class _View:
     Attributes:
         plan: the item's plan.
         mirrored: uint8 [rows * stride, columns * stride, C].
-        latents: the latent of each tile, float32 [h, w, K], in units.
     """
 
-    def __init__(self, parts: Parts, item: Images) -> None:
+    def __init__(self, parts: Parts, item: Images, beside: _Beside) -> None:
         assert parts.grid is not None
         height, width = item.shape[:2]
         if not parts.grid.fits(height, width, parts.max_pixels):
@@ -50,9 +90,16 @@ class _View:
         for axis, source in enumerate(self.plan.sources()):
             if len(source) != self.mirrored.shape[axis]:
                 self.mirrored = self.mirrored.take(source, axis=axis)
-        self.latents: list[Float32] = [
-            parts.transform.analyse(self.window(window))[0][inner] for _, window, inner in self.plan.windows()
-        ]
+
+        def latent(transform: Transform, window: Area, inner: Area) -> Float32:
+            return transform.analyse(self.window(window))[0][inner]
+
+        self._latents = [beside.begin(self.plan, latent, window, inner) for _, window, inner in self.plan.windows()]
+
+    @property
+    def latents(self) -> Iterator[Float32]:
+        """The latent of each tile, float32 [h, w, K], in units."""
+        return (latent.result() for latent in self._latents)
 
     def window(self, area: Area) -> Images:
         """uint8 [1, height, width, C]: the pixels of a window."""
@@ -69,21 +116,24 @@ class TiledPipeline:
 
     def encode(self, items: Any, quality: Quality, effort: int = 0) -> tuple[list[Int32], int]:
         """Integers, a list of int32 [rows, columns, K]; none is ever clipped."""
-        return [self._integers(_View(self.parts, item), quality, effort) for item in self.parts.item.sequence(items)], 0
+        with _Beside(self.parts.transform) as beside:
+            views = (_View(self.parts, item, beside) for item in self.parts.item.sequence(items))
+            return [self._integers(view, quality, effort) for view in views], 0
 
     def compress(
         self, items: Any, quality: Quality, effort: int, target_bytes: int | None
     ) -> tuple[list[bytes], Tally]:
         """Payloads, and the number of their integers."""
         payloads, integers = [], 0
-        for item in self.parts.item.sequence(items):
-            view = _View(self.parts, item)
-            payloads.append(
-                self._payload(view, quality, effort)
-                if target_bytes is None
-                else self._fitting(view, _checked_target(target_bytes), effort)
-            )
-            integers += int(view.plan.rows * view.plan.columns) * len(quality.step)
+        with _Beside(self.parts.transform) as beside:
+            for item in self.parts.item.sequence(items):
+                view = _View(self.parts, item, beside)
+                payloads.append(
+                    self._payload(view, quality, effort)
+                    if target_bytes is None
+                    else self._fitting(view, _checked_target(target_bytes), effort)
+                )
+                integers += int(view.plan.rows * view.plan.columns) * len(quality.step)
         return payloads, Tally(integers, clipped=0)
 
     def ideal_bits(self, payloads: Sequence[bytes], _: Quality) -> float:
@@ -100,12 +150,14 @@ class TiledPipeline:
     def _payload(self, view: _View, quality: Quality, effort: int, share: float = 1.0) -> bytes:
         if effort:
             integers = self._integers(view, quality, effort, share)
-            latents = [integers[tile].astype(np.float32) for tile in view.plan.areas()]
+            latents = (integers[tile].astype(np.float32) for tile in view.plan.areas())
             weight = _exact(quality)
         else:
-            latents, weight = [quality.to_steps(latent) for latent in view.latents], _weight(quality, share)
-        with one_blas_thread():
-            codes = [tiles.encode(_contextual(quality), latent, weight)[0] for latent in latents]
+            latents, weight = (quality.to_steps(latent) for latent in view.latents), _weight(quality, share)
+        codes = []
+        for latent in latents:
+            with one_blas_thread():
+                codes.append(tiles.encode(_contextual(quality), latent, weight)[0])
         header = Header(quality.number, view.grey, int(view.plan.height), int(view.plan.width))
         return framing.pack(header, codes)
 
@@ -147,7 +199,10 @@ class TiledPipeline:
 
     def _cost(self, view: _View, quality: Quality, integers: Int32, lagrangian: float) -> float:
         """Bits and weighted squared error of an item's own pixels, on [0, 1]."""
-        restored = self._drawn(view.plan, quality, integers, view.item.shape[2]).astype(np.float32)
+        drawing = _Drawing(view.plan, quality, integers, view.item.shape[2])
+        for areas in view.plan.windows():
+            drawing.draw(self.parts.transform, *areas)
+        restored = drawing.item.astype(np.float32)
         error = float(np.square(restored - view.item, dtype=np.float64).sum()) / 255**2
         tiles_of = (integers[tile].astype(np.float32) for tile in view.plan.areas())
         bits = sum(_chosen(quality, tile, _exact(quality))[1] for tile in tiles_of)
@@ -195,34 +250,36 @@ class TiledPipeline:
         return [self._decoded(*self._parse(payload)) for payload in payloads]
 
     def _decoded(self, header: Header, plan: Plan, codes: Sequence[bytes]) -> Int32:
-        quality = self.parts.quality(header.quality)
-        whole = np.zeros((int(plan.rows), int(plan.columns), len(quality.step)), np.int32)
-        for tile, code in zip(plan.areas(), codes, strict=True):
+        whole = np.zeros((int(plan.rows), int(plan.columns), len(self.parts.quality().step)), np.int32)
+        for _ in self._decoding(whole, header, plan, codes):
+            pass
+        return whole
+
+    def _decoding(self, whole: Int32, header: Header, plan: Plan, codes: Sequence[bytes]) -> Iterator[int]:
+        """Decodes one tile after another into ``whole``, int32 [rows, columns, K], and gives the tile's number."""
+        model = _contextual(self.parts.quality(header.quality))
+        for number, (tile, code) in enumerate(zip(plan.areas(), codes, strict=True)):
             part = whole[tile]
             with one_blas_thread():
-                part[:] = tiles.decode(_contextual(quality), code, *part.shape[:2])
-        return whole
+                part[:] = tiles.decode(model, code, *part.shape[:2])
+            yield number
 
     def decompress(self, payloads: Sequence[bytes], _: Quality) -> list[Images]:
         """Items of payloads, a list of uint8 [H, W, C]."""
-        return [self._restored(payload) for payload in payloads]
+        with _Beside(self.parts.transform) as beside:
+            return [self._restored(payload, beside) for payload in payloads]
 
-    def _restored(self, payload: bytes) -> Images:
+    def _restored(self, payload: bytes, beside: _Beside) -> Images:
         header, plan, codes = self._parse(payload)
-        channels = 1 if header.grey else self.parts.item.channels
-        return self._drawn(plan, self.parts.quality(header.quality), self._decoded(header, plan, codes), channels)
-
-    def _drawn(self, plan: Plan, quality: Quality, integers: Int32, channels: int) -> Images:
-        """The item of its integers, uint8 [H, W, channels]."""
-        stride = plan.grid.stride
-        image = np.empty((int(plan.rows) * stride, int(plan.columns) * stride, channels), np.uint8)
-        for tile, window, inner in plan.windows():
-            seen = self.parts.transform.synthesise(quality.to_units(integers[window])[None], quality.number)[0]
-            pixels = seen[plan.pixels(inner)]
-            if channels < self.parts.item.channels:
-                pixels = np.rint(pixels.mean(axis=-1, keepdims=True, dtype=np.float32)).astype(np.uint8)
-            image[plan.pixels(tile)] = pixels
-        return image[plan.top : plan.top + plan.height, plan.left : plan.left + plan.width]
+        quality = self.parts.quality(header.quality)
+        integers = np.zeros((int(plan.rows), int(plan.columns), len(quality.step)), np.int32)
+        drawing = _Drawing(plan, quality, integers, 1 if header.grey else self.parts.item.channels)
+        windows, decoding = plan.windows(), self._decoding(integers, header, plan, codes)
+        ready = (next(windows) for number in decoding if number >= plan.lag)
+        drawn = [beside.begin(plan, drawing.draw, *areas) for areas in chain(ready, windows)]
+        for tile in drawn:
+            tile.result()
+        return drawing.item
 
     def claimed_pixels(self, payload: bytes) -> int:
         """Number of pixels that decoding a payload takes, mirrored ones included."""
@@ -239,6 +296,29 @@ class TiledPipeline:
     def measured(self, quality: Quality) -> Quality:
         """The quality as it is: for items of any size freezing has measured curvature and lagrangian."""
         return quality
+
+
+class _Drawing:
+    """Draws the tiles of an item, of integers int32 [rows, columns, K] that may still be decoded."""
+
+    def __init__(self, plan: Plan, quality: Quality, integers: Int32, channels: int) -> None:
+        self.plan, self.quality, self.integers = plan, quality, integers
+        stride = plan.grid.stride
+        self.mirrored = np.empty((int(plan.rows) * stride, int(plan.columns) * stride, channels), np.uint8)
+
+    def draw(self, transform: Transform, tile: Area, window: Area, inner: Area) -> None:
+        """Draws a tile whose window is decoded."""
+        units = self.quality.to_units(self.integers[window])
+        pixels = transform.synthesise(units[None], self.quality.number)[0][self.plan.pixels(inner)]
+        if self.mirrored.shape[2] < pixels.shape[2]:
+            pixels = np.rint(pixels.mean(axis=-1, keepdims=True, dtype=np.float32)).astype(np.uint8)
+        self.mirrored[self.plan.pixels(tile)] = pixels
+
+    @property
+    def item(self) -> Images:
+        """uint8 [H, W, channels]."""
+        top, left = self.plan.top, self.plan.left
+        return self.mirrored[top : top + self.plan.height, left : left + self.plan.width]
 
 
 def _contextual(quality: Quality) -> ContextModel:
