@@ -123,7 +123,7 @@ def _train(command: argparse.ArgumentParser) -> None:
         "--learning-rate",
         type=_positive,
         metavar="RATE",
-        help="Adam's learning rate at its largest, from which it falls; default: 1e-3, for crops 6e-4",
+        help="Adam's largest learning rate, from which it falls; default: 1e-3, for crops 6e-4, with --start 3e-4",
     )
     command.add_argument("--seed", type=_whole(0), default=0)
     _on_error(command)
