@@ -8,7 +8,7 @@ folders of a hundred, by the codec that comes with the package. Each run is a pr
 and the peak resident set of itself and of its largest worker. For each collection: one worker, two, one on a tenth of
 the images; then a run that is killed at random moments (all of its processes, or the first alone, or one worker) and
 begun again each time, whose shards are compared with the others byte by byte; and where ``.venv-beam`` is there
-(``make beam``), a pipeline of one and of two workers, whose payloads are compared.
+(``make beam``), a pipeline of one and of two workers, whose payloads are compared, and one of two on a tenth.
 """
 
 from __future__ import annotations
@@ -108,11 +108,16 @@ def run(name: str, source: str, out: str, workers: str) -> None:
     start = time.perf_counter()
     report = bulk.compress(source, out, codec=codec_of(name), shard_size=SHARD[name], processes=int(workers))
     seconds = time.perf_counter() - start
-    own, workers_own = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    cpu_seconds = sum(used.ru_utime + used.ru_stime for used in (own, workers_own))
-    peaks = {"peak_mib": own.ru_maxrss / 1024, "worker_peak_mib": workers_own.ru_maxrss / 1024}
-    found = {"seconds": seconds, "cpu_seconds": cpu_seconds, **peaks, "items": report.items}
+    found = {"seconds": seconds, **used(), "items": report.items}
     print(json.dumps({**found, "shards": report.shards, "bytes": report.bytes, "kept": report.kept}))
+
+
+def used() -> dict[str, float]:
+    """Processor time of this process and the workers that it has ended, its peak, and the largest worker's."""
+    own, workers_own = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cpu_seconds = sum(spent.ru_utime + spent.ru_stime for spent in (own, workers_own))
+    peaks = {"peak_mib": own.ru_maxrss / 1024, "worker_peak_mib": workers_own.ru_maxrss / 1024}
+    return {"cpu_seconds": cpu_seconds, **peaks}
 
 
 def threads(name: str, source: str, _: str, count: str) -> None:
@@ -157,7 +162,7 @@ def pipeline(name: str, source: str, out: str, workers: str) -> None:
             images = begun | fileio.MatchFiles(f"{source}/**") | beam.Reshuffle() | fileio.ReadMatches()
         made = images | Compress(artifact)
         _ = made.payloads | fileio.WriteToFiles(out, shards=4, sink=lambda _: ArchiveSink(artifact))
-    print(json.dumps({"seconds": time.perf_counter() - start}))
+    print(json.dumps({"seconds": time.perf_counter() - start, **used()}))
 
 
 def started(*arguments: Any, python: Any = sys.executable, apart: bool = False) -> subprocess.Popen[str]:
@@ -263,6 +268,7 @@ def measure(name: str, parts: str, kills: int, turns: int) -> dict[str, Any]:
             found["killed"]["equal"] = equal(work / "two", work / "killed")
             print(name, found["killed"], flush=True)
         if "beam" in parts and BEAM.exists():
+            found["beam_tenth"] = ended(started("beam", name, tenth, work / "beam_tenth", 2, python=BEAM))
             for workers in (1, 2):
                 out = work / f"beam{workers}"
                 taken = ended(started("beam", name, source, out, workers, python=BEAM))
