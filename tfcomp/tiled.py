@@ -34,7 +34,7 @@ _LEAST_SHARE = 0.35
 _SEARCH_STEPS = 5
 """Number of error weights that are tried between one that fits and one that does not."""
 _THREADS_BESIDE = 2
-"""Number of tiles that networks run on at a time: each takes 150 MB."""
+"""Largest number of tiles that networks run on at a time: each takes 150 MB."""
 
 
 class _Beside:
@@ -62,9 +62,10 @@ class _Beside:
             done.set_result(function(self._alone, *areas))
             return done
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(_THREADS_BESIDE)
+            threads = getattr(self._alone, "threads", None) or os.cpu_count() or 1
+            self._pool = ThreadPoolExecutor(min(threads, _THREADS_BESIDE))
             if isinstance(self._alone, LiteRTTransform):
-                self._together = self._alone.with_threads(max(1, (os.cpu_count() or 1) // _THREADS_BESIDE))
+                self._together = self._alone.with_threads(max(1, threads // _THREADS_BESIDE))
         return self._pool.submit(function, self._together, *areas)
 
 

@@ -26,6 +26,9 @@ class LiteRTTransform:
         threads: number for each interpreter. Default: one for items of one shape, whose networks are small; for items
             of any size as many as there are processors. Python threads that call at once each get an interpreter.
 
+    Attributes:
+        threads: as it was given.
+
     Raises:
         MissingDependencyError: without ai-edge-litert.
         BitstreamError: if LiteRT cannot run a file.
@@ -37,6 +40,7 @@ class LiteRTTransform:
         self._analysis = _Network(analysis, threads, ("latent",))
         self._synthesis = _Network(synthesis, threads, ("image",))
         self._slope = _Network(slope, threads, ("error", "gradient")) if slope else None
+        self.threads = threads
 
     def with_threads(self, threads: int) -> LiteRTTransform:
         """The same networks with another number of threads each."""
