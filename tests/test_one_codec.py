@@ -17,7 +17,6 @@ from kinds import ANY_SIZE, Kind, WholeLiteRT, WholeSavedModels, off, scene
 
 import tfcomp
 from tfcomp.coding import range_coder
-from tfcomp.entropy import tiles
 from tfcomp.errors import BitstreamError, InputError
 from tfcomp.runtimes import litert
 
@@ -140,8 +139,8 @@ def test_threads_that_share_a_codec_get_what_one_gets(kind: Kind, runtime: str) 
         assert list(pool.map(there_and_back, jobs)) == [there_and_back(job) for job in jobs]
 
 
-def test_threads_wait_for_nobody(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads meet inside of each network and of the entropy coder, both ways: no lock is around them."""
+def test_networks_of_threads_run_side_by_side(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads meet inside of each network and of the coder of messages, both ways: no lock is around them."""
     codec, meeting = kind.load("litert"), threading.Barrier(2, timeout=60)
 
     def met(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,9 +152,8 @@ def test_threads_wait_for_nobody(kind: Kind, monkeypatch: pytest.MonkeyPatch) ->
 
     codec.decompress(codec.compress(kind.items[:2]))  # what is made once is made
     monkeypatch.setattr(litert._Interpreter, "run", met(litert._Interpreter.run))
-    for coder in (tiles, range_coder):
-        for name in ("encode", "decode"):
-            monkeypatch.setattr(coder, name, met(getattr(coder, name)))
+    for name in ("encode", "decode"):
+        monkeypatch.setattr(range_coder, name, met(getattr(range_coder, name)))
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(lambda _: codec.decompress(codec.compress(kind.items[:2])), range(2))
     assert off(one, other) == 0

@@ -29,6 +29,10 @@ from tfcomp.storage.writing import replacing_folder
 DEFAULTS = {"batch_size": 8, "learning_rate": 6e-4}
 STARTED = {**DEFAULTS, "learning_rate": 3e-4}
 """Defaults from a trained model: at 6e-4 the highest qualities lose up to 10 dB until it falls, for no gain."""
+HIGHER_QUALITIES = 0.4
+"""Power of the price by which the higher qualities weigh more in training from a trained model, beyond equal shares of
+the loss. Without it the lowest quality of the bundled model takes the networks over: 500 steps on microscope pictures
+changed the losses of `val` by -21 % to +0 %, from the lowest quality to the highest, and with it by -19 % to -13 %."""
 LATENT_DIM = 64
 """Default number of channels of a spatial latent."""
 WATCHED = 32
@@ -102,6 +106,8 @@ def _fit(
         unfinished.write(args.out, state, model, choice)
 
     watching = Watching(watch, choice, plan, keep, history)
+    if choice.first is not None and model.qualities > 1:
+        model.weigh_qualities(np.array(model.betas) ** -HIGHER_QUALITIES / choice.first)
     if state is None or done < plan.steps:
         model.fit(
             learnt,

@@ -106,10 +106,24 @@ class AutoEncoder(LatentModel):
             self._build_prior(prior)
         relative = np.array(betas) / betas[-1] if betas[-1] > 0 else np.ones(1)
         self._relative = relative.astype(np.float32)
-        self._weights = (relative**-0.5 / np.mean(relative**-0.5)).astype(np.float32)
+        self.weigh_qualities(relative**-0.5)
         if self.qualities > 1:
             self._add_steps()
         self._complete(heads=1)
+
+    def weigh_qualities(self, weights: Sequence[float] | NDArray[np.floating]) -> None:
+        """Weighs the qualities' losses anew, from the next `compile` on: where some gain at others' cost. Not saved.
+
+        Weights are above 0, one for each quality, and only their ratios count; `InputError` is raised on others.
+
+        Examples:
+            >>> model = AutoEncoder.dense((28, 28, 1), latent_dim=32, beta=(0.5, 0.05))
+            >>> model.weigh_qualities((1, 8))
+        """
+        found = np.asarray(weights, np.float64)
+        if found.shape != (self.qualities,) or not np.all((found > 0) & np.isfinite(found)):
+            raise InputError(f"expected {self.qualities} weights above 0, one for each quality, found {weights!r}")
+        self._weights = (found / found.mean()).astype(np.float32)
 
     def _build_prior(self, prior: Any) -> None:
         if self.initial_beta == 0:
