@@ -198,3 +198,28 @@ def test_no_quality_ends_worse_than_it_began(photographs: Path, capsys: pytest.C
     last = load_model(photographs / "more" / "model.keras")
     for before, after in zip(first.get_weights(), last.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+def test_training_on_from_a_model_is_gentle_and_weighs_the_higher_qualities_more(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates, weights, really = [], [], AutoEncoder.weigh_qualities
+
+    def plan(rate: float, *_: object, **__: object) -> Plan:
+        rates.append(rate)
+        return Plan(rate, 1, None)
+
+    def weigh(model: AutoEncoder, given: np.ndarray) -> None:
+        weights.append(given)
+        really(model, given)
+
+    monkeypatch.setattr(crop_training, "Plan", plan)
+    monkeypatch.setattr(AutoEncoder, "weigh_qualities", weigh)
+    assert main(command(photographs, "--beta", "0.1", "0.01", "--steps", "1")) == 0
+    weights.clear()
+    start = ["--start", str(photographs / "run"), "--steps", "1", "--side", "16", "--batch-size", "2"]
+    assert main(["train", str(photographs / "data"), "--out", str(photographs / "more"), *start]) == 0
+    assert rates == [6e-4, 3e-4]
+    [given] = weights[1:]  # after those that the model begins with
+    assert given.shape == (2,)
+    assert given[1] > given[0] > 0

@@ -55,6 +55,17 @@ def test_each_quality_is_an_autoencoder_with_steps_a_prior_and_a_price_of_its_ow
         np.testing.assert_allclose(losses[block], WEIGHTS[q] * (distortion + BETAS[q] * rate), rtol=1e-4)
 
 
+def test_qualities_are_weighed_anew() -> None:
+    model, x = small(), images(6)
+    terms = model.objective(x, x.astype(np.float32) / 255, training=False)
+    usual = np.asarray(model.loss_of(terms)) / np.repeat(WEIGHTS, 2)
+    model.weigh_qualities((2, 2, 8))
+    np.testing.assert_allclose(model.loss_of(terms), usual * np.repeat([0.5, 0.5, 2.0], 2), rtol=1e-5)
+    for bad in ((1, 2), (1, 0, 2), (1, math.nan, 2), (1, -1, 2)):
+        with pytest.raises(InputError, match="expected 3 weights above 0, one for each quality"):
+            model.weigh_qualities(bad)
+
+
 def test_steps_start_in_proportion_to_the_square_root_of_the_price() -> None:
     steps = small().steps
     np.testing.assert_allclose(steps[0] / steps[1], math.sqrt(BETAS[0] / BETAS[1]), rtol=1e-5)

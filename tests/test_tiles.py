@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_info
 
 from tfcomp.coding.lanes import LEAST_BITS
 from tfcomp.entropy import tiles
-from tfcomp.entropy.blas import one_blas_thread
+from tfcomp.entropy.blas import coding_turn, one_blas_thread
 from tfcomp.entropy.context import ContextModel
 from tfcomp.entropy.model_set import stack, unstack
 from tfcomp.errors import BitstreamError, InputError
@@ -154,7 +154,7 @@ def test_threads_take_turns() -> None:
 
     def code(seed: int) -> bytes:
         nonlocal inside, most
-        with one_blas_thread():
+        with coding_turn():
             inside += 1
             most = max(most, inside)
             found = tiles.encode(model, latents(model, 12, 12, seed), weights(model))[0]

@@ -233,6 +233,7 @@ class Codec:
     def with_threads(self, threads: int) -> Codec:
         """The codec with another number of LiteRT's threads; a codec of another runtime is returned as it is.
 
+        They are the networks' alone. An item of several tiles is coded in one more thread meanwhile.
         Where several processes share the processors, one thread in each is right.
 
         Args:

@@ -196,7 +196,10 @@ class Plan:
 
     @property
     def lag(self) -> int:
-        """By how much tiles must be ahead of one, in their order, to fill its window; of a plan of integers."""
+        """Number of further tiles, in their order, that complete a tile's window; of a plan of integers.
+
+        The last of them lies as many rows of tiles below it, and as many tiles to the right, as the margin reaches.
+        """
         below, beside = (-(-self.grid.margin // int(n)) for n in (self.down, self.right))
         return below * int(self.across) + beside
 

@@ -1,6 +1,6 @@
 """Items of any size: one after another, in tiles, a payload that says quality and size; see `entropy.payloads`.
 
-Where an item has several tiles, the networks run on some of them while another is coded; see `_Beside`.
+Where an item has several tiles, the networks run on some of them while another is coded; see `_Windows`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ import numpy as np
 from tfcomp.coding.tables import COST_UNITS, Int32
 from tfcomp.entropy import payloads as framing
 from tfcomp.entropy import tiles
-from tfcomp.entropy.blas import one_blas_thread
+from tfcomp.entropy.blas import coding_turn
 from tfcomp.entropy.context import ContextModel
 from tfcomp.entropy.payloads import Header
 from tfcomp.errors import InputError
@@ -33,19 +34,19 @@ _LEAST_SHARE = 0.35
 """Smallest error weight of the lowest quality, as a share of its usual one."""
 _SEARCH_STEPS = 5
 """Number of error weights that are tried between one that fits and one that does not."""
-_THREADS_BESIDE = 2
-"""Largest number of tiles that networks run on at a time: each takes 150 MB."""
+_WINDOWS_AT_A_TIME = 2
+"""Largest number of windows that networks run on at a time: each of the bundled codec's takes 150 MB."""
 
 
-class _Beside:
-    """Runs networks on the windows of an item's tiles, in threads beside the one that codes.
+class _Windows:
+    """Runs LiteRT's networks on the windows of an item's tiles, in threads beside the one that codes.
 
-    Networks work without Python's lock, and the coder holds it much of the time, so that they go side by side. A single
-    tile has nothing to go beside, and leaves all processors to its network.
+    LiteRT works without Python's lock, and the coder holds it much of the time, so that they go side by side. A single
+    tile has nothing to go beside, and leaves all processors to its network; other runtimes do so with every window.
     """
 
     def __init__(self, transform: Transform) -> None:
-        self._alone, self._together = transform, transform
+        self._transform, self._shared = transform, transform
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -56,23 +57,23 @@ class _Beside:
             self._pool.shutdown(cancel_futures=True)
 
     def begin(self, plan: Plan, function: Callable[..., Any], *areas: Area) -> Future[Any]:
-        """The result, as it comes, of a function of a transform and areas."""
-        if plan.tiles == 1:
-            done: Future[Any] = Future()
-            done.set_result(function(self._alone, *areas))
-            return done
-        if self._pool is None:
-            threads = getattr(self._alone, "threads", None) or os.cpu_count() or 1
-            self._pool = ThreadPoolExecutor(min(threads, _THREADS_BESIDE))
-            if isinstance(self._alone, LiteRTTransform):
-                self._together = self._alone.with_threads(max(1, threads // _THREADS_BESIDE))
-        return self._pool.submit(function, self._together, *areas)
+        """Begins a function of a transform and areas, and gives its result to come."""
+        if plan.tiles > 1 and isinstance(self._transform, LiteRTTransform):
+            if self._pool is None:
+                threads = self._transform.threads or os.cpu_count() or 1
+                self._pool = ThreadPoolExecutor(min(threads, _WINDOWS_AT_A_TIME))
+                self._shared = self._transform.with_threads(max(1, threads // _WINDOWS_AT_A_TIME))
+            with suppress(RuntimeError):  # a pool takes no work once the main thread has ended
+                return self._pool.submit(function, self._shared, *areas)
+        done: Future[Any] = Future()
+        done.set_result(function(self._transform, *areas))
+        return done
 
 
 class _View:
     """An item, uint8 [H, W, C] or grey [H, W, 1], as the networks see it, a window at a time.
 
-    The constructor makes everything: before Python 3.12 a `functools.cached_property` holds one lock for all items
+    The constructor begins everything: before Python 3.12 a `functools.cached_property` holds one lock for all items
     while it computes, and threads would wait for one another's networks.
 
     Attributes:
@@ -80,7 +81,7 @@ class _View:
         mirrored: uint8 [rows * stride, columns * stride, C].
     """
 
-    def __init__(self, parts: Parts, item: Images, beside: _Beside) -> None:
+    def __init__(self, parts: Parts, item: Images, windows: _Windows) -> None:
         assert parts.grid is not None
         height, width = item.shape[:2]
         if not parts.grid.fits(height, width, parts.max_pixels):
@@ -95,7 +96,7 @@ class _View:
         def latent(transform: Transform, window: Area, inner: Area) -> Float32:
             return transform.analyse(self.window(window))[0][inner]
 
-        self._latents = [beside.begin(self.plan, latent, window, inner) for _, window, inner in self.plan.windows()]
+        self._latents = [windows.begin(self.plan, latent, window, inner) for _, window, inner in self.plan.windows()]
 
     @property
     def latents(self) -> Iterator[Float32]:
@@ -117,18 +118,18 @@ class TiledPipeline:
 
     def encode(self, items: Any, quality: Quality, effort: int = 0) -> tuple[list[Int32], int]:
         """Integers, a list of int32 [rows, columns, K]; none is ever clipped."""
-        with _Beside(self.parts.transform) as beside:
-            views = (_View(self.parts, item, beside) for item in self.parts.item.sequence(items))
-            return [self._integers(view, quality, effort) for view in views], 0
+        with _Windows(self.parts.transform) as windows:
+            items = self.parts.item.sequence(items)
+            return [self._integers(_View(self.parts, item, windows), quality, effort) for item in items], 0
 
     def compress(
         self, items: Any, quality: Quality, effort: int, target_bytes: int | None
     ) -> tuple[list[bytes], Tally]:
         """Payloads, and the number of their integers."""
         payloads, integers = [], 0
-        with _Beside(self.parts.transform) as beside:
+        with _Windows(self.parts.transform) as windows:
             for item in self.parts.item.sequence(items):
-                view = _View(self.parts, item, beside)
+                view = _View(self.parts, item, windows)
                 payloads.append(
                     self._payload(view, quality, effort)
                     if target_bytes is None
@@ -157,7 +158,7 @@ class TiledPipeline:
             latents, weight = (quality.to_steps(latent) for latent in view.latents), _weight(quality, share)
         codes = []
         for latent in latents:
-            with one_blas_thread():
+            with coding_turn():
                 codes.append(tiles.encode(_contextual(quality), latent, weight)[0])
         header = Header(quality.number, view.grey, int(view.plan.height), int(view.plan.width))
         return framing.pack(header, codes)
@@ -261,23 +262,23 @@ class TiledPipeline:
         model = _contextual(self.parts.quality(header.quality))
         for number, (tile, code) in enumerate(zip(plan.areas(), codes, strict=True)):
             part = whole[tile]
-            with one_blas_thread():
+            with coding_turn():
                 part[:] = tiles.decode(model, code, *part.shape[:2])
             yield number
 
     def decompress(self, payloads: Sequence[bytes], _: Quality) -> list[Images]:
         """Items of payloads, a list of uint8 [H, W, C]."""
-        with _Beside(self.parts.transform) as beside:
-            return [self._restored(payload, beside) for payload in payloads]
+        with _Windows(self.parts.transform) as windows:
+            return [self._restored(payload, windows) for payload in payloads]
 
-    def _restored(self, payload: bytes, beside: _Beside) -> Images:
+    def _restored(self, payload: bytes, windows: _Windows) -> Images:
         header, plan, codes = self._parse(payload)
         quality = self.parts.quality(header.quality)
         integers = np.zeros((int(plan.rows), int(plan.columns), len(quality.step)), np.int32)
         drawing = _Drawing(plan, quality, integers, 1 if header.grey else self.parts.item.channels)
-        windows, decoding = plan.windows(), self._decoding(integers, header, plan, codes)
-        ready = (next(windows) for number in decoding if number >= plan.lag)
-        drawn = [beside.begin(plan, drawing.draw, *areas) for areas in chain(ready, windows)]
+        areas, decoding = plan.windows(), self._decoding(integers, header, plan, codes)
+        complete = (next(areas) for number in decoding if number >= plan.lag)
+        drawn = [windows.begin(plan, drawing.draw, *some) for some in chain(complete, areas)]
         for tile in drawn:
             tile.result()
         return drawing.item
@@ -340,7 +341,7 @@ def _exact(quality: Quality) -> Float32:
 def _chosen(quality: Quality, latent: Float32, weight: Float32) -> tuple[Int32, float]:
     """Integers of a tile's latent, float32 [h, w, K] in steps, and their ideal bits."""
     model = _contextual(quality)
-    with one_blas_thread():
+    with coding_turn():
         symbols, integers = tiles.choose(model, latent, weight)
     return integers, sum(int(model.tables.costs.take(places).sum()) for places in symbols) / COST_UNITS
 

@@ -27,8 +27,8 @@ from tfcomp.storage.image_files import Skipped, image_files, image_shapes
 from tfcomp.storage.writing import replacing_folder
 
 DEFAULTS = {"batch_size": 8, "learning_rate": 6e-4}
-STARTED = {**DEFAULTS, "learning_rate": 3e-4}
-"""Defaults from a trained model: at 6e-4 the highest qualities lose up to 10 dB until it falls, for no gain."""
+DEFAULTS_WITH_START = {**DEFAULTS, "learning_rate": 3e-4}
+"""At 6e-4 the highest qualities of a trained model lose up to 10 dB until the rate falls, for no gain."""
 HIGHER_QUALITIES = 0.4
 """Power of the price by which the higher qualities weigh more in training from a trained model, beyond equal shares of
 the loss. Without it the lowest quality of the bundled model takes the networks over: 500 steps on microscope pictures
@@ -53,7 +53,8 @@ def suits(args: argparse.Namespace) -> bool:
 
 def run(args: argparse.Namespace) -> None:
     """Trains, and keeps the weights that are best on held-out crops; a run that was stopped goes on."""
-    settings = fitting.settled(args, fitting.CROPS, fitting.ONE_SHAPE, STARTED if args.start else DEFAULTS)
+    defaults = DEFAULTS if args.start is None else DEFAULTS_WITH_START
+    settings = fitting.settled(args, fitting.CROPS, fitting.ONE_SHAPE, defaults)
     if args.network not in ("lapped", "spatial") and args.start is None:
         raise InputError(f"expected --network lapped or spatial to train on crops, found {args.network}")
     if args.steps is not None and args.minutes is not None:

@@ -6,8 +6,7 @@ With several prices each example of a batch is trained at one of them, an equal 
 
 Quality ``q`` quantizes each channel of the latent in steps of its own, learned with everything else (the gains of Cui
 et al. 2021, "Asymmetric Gained Deep Image Compression with Continuous Rate Adaptation", as steps), and has a prior of
-its own; the networks are shared. Unweighted, the lowest quality, whose losses are largest, would have the networks for
-itself: both parts grow about as ``beta`` in the limit of high rates, and more slowly where the rate comes near zero.
+its own; the networks are shared. Unweighted, the lowest quality, whose losses are largest, would have them for itself.
 """
 
 from __future__ import annotations
@@ -51,9 +50,8 @@ class AutoEncoder(LatentModel):
     is a paper's ``bits + lambda * mean squared error``.
 
     Several prices, falling, make a model of as many qualities: 1 has the fewest bytes, the last the best picture. The
-    latent wants the size that suits the last. Logged numbers are means over all qualities, and ``loss`` is weighted as
-    the module's docstring says. A batch smaller than the number of qualities trains some of them, others the next time;
-    in evaluation it counts for some alone.
+    latent wants the size that suits the last. Logged numbers are means over all qualities, and ``loss`` is weighted, as
+    the module's docstring says. A batch smaller than the number of qualities trains or evaluates some of them alone.
 
     Args:
         encoder: a built Keras model; see `networks` for what goes in and out.
@@ -76,7 +74,7 @@ class AutoEncoder(LatentModel):
         qualities: number of prices.
 
     Raises:
-        InputError: if the networks do not fit each other, or prices or a prior do not fit them.
+        InputError: if networks, prices and prior do not fit each other.
     """
 
     def __init__(
@@ -114,7 +112,8 @@ class AutoEncoder(LatentModel):
     def weigh_qualities(self, weights: Sequence[float] | NDArray[np.floating]) -> None:
         """Weighs the qualities' losses anew, from the next `compile` on: where some gain at others' cost. Not saved.
 
-        Weights are above 0, one for each quality, and only their ratios count; `InputError` is raised on others.
+        Args:
+            weights: of each quality, above 0; only their ratios count. `InputError` is raised on others.
 
         Examples:
             >>> model = AutoEncoder.dense((28, 28, 1), latent_dim=32, beta=(0.5, 0.05))

@@ -27,7 +27,7 @@ class LiteRTTransform:
             of any size as many as there are processors. Python threads that call at once each get an interpreter.
 
     Attributes:
-        threads: as it was given.
+        threads: number of each interpreter's threads; None for the default.
 
     Raises:
         MissingDependencyError: without ai-edge-litert.
