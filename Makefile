@@ -27,7 +27,7 @@ format: .venv/installed
 slow: .venv/installed-notebooks
 	$(BIN)/python -m pytest -m slow
 
-# 100,000 damaged and forged files, then kills of commands: see fuzz/. An hour on two cores; `make test` runs 2,000 cases.
+# 100,000 damaged and forged files, then kills of commands: see fuzz/. An hour on two cores; `make further` runs 2,000 cases.
 CASES ?= 100000
 MOMENTS ?= 200
 fuzz: .venv/installed
@@ -41,11 +41,9 @@ LOWEST_TESTS ?= $(addprefix tests/test_,tables.py container.py golden_payloads.p
 lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest $(LOWEST_TESTS)
 
-# Tests that take longer, and that CI runs all the same: several workers, JAX, a Python that has only TensorFlow or Keras.
-FURTHER := two_workers_and_jax or two_replicas or in_a_process or new_process or sets-of-tables or grey_comes or peak_memory
+# Tests that take longer, and that CI runs all the same: several workers, JAX, other Pythons, 2,000 damaged files.
 further: .venv/installed
-	$(BIN)/python -m pytest -m 'slow or not slow' -k '$(FURTHER)' $(addprefix tests/test_,many_devices.py exporting.py \
-		keras_models.py graph_tiles.py folders.py)
+	$(BIN)/python -m pytest -m "further and not slow"
 
 # tfcomp.beam and the examples for Dask and Ray, in .venv-beam: Beam sets upper bounds on protobuf, Pillow and pyarrow.
 # It has no TensorFlow, so that the fixtures of the other tests are not there.
@@ -102,7 +100,7 @@ wheel: .venv/installed
 	done
 
 # What a release asks for; CONTRIBUTING.md says what is done by hand.
-release: lint test test-notebooks docs slow wheel
+release: lint test further test-notebooks docs slow wheel
 
 clean:
 	rm -rf .venv .venv-beam .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis build demo dist

@@ -34,6 +34,7 @@ def test_python_example(exported: Any, tmp_path: Path) -> None:
         assert np.abs(codec.entropy_model.decode([payload])[0] - codec.encode(image[None])[0]).max() <= 1
 
 
+@pytest.mark.further
 @pytest.mark.parametrize(
     "name",
     [

@@ -52,8 +52,13 @@ def codecs(images: np.ndarray) -> dict[str, Codec]:
 # === Exactness; `test_one_codec` has the kinds ===
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["sets of tables", "places"], ids=["sets-of-tables", "places"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("sets of tables", marks=pytest.mark.further),
+        pytest.param("places", marks=pytest.mark.slow),
+    ],
+)
 def test_whole_graphs_make_and_read_the_codecs_payloads(
     name: str, codecs: dict[str, Codec], images: np.ndarray, tmp_path: Path
 ) -> None:
@@ -203,7 +208,7 @@ assert "tfcomp" not in sys.modules
 """
 
 
-@pytest.mark.slow  # `make further` runs it
+@pytest.mark.further
 def test_saved_models_run_in_a_process_without_tfcomp(exported: Any, tmp_path: Path) -> None:
     codec, artifact, images = exported
     few = images[:5]

@@ -117,7 +117,7 @@ def test_the_commands_train_on_and_calibrate_with_a_stream(
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "artifact")]) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.further
 def test_peak_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     """Through one array, the second folder would take 74 MB more than the first."""
     pixels = picture(tmp_path / "one.png", (128, 128, 3))

@@ -14,6 +14,7 @@ import fuzz
 CASES, GROUPS = 2000, 4
 
 
+@pytest.mark.further
 @pytest.mark.parametrize("group", [pytest.param(i, marks=pytest.mark.xdist_group(f"fuzz{i}")) for i in range(GROUPS)])
 def test_nothing_but_named_errors_and_right_results(group: int) -> None:
     pytest.importorskip("numba")

@@ -145,7 +145,7 @@ def test_items_of_any_size_in_every_runtime(name: str) -> None:
     assert several
 
 
-@pytest.mark.slow
+@pytest.mark.further
 def test_grey_comes_back_as_one_channel() -> None:
     codec = blocks("contexts")
     image = np.repeat(scene(21, 30, 1), 3, axis=2)
@@ -168,6 +168,7 @@ def test_qualities_that_are_none_are_the_nearest() -> None:
     assert found[0] == found[1] != found[2] == found[3]
 
 
+@pytest.mark.further
 @both
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())

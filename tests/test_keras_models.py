@@ -34,7 +34,7 @@ def small(**options: object) -> AutoEncoder:
     return AutoEncoder.dense(SHAPE, 3, hidden=(16,), **options)
 
 
-@pytest.mark.slow  # `make further` runs it
+@pytest.mark.further
 def test_plain_keras_loads_saved_models_in_a_new_process(tmp_path: Path) -> None:
     """In safe mode, whether Keras is imported before the classes are registered or after."""
     x = images()

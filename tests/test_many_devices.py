@@ -53,7 +53,7 @@ def alike(one: AutoEncoder, other: AutoEncoder) -> bool:
 # === Replicas ===
 
 
-@pytest.mark.slow  # `make further` runs it
+@pytest.mark.further
 def test_two_replicas_train_as_one_device_does_whatever_part_of_a_batch_they_have(tmp_path: Path) -> None:
     """Replicas of one example or of none, more qualities than examples, a penalty, and a floor of the batch's mean."""
     script = """
@@ -118,6 +118,7 @@ def test_two_replicas_train_as_one_device_does_whatever_part_of_a_batch_they_hav
 # === Workers ===
 
 
+@pytest.mark.further
 def test_the_loop_of_workers_is_that_of_fit() -> None:
     one, other = small(), small()
     told = [BetaSchedule(0.1, ramp=5), BetaSchedule(0.1, ramp=5)]
@@ -130,6 +131,7 @@ def test_the_loop_of_workers_is_that_of_fit() -> None:
         assert found.history[name] == pytest.approx(values, rel=1e-5), name
 
 
+@pytest.mark.further
 @pytest.mark.parametrize("steps", [None, 3])
 def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(steps: int | None, tmp_path: Path) -> None:
     """Once through the data, or along data that begin again in the middle of an epoch."""
@@ -202,7 +204,7 @@ def run_script(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow  # `make further` runs it
+@pytest.mark.further
 def test_two_workers_and_jax_train_as_one_device_does(tmp_path: Path) -> None:
     """The script that does so for every model, small; its bounds are its own."""
     name, ways = "conv, 3 prices", ["two workers", "JAX, one device"]

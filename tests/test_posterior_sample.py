@@ -242,6 +242,7 @@ def least_p(standardised: NDArray[np.float64]) -> float:
     return min(float(stats.kstest(column, "norm").pvalue) for column in standardised.T)
 
 
+@pytest.mark.further
 def test_samples_are_distributed_as_the_posterior_and_not_without_the_margin() -> None:
     assert least_p(sampled(posterior_blocks.MARGIN)[2]) > 0.01
     without = sampled(0)[2]
