@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bulk_inputs import photos, rows  # noqa: F401 - fixtures
+from hypothesis import settings
 from kinds import KINDS, Kind, make
 from numpy.typing import NDArray
 
@@ -24,6 +25,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the processors: one thread each
     for threads in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
         os.environ.setdefault(threads, "1")
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("tfcomp", deadline=None)
+settings.load_profile("tfcomp")
 
 # Graphs are millions of objects that stay: the collector, with its own thresholds, takes an eighth of the time.
 gc.freeze()

@@ -58,7 +58,7 @@ def test_a_generator_that_fails_leaves_the_old_archive(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(0, 200) | st.integers(BLOCK - 2, BLOCK + 2), max_size=12),
     names=st.none() | st.lists(st.text(max_size=9), max_size=9),

@@ -75,7 +75,7 @@ def test_names_that_stay_what_they_are(name: str) -> None:
     assert names.portable(name) == name
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(paths)
 def test_a_portable_name_obeys_the_rule_and_stays(name: str) -> None:
     found = names.portable(name)
@@ -83,7 +83,7 @@ def test_a_portable_name_obeys_the_rule_and_stays(name: str) -> None:
     assert names.portable(found) == found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(paths)
 def test_what_is_taken_stays_in_its_folder(name: str) -> None:
     try:
@@ -107,7 +107,7 @@ def test_keys_ignore_case_and_composition(text: str) -> None:
 # === Where items come out ===
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(plain.map("/".join), max_size=30), st.sampled_from([".png", ".npy"]))
 def test_every_item_has_a_place_of_its_own_on_every_file_system(given_names: list[str], suffix: str) -> None:
     found = archives.targets(given_names, len(given_names), "here", suffix)

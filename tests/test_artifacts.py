@@ -226,7 +226,7 @@ def test_keys_that_this_version_does_not_know_survive(artifact: Path, images: np
     assert Codec.load(artifact).compress(images) == payloads
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_bytes_for_a_manifest_are_refused(data: st.DataObject, folder: Path, tmp_path: Path) -> None:
     text = (folder / MANIFEST).read_bytes()

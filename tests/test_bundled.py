@@ -30,7 +30,7 @@ GOLDEN = Path(__file__).parent / "golden" / "photographs.json"
 # === Images and payloads ===
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 3]), st.integers(1, 8), st.integers(0, 2**16))
 def test_any_size_comes_back_in_its_shape(height: int, width: int, channels: int, quality: int, seed: int) -> None:
     image = scene(height, width, channels, seed)
@@ -200,7 +200,7 @@ def test_its_whole_graphs_read_and_write_its_payloads(tmp_path: Path, capsys: py
 # === Damage ===
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_an_image_or_refused(data: bytes) -> None:
     # Bytes may claim a large plain image, which is legal and slow: small claims tell as much.

@@ -332,7 +332,7 @@ def test_jpeg_xl_is_read_or_its_extra_named(tmp_path: Path, monkeypatch: pytest.
 # === EXIF of odd types ===
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     tag=st.integers(0, 0xFFFF).filter(lambda tag: tag != 0x0112),
     kind=st.integers(0, 20),

@@ -48,7 +48,7 @@ def forge(path: Path, rest: bytes = b"", *, payload: bytes = b"", **claims: Any)
 # === Round trip ===
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     payloads=st.lists(st.binary(max_size=300), max_size=40),
     fingerprint=st.binary(min_size=16, max_size=16),
@@ -179,7 +179,7 @@ def test_every_extension_and_deletion_is_found(tmp_path: Path) -> None:
     check_every(lambda data: [data[:i] + data[i + 1 :] for i in range(len(data))], tmp_path)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=200), magic=st.booleans())
 def test_foreign_bytes_are_refused(tmp_path: Path, data: bytes, magic: bool) -> None:
     path = tmp_path / "foreign.tfz"

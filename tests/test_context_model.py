@@ -51,7 +51,6 @@ def test_symbols_and_overflow_give_the_coefficients_back(seed: int, spread: floa
         model.tables.positions(values, table_of_each)  # raises if a value lies outside its table
 
 
-@settings(deadline=None)
 @given(models(), st.integers(0, 2**32 - 1))
 def test_tables_are_those_of_kind_level_and_part(model: ContextModel, seed: int) -> None:
     """The formulas of the module's docstring, one coefficient at a time."""
@@ -159,7 +158,7 @@ def same(a: ContextModel, b: ContextModel) -> bool:
     return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(models())
 def test_a_model_comes_back_from_its_arrays(model: ContextModel) -> None:
     again = ContextModel.from_arrays(reread(model.arrays()))

@@ -48,7 +48,7 @@ def test_crops_are_squares_of_the_files_mirrored_and_turned(tmp_path: Path) -> N
     assert found == squares
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     size=st.tuples(st.integers(12, 60), st.integers(12, 60)),
     channels=st.integers(1, 8),

@@ -134,7 +134,7 @@ def test_what_is_no_image_is_named(data: Any, message: str) -> None:
         datasets.as_images(data)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     shape=st.tuples(st.integers(0, 5), st.integers(1, 6), st.integers(1, 6), st.integers(1, 4)),
     dtype=st.sampled_from([np.uint8, np.int16, np.int64, np.float16, np.float32, np.float64]),

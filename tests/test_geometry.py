@@ -40,7 +40,6 @@ def test_pixels_are_mirrored_at_all_edges(grid: Grid, height: int, width: int) -
     np.testing.assert_array_equal(image[rows][:, columns], expected)
 
 
-@settings(deadline=None)
 @given(grids, st.integers(1, 40), st.integers(1, 40))
 def test_tiles_cover_every_position_once_and_windows_surround_them(grid: Grid, height: int, width: int) -> None:
     plan = grid.plan(height, width)
@@ -61,7 +60,6 @@ def test_tiles_cover_every_position_once_and_windows_surround_them(grid: Grid, h
     assert (one, two) == (slice(grid.stride, 3 * grid.stride), slice(0, 2 * grid.stride))
 
 
-@settings(deadline=None)
 @given(grids, st.integers(1, 40), st.integers(1, 40))
 def test_a_window_is_filled_once_the_tiles_that_it_reaches_are(grid: Grid, height: int, width: int) -> None:
     plan = grid.plan(height, width)
@@ -74,7 +72,7 @@ def test_a_window_is_filled_once_the_tiles_that_it_reaches_are(grid: Grid, heigh
         assert max(furthest) == plan.lag  # of a tile that lies far from all edges
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(grids, st.integers(1, 3000), st.integers(1, 3000))
 def test_tensors_are_planned_as_arrays_are(grid: Grid, height: int, width: int) -> None:
     tf = pytest.importorskip("tensorflow")

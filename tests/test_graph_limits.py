@@ -36,7 +36,7 @@ def test_a_claim_of_too_many_symbols_is_one_pixel(size: tuple[int, int]) -> None
     assert codec.graph.size(data, latent).numpy().tolist() == [1, 1, 1]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 3 << 12), st.integers(0, 2**28 - 1), st.integers(1, 200))
 def test_a_claim_is_believed_where_numpy_believes_it(height: int, width: int, size: int) -> None:
     """A size that is refused, with what it is mirrored by or for want of bytes, is taken for one pixel."""

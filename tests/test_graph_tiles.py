@@ -45,7 +45,7 @@ def encoded(coder: TileCoder, latent: NDArray[np.float32], quality: int = 0) -> 
     return bytes(coder.encode(flat, tf.constant(height), tf.constant(width), tf.constant(quality)).numpy().tolist())
 
 
-@settings(max_examples=7, deadline=None)
+@settings(max_examples=7)
 @given(models(), st.tuples(st.integers(1, 5), st.integers(1, 5)), st.integers(0, 2**32 - 1), st.floats(0.05, 80))
 def test_tiles_are_coded_as_numpy_does(model: ContextModel, size: tuple[int, int], seed: int, spread: float) -> None:
     coder, exact = TileCoder([model], weights(model)[None]), latents(model, *size, seed, spread)
@@ -57,7 +57,7 @@ def test_tiles_are_coded_as_numpy_does(model: ContextModel, size: tuple[int, int
     assert (written == code) == np.array_equal(restored, found)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(models(), st.binary(max_size=60))
 def test_any_bytes_are_some_integers(model: ContextModel, data: bytes) -> None:
     coder = TileCoder([model], weights(model)[None])
@@ -170,7 +170,7 @@ def test_qualities_that_are_none_are_the_nearest() -> None:
 
 @pytest.mark.further
 @both
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_bytes_give_an_item_of_the_size_that_they_claim(name: str, data: st.DataObject) -> None:
     codec = blocks(name)
@@ -214,7 +214,6 @@ def test_what_does_not_fit_is_refused() -> None:
 # === Parts ===
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**28 - 1), max_size=20), st.binary(max_size=5))
 def test_varints_in_the_graph(numbers: list[int], rest: bytes) -> None:
     data = varints(np.array(numbers, np.int64))

@@ -84,7 +84,7 @@ def test_items_of_one_shape_claim_their_shape() -> None:
     assert len(one_shape.with_max_pixels(1).decompress([b""])) == 1  # the codec fixes it, not the payload
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 3 << 12), st.integers(1, 3 << 12), st.binary(max_size=300))
 def test_every_tile_takes_two_bytes(height: int, width: int, rest: bytes) -> None:
     codec = tfcomp.Codec.load(GOLDEN / "contexts")
@@ -103,7 +103,7 @@ def test_every_tile_takes_two_bytes(height: int, width: int, rest: bytes) -> Non
 # === What a byte can cost ===
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_byte_is_at_most_4096_symbols(data: st.DataObject) -> None:
     """Of time, `tfcomp.entropy.tiles` spends no more than this for each byte, whatever the bytes."""

@@ -102,7 +102,7 @@ NEEDED = {*range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, *range(31
 READERS_LOOK_AT = [*range(254, 320), 0x8769, 0x8825, 33723, 34377, 700, 530, 531, 532]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     tag=st.sampled_from([tag for tag in READERS_LOOK_AT if tag not in NEEDED]),
     kind=st.integers(0, 16),
@@ -125,7 +125,7 @@ def test_odd_tags_of_a_tiff_file_change_nothing(tmp_path: Path, tag: int, kind: 
     assert is_upright(read(tmp_path, head + table + bytes(4) + struct.pack("<3H", 8, 8, 8), "a.tiff"))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     tag=st.integers(1, 0xFFFF).filter(lambda tag: tag not in (0x0112, 0x8769, 0xA001, 0xA005)),
     kind=st.integers(0, 16),
@@ -187,7 +187,7 @@ def test_what_is_damaged_otherwise_is_still_refused(tmp_path: Path) -> None:
             image_files.read_image(tmp_path / name, whole=True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"\0\0\0 ftyp", b""]), st.binary())
 def test_any_bytes_can_be_bared(head: bytes, rest: bytes) -> None:
     without_metadata(head + rest)
@@ -229,7 +229,7 @@ def test_the_header_of_jpeg_xl_tells_what_its_reader_does_not(tmp_path: Path) ->
     assert is_upright(image_files.read_image(path, whole=True).astype(np.int64))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.tuples(*[st.integers(1, 40) | st.sampled_from([64, 256, 257, 513, 3000])] * 2), boxed=st.booleans())
 def test_the_header_is_found_whatever_the_size(tmp_path: Path, size: tuple[int, int], boxed: bool) -> None:
     pytest.importorskip("pillow_jxl")
@@ -237,7 +237,7 @@ def test_the_header_is_found_whatever_the_size(tmp_path: Path, size: tuple[int, 
     assert jpeg_xl.header(file.getvalue()) == jpeg_xl.Header()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=40), st.booleans())
 def test_any_bytes_are_a_header_or_none(data: bytes, boxed: bool) -> None:
     head = b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\0jxlc\xff\x0a" if boxed else b"\xff\x0a"

@@ -184,7 +184,7 @@ def test_the_codec_of_one_quality_is_found_by_its_fingerprint(kind: Kind) -> Non
         codec.that_made(bytes(16))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_payloads_are_refused_or_decode_to_some_image(kind: Kind, data: st.DataObject) -> None:
     quality = kind.codec.default_quality

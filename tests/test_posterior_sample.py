@@ -55,7 +55,7 @@ def names_of(of: SampleModel, count: int, seed: int = 0) -> NDArray[np.int32]:
 # === Payloads ===
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 8), st.integers(11, 14), st.integers(0, MAX_DRAW_BITS), st.lists(st.integers(0, LAST), min_size=16)
 )
@@ -84,7 +84,7 @@ def test_the_ends_of_every_length_have_names() -> None:
             of.encode(wrong)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 5), st.binary(max_size=20))
 def test_any_bytes_are_a_sample_or_refused(blocks: int, payload: bytes) -> None:
     of = model(blocks)
@@ -198,7 +198,7 @@ def test_words_of_many_counters_begin_with_those_of_one() -> None:
 # === Blocks ===
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 9), min_size=1, max_size=40))
 def test_blocks_are_bounded_and_even(divergence: list[float]) -> None:
     bits = np.array(divergence)

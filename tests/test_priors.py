@@ -31,7 +31,7 @@ def exact_mass(layer: FactorizedPrior, centre: np.ndarray, width: float) -> np.n
     return below(centre + width / 2) - below(centre - width / 2)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), width=st.floats(0.05, 4.0), components=st.integers(1, 4))
 def test_masses_are_those_of_the_definition_and_sum_to_one(seed: int, width: float, components: int) -> None:
     layer = prior(2, components, seed)

@@ -118,7 +118,7 @@ def corrupt(payloads: list[bytes], capacity: int, count: int, rng: np.random.Gen
 # === Eager: each example costs no trace ===
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_messages_are_coded_as_the_reference_does(data: st.DataObject) -> None:
     sets = data.draw(st.sampled_from([1, 1, 2, 3, 16]))
@@ -147,7 +147,7 @@ def test_any_messages_are_coded_as_the_reference_does(data: st.DataObject) -> No
         np.testing.assert_array_equal(latent, expected[0])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_each_message_is_coded_by_its_row_of_the_index(data: st.DataObject) -> None:
     sets = data.draw(st.sampled_from([1, 1, 2, 3]))

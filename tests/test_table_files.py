@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tfcomp.artifact import arrays
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     of_numpy.arrays(
         of_numpy.scalar_dtypes() | st.just(np.dtype("<U3")),

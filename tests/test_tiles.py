@@ -30,7 +30,7 @@ both = pytest.mark.parametrize("model", [trained_like(), static()], ids=["contex
 # === Bytes ===
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(models(), sizes, st.integers(0, 2**32 - 1), st.floats(0.05, 80))
 def test_a_tile_comes_back(model: ContextModel, size: tuple[int, int], seed: int, spread: float) -> None:
     code, found = tiles.encode(model, latents(model, *size, seed, spread), weights(model))
@@ -40,7 +40,7 @@ def test_a_tile_comes_back(model: ContextModel, size: tuple[int, int], seed: int
 
 
 @given(sizes, st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @both
 def test_a_high_error_weight_rounds_to_nearest(model: ContextModel, size: tuple[int, int], seed: int) -> None:
     exact = latents(model, *size, seed, 3.0)
@@ -121,7 +121,7 @@ def test_the_largest_tile_fits_the_lanes() -> None:
 # === Damage ===
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(models(), st.binary(max_size=300), sizes)
 def test_any_bytes_decode_or_are_refused(model: ContextModel, data: bytes, size: tuple[int, int]) -> None:
     try:
