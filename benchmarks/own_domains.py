@@ -2,11 +2,11 @@
 
     python benchmarks/own_domains.py [--ways] [--recipe] [--steps 400] [--images 25 100]
 
-For both folders of ``TFCOMP_SHARED/data/domains``. ``--ways`` compares, on crops of ``val``, the losses after
-``--steps`` steps on so many images of ``train``: of the prior and the steps alone, the networks as they were; of all
-weights, at two learning rates and with the qualities weighed in two ways, by the model's own weights and by those of
-the command. The numbers are changes of the loss (distortion + beta * rate) in percent, at the lowest quality, a middle
-one and the highest; the worst of all qualities; and their mean.
+For both folders of ``TFCOMP_SHARED/data/domains`` by default. ``--ways`` compares, on crops of ``val``, the losses
+after ``--steps`` steps on so many images of ``train``: of the prior and the steps alone, the networks as they were; of
+all weights, at two learning rates and with the qualities weighed in two ways, by the model's own weights and by those
+of the command. The numbers are changes of the loss (distortion + beta * rate) in percent, at each quality, the worst of
+them, and their mean. ``--folders`` names other folders in ``TFCOMP_SHARED/data``, such as ``photographs``.
 
 ``--recipe`` runs ``tfcomp train FOLDER --network lapped --start photographs --steps N`` as a user would, exports, and
 measures payloads of every other image of ``test``: the Bjontegaard differences to the bundled codec and to AVIF tuned
@@ -32,7 +32,7 @@ import keras
 import numpy as np
 
 from tfcomp import Codec, datasets, load_model
-from tfcomp.cli.crop_training import HIGHER_QUALITIES, clip_norm
+from tfcomp.cli.crop_training import clip_norm, weigh
 from tfcomp.cli.main import main as tfcomp_command
 from tfcomp.cli.training_plan import Plan
 from tfcomp.cli.watching import Measured, Watch
@@ -43,7 +43,7 @@ from tfcomp.measure.evaluate import Point
 from tfcomp.storage import image_files
 
 RESULTS = _settings.RESULTS / "own_domains.json"
-DOMAINS = ("blood_cells", "receipts")
+DOMAINS = ("domains/blood_cells", "domains/receipts")
 WAYS: dict[str, tuple[bool, float, bool]] = {
     "prior and steps alone, 6e-4": (False, 6e-4, False),
     "all weights, 1e-4": (True, 1e-4, False),
@@ -56,8 +56,7 @@ SIDE, BATCH, WATCHED = 192, 8, _settings.full_or(32, 2)
 
 def change(before: Measured, after: Measured) -> dict[str, Any]:
     percent = 100 * (after.loss / before.loss - 1)
-    shown = percent[[0, len(percent) // 2, -1]]
-    return {"qualities": np.round(shown, 2).tolist(), "worst": round(float(percent.max()), 2),
+    return {"qualities": np.round(percent, 2).tolist(), "worst": round(float(percent.max()), 2),
             "mean": round(float(percent.mean()), 2)}  # fmt: skip
 
 
@@ -76,7 +75,7 @@ def ways(folder: Path, counts: list[int], steps: int) -> dict[str, Any]:
             watch = Watch(model, held_out)
             before = watch.measure()
             if weighed:
-                model.weigh_qualities(np.array(model.betas) ** -HIGHER_QUALITIES / before.loss)
+                weigh(model, before.loss)
             model.compile(optimizer=keras.optimizers.Adam(0.0, global_clipnorm=clip_norm(model.betas, SIDE)),
                           jit_compile=False)  # fmt: skip
             plan = Plan(rate, steps, None)
@@ -163,11 +162,12 @@ def main() -> None:
     parser.add_argument("--recipe", action="store_true")
     parser.add_argument("--steps", type=int, default=_settings.full_or(400, 2))
     parser.add_argument("--images", type=int, nargs="+", default=_settings.full_or([25, 100], [2]))
+    parser.add_argument("--folders", nargs="+", default=DOMAINS)
     args = parser.parse_args()
     both = not (args.ways or args.recipe)
-    folders = [_settings.SHARED / "domains" / name for name in DOMAINS]
+    folders = [_settings.SHARED / name for name in args.folders]
     if not all(folder.is_dir() for folder in folders):
-        print(f"left out: no folders {', '.join(DOMAINS)} in {_settings.SHARED / 'domains'}")
+        print(f"left out: no folders {', '.join(args.folders)} in {_settings.SHARED}")
         return
     result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     result |= evaluate.provenance(["tfcomp", "tensorflow", "keras", "numpy", "ai-edge-litert", "pillow"], seed=0)

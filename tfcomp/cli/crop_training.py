@@ -107,8 +107,8 @@ def _fit(
         unfinished.write(args.out, state, model, choice)
 
     watching = Watching(watch, choice, plan, keep, history)
-    if choice.first is not None and model.qualities > 1:
-        model.weigh_qualities(np.array(model.betas) ** -HIGHER_QUALITIES / choice.first)
+    if choice.first is not None:
+        weigh(model, choice.first)
     if state is None or done < plan.steps:
         model.fit(
             learnt,
@@ -145,6 +145,12 @@ def _settle(args: argparse.Namespace, model: Any, choice: Choice, watch: Watch) 
 def _gains(before: Any, after: Any) -> str:
     """The change of each quality's loss."""
     return ", ".join(f"{100 * change:+.1f} %" for change in after / before - 1)
+
+
+def weigh(model: Any, losses: Any) -> None:
+    """Weighs the qualities of a trained model, of losses float64 [qualities], so that all of them gain."""
+    if model.qualities > 1:
+        model.weigh_qualities(np.array(model.betas) ** -HIGHER_QUALITIES / losses)
 
 
 def clip_norm(betas: tuple[float, ...], side: int) -> float | None:
