@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,6 +137,40 @@ def test_every_crop_is_measured_at_every_quality() -> None:
         assert found.psnr_db[quality] == pytest.approx(-10 * np.log10(np.mean(errors)), rel=1e-4)
         assert found.loss[quality] == pytest.approx(np.mean(losses), rel=1e-4)
     assert found.bits_per_pixel[1] > found.bits_per_pixel[0] > 0
+
+
+UNDER_JAX = """
+import keras, numpy as np
+from tfcomp import AutoEncoder
+from tfcomp.cli.training_plan import Plan
+from tfcomp.cli.watching import Watch
+
+keras.utils.set_random_seed(0)
+model = AutoEncoder.spatial((None, None, 1), 3, filters=(4,), beta=(0.1, 0.01))
+crops = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
+watch = Watch(model, crops)
+before, weights = watch.measure(), model.get_weights()
+model.compile(keras.optimizers.Adam(0.0))
+model.fit(((crops[:2],) for _ in range(20)), steps_per_epoch=20, verbose=0, callbacks=[Plan(0.5, 20, None)])
+assert float(model.optimizer.learning_rate) > 0.09  # of the last step that changed it, not the first, which has 0
+assert max(np.abs(a - b).max() for a, b in zip(weights, model.get_weights())) > 0.1
+after = watch.measure()
+assert not np.allclose(before.loss, after.loss)
+"""
+
+
+@pytest.mark.further
+def test_under_jax_the_rate_changes_within_an_epoch_and_measurements_see_the_weights_of_now() -> None:
+    pytest.importorskip("jax")
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    command = [sys.executable, "-c", UNDER_JAX]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # === The command ===

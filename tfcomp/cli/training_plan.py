@@ -16,6 +16,8 @@ PER_EPOCH = 250
 WARM_UP = 100
 """Number of steps in which the learning rate rises; then it falls, by a cosine, to `LAST_RATE` of its largest."""
 LAST_RATE = 0.01
+SMALLEST_CHANGE = 0.01
+"""Share of the learning rate by which it changes within an epoch: each change makes JAX wait."""
 
 
 class Plan(keras.callbacks.Callback):
@@ -47,6 +49,7 @@ class Plan(keras.callbacks.Callback):
         self._start = self._measured = time.perf_counter()
         self._before = seconds
         self.watching: float | None = None
+        self._set = 0.0
         self._bar: Any = None
 
     @property
@@ -83,7 +86,12 @@ class Plan(keras.callbacks.Callback):
             self._bar = tqdm(desc="train", total=self.steps, initial=self.done, unit="step", delay=1.0, disable=None)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        self.model.optimizer.learning_rate = self.rate_at(self.done)
+        rate = self.rate_at(self.done)
+        if batch and abs(rate - self._set) <= SMALLEST_CHANGE * self._set:
+            return
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # without it, all steps of an epoch have the learning rate of its first
+        self.model.optimizer.learning_rate = self._set = rate
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         self.done += 1

@@ -65,7 +65,7 @@ class Watch:
 
     def __init__(self, model: Any, crops: Images) -> None:
         self.model, self.crops = model, crops
-        self._pass = _compiled(self._terms)
+        self._pass = _compiled(model, self._terms)
 
     def measure(self) -> Measured:
         qualities, (side, other, _) = self.model.qualities, self.crops.shape[1:]
@@ -87,13 +87,22 @@ class Watch:
         return terms.distortion, terms.rate, ops.mean(ops.square(pixels - targets), axis=(1, 2, 3))
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as a graph if the backend is TensorFlow, else as it is."""
-    if keras.backend.backend() != "tensorflow":
-        return function
-    import tensorflow as tf
+def _compiled(model: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a batch that reads the model's variables, compiled: as it is for other backends than these two."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-    return tf.function(function)
+        return tf.function(function)
+    if keras.backend.backend() != "jax":
+        return function
+    import jax
+
+    @jax.jit
+    def stateless(values: list[Any], batch: Any) -> Any:
+        with keras.StatelessScope(state_mapping=list(zip(model.variables, values, strict=True))):
+            return function(batch)
+
+    return lambda batch: stateless([variable.value for variable in model.variables], batch)
 
 
 @dataclass
