@@ -265,3 +265,23 @@ def test_the_decoder_sees_whole_steps_of_each_quality_and_gradients_pass() -> No
     gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
     assert all(g is not None and np.isfinite(g).all() for g in gradients)
     assert sum(bool(np.any(g)) for g in gradients) == len(gradients)
+
+
+def test_a_value_that_becomes_zero_gets_no_gradient_and_others_get_all() -> None:
+    """Else the encoder's values and the rate grow in long training, and the loss with them."""
+    import tensorflow as tf
+
+    prior = ContextPrior(Layout((1, 3)))
+    scaled = tf.constant(np.random.default_rng(0).normal(0, 0.7, (2, 6, 6, 4)).astype(np.float32))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(scaled)
+        sent, nats = prior.transmit(scaled, None, None, None, training=False)
+        error = tf.reduce_sum(tf.square(sent - scaled.numpy()))
+    exact = np.asarray(prior._shrunk(scaled, prior(np.round(scaled), np.ones((1, 1, 1, 4)), np.eye(1))[1]))
+    zero = (exact == 0) & (np.arange(4) > 0)
+    assert 20 < zero.sum() < 160
+    assert not np.any(tape.gradient(error, scaled).numpy()[zero])
+    assert not np.any(tape.gradient(nats, scaled).numpy()[zero])
+    np.testing.assert_allclose(
+        tape.gradient(error, scaled).numpy()[~zero], 2 * (np.asarray(sent) - scaled.numpy())[~zero], rtol=1e-5
+    )

@@ -152,12 +152,15 @@ class ContextPrior(keras.layers.Layer):
 
         One step nearer to zero saves about ``1 / (scale * ln 2)`` bits, and adds ``2 * r + 1`` squared steps of error
         for a value ``r`` above the integer it rounds to. The first group, whose means are not zero, stays as it is.
+
+        The gradient is the shrinking's own: none where a value becomes 0. There the rate has none either, whose
+        density is symmetric, so that the error's alone would make the encoder's values, and with them the rate, grow
+        from step to step.
         """
         saved = ops.minimum(1 / (np.log(2) * scale), 8.0) / (2 * ERROR_WEIGHT)
         later = np.arange(self.layout.channels) >= self.layout.groups[0]
-        less = ops.minimum(saved, 0.4) * later.astype(np.float32)
-        shrunk = ops.sign(exact) * ops.maximum(ops.abs(exact) - less, 0.0)
-        return exact + ops.stop_gradient(shrunk - exact)
+        less = ops.stop_gradient(ops.minimum(saved, 0.4) * later.astype(np.float32))
+        return ops.sign(exact) * ops.maximum(ops.abs(exact) - less, 0.0)
 
     # === Config ===
 
