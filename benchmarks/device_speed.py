@@ -1,6 +1,6 @@
 """Training on the device that there is: images a second under TensorFlow and JAX, in float32 and in mixed precision.
 
-    python benchmarks/device_speed.py [--models NAME ...] [--backends NAME ...] [--precisions NAME ...]
+    python benchmarks/device_speed.py [--models NAME ...] [--backends NAME ...] [--precisions NAME ...] [--seconds S]
 
 The dense, convolutional and lapped models at their default widths train on one batch again and again, so that no input
 is waited for; each combination in a process of its own, on the first GPU or TPU if there is one, else on the
@@ -27,8 +27,6 @@ RESULTS = _settings.RESULTS / "device_speed.json"
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 BATCHES = {"dense": _settings.full_or(512, 16), "conv": _settings.full_or(512, 16), "lapped": _settings.full_or(8, 1)}
 SIDE = _settings.full_or(192, 32)
-SECONDS = _settings.full_or(10.0, 0.2)
-"""That each combination is timed, at least."""
 
 
 def _model(name: str) -> Any:
@@ -67,7 +65,7 @@ def _device() -> str:
     return "cpu: cpu"
 
 
-def measure(name: str, precision: str) -> dict[str, Any]:
+def measure(name: str, precision: str, seconds: float) -> dict[str, Any]:
     """Images a second of one combination, in this process."""
     import keras
 
@@ -85,7 +83,7 @@ def measure(name: str, precision: str) -> dict[str, Any]:
         return time.perf_counter() - begin  # the logs of an epoch are numbers: its steps are done
 
     train(2)
-    steps = max(2, int(SECONDS / (train(2) / 2)))
+    steps = max(2, int(seconds / (train(2) / 2)))
     seen: list[list[float]] = []
     over = threading.Event()
 
@@ -97,7 +95,7 @@ def measure(name: str, precision: str) -> dict[str, Any]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     busy = time.process_time()
-    seconds = train(steps)
+    took = train(steps)
     busy = time.process_time() - busy
     over.set()
     watcher.join()
@@ -108,10 +106,10 @@ def measure(name: str, precision: str) -> dict[str, Any]:
         "precision": precision,
         "device": _device(),
         "batch": batch,
-        "images_per_second": round(steps * batch / seconds, 1),
+        "images_per_second": round(steps * batch / took, 1),
         "gpu_percent": round(float(gpu[:, 0].mean()), 1) if seen else None,
         "gpu_peak_mb": round(float(gpu[:, 1].max())) if seen else None,
-        "cpu_percent": round(100 * busy / seconds / (os.cpu_count() or 1), 1),
+        "cpu_percent": round(100 * busy / took / (os.cpu_count() or 1), 1),
     }
 
 
@@ -121,17 +119,18 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", choices=("tensorflow", "jax"), default=["tensorflow", "jax"])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--seconds", type=float, default=_settings.full_or(10.0, 0.2), help="of each combination")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps(measure(*args.measure)))
+        print(json.dumps(measure(*args.measure, args.seconds)))
         return
     rows = []
     for name in args.models:
         for backend in args.backends:
             for precision in args.precisions:
                 environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-                command = [sys.executable, __file__, "--measure", name, precision]
+                command = [sys.executable, __file__, "--seconds", str(args.seconds), "--measure", name, precision]
                 done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
                 row = json.loads(done.stdout.splitlines()[-1])
                 rows.append(row)
