@@ -11,6 +11,7 @@ losses are. Measured is ``val`` of each set of ``TFCOMP_SHARED``, never ``test``
   are averages of its weights and the bundled model's; 1 is the model itself.
 
 Writes ``benchmarks/results/candidates.json``, under the candidates' names; what was not measured stays as it was there.
+The candidates there were compared with the bundled codec of their day, of which ``longer`` took the place.
 """
 
 from __future__ import annotations
@@ -105,8 +106,7 @@ def of_model(path: str, shares: list[float]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    weights = [str(path) for path in sorted((_settings.ROOT / "benchmarks" / "weights").glob("*.keras"))]
-    parser.add_argument("candidates", nargs="*", default=weights, help="default: those of benchmarks/weights")
+    parser.add_argument("candidates", nargs="+", help="artifacts, or .keras files of the bundled model's shape")
     parser.add_argument("--shares", type=float, nargs="+", default=_settings.full_or([0.25, 0.5, 0.75, 1.0], [1.0]))
     args = parser.parse_args()
     if not all((_settings.SHARED / folder).is_dir() for folder, _ in SETS.values()):

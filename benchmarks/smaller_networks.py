@@ -1,4 +1,4 @@
-"""The bundled codec's networks with weights of 8 bits beside those of 16: bytes, PSNR and sizes of the files.
+"""The bundled codec's networks with weights of 8 bits beside those of 16: bytes, PSNR, time and sizes of the files.
 
     python benchmarks/smaller_networks.py [--folder FOLDER] [--linear-too]
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -30,11 +31,15 @@ QUANTIZE = "int8-weights"
 IMAGES = full_or(None, 2)
 
 
-def measure(codec: tfcomp.Codec, images: list[NDArray[np.uint8]], quality: int) -> tuple[int, float]:
-    """Bytes of all payloads, and the mean of the images' PSNR in dB."""
+def measure(codec: tfcomp.Codec, images: list[NDArray[np.uint8]], quality: int) -> tuple[int, float, float, float]:
+    """Bytes of all payloads, the mean of the images' PSNR in dB, and seconds to compress and to decompress."""
+    begin = time.perf_counter()
     payloads = codec.compress(images, quality=quality)
+    between = time.perf_counter()
     restored = codec.decompress(payloads)
-    return sum(map(len, payloads)), float(np.mean([psnr_db(a, b) for a, b in zip(images, restored, strict=True)]))
+    end = time.perf_counter()
+    levels = [psnr_db(a, b) for a, b in zip(images, restored, strict=True)]
+    return sum(map(len, payloads)), float(np.mean(levels)), between - begin, end - between
 
 
 def main() -> None:
@@ -54,12 +59,20 @@ def main() -> None:
         files = Manifest.read(artifact).files
         results["files"] = {name: files[name]["bytes"] for name in (ENCODER_LATENT, DECODER_LATENT)}
         smaller = tfcomp.Codec.load(artifact, runtime="litert")
-        print(f"{QUANTIZE}: {results['files']}\n\n| quality | bytes, % | PSNR, dB |\n|---:|---:|---:|")
+        print(f"{QUANTIZE}: {results['files']}\n")
+        print("| quality | bytes, % | PSNR, dB | time to compress, to decompress |\n|---:|---:|---:|---:|")
         for quality in range(1, bundled.qualities + 1):
-            (size, level), (other_size, other_level) = (measure(c, images, quality) for c in (bundled, smaller))
-            row = {"quality": quality, "bytes_percent": 100 * (other_size / size - 1), "psnr_db": other_level - level}
+            plain, small = (measure(codec, images, quality) for codec in (bundled, smaller))
+            row = {
+                "quality": quality,
+                "bytes_percent": 100 * (small[0] / plain[0] - 1),
+                "psnr_db": small[1] - plain[1],
+                "compress_times": small[2] / plain[2],
+                "decompress_times": small[3] / plain[3],
+            }
             results["qualities"].append(row)
-            print(f"| {quality} | {row['bytes_percent']:+.2f} | {row['psnr_db']:+.3f} |", flush=True)
+            times = f"{row['compress_times']:.2f}, {row['decompress_times']:.2f}"
+            print(f"| {quality} | {row['bytes_percent']:+.2f} | {row['psnr_db']:+.3f} | {times} |", flush=True)
     name = "smaller_networks_linear_too" if args.linear_too else "smaller_networks"
     (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
 
