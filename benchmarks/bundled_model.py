@@ -2,11 +2,11 @@
 
     python benchmarks/bundled_model.py MODEL.keras [--start MODEL] [--data FOLDER] [--minutes M] [--hidden E D]
 
-The folder has the ``train`` and ``val`` folders that `SETS` names; by default that of ``TFCOMP_SHARED``. With
+The folder has the ``train`` and ``val`` folders that `SETS` names; by default it is ``data`` in ``TFCOMP_SHARED``. With
 ``KERAS_BACKEND=jax`` it needs no TensorFlow, and feeds a GPU: images lie in memory, reduced to each scale once, and
-crops are cut from them. Now and then, crops of photographs and of documents that are held out are measured at each
-quality, and both files are written: MODEL.keras, and MODEL.json with all that was measured. `tfcomp export` freezes
-what comes of it.
+crops are cut from them. Every 500 steps, crops of photographs and of documents that are held out are measured at each
+quality, and both files are written: MODEL.keras, and MODEL.json with all that was measured. CONTRIBUTING.md says how an
+artifact is made of the model.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ SETS = {
 }
 """Share of the crops, and scales, of each set."""
 SIDE = 192
+"""Pixels a side of a crop."""
 PER_EPOCH = _settings.full_or(250, 3)
 """Steps of an epoch, which have one learning rate."""
 WARM_UP = 4
@@ -60,12 +61,12 @@ def images(folder: Path, scales: tuple[float, ...], every: int = 1) -> list[Imag
     def read(path: Path) -> list[Images]:
         image = image_files.read_image(path, whole=True)
         image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
-        found = []
+        copies = []
         for scale in scales:
             rows, columns = (round(n * scale) for n in image.shape[:2])
             if min(rows, columns) >= SIDE:
-                found.append(image if scale == 1 else _reduced(image, rows, columns))
-        return found
+                copies.append(image if scale == 1 else _reduced(image, rows, columns))
+        return copies
 
     with ThreadPoolExecutor() as pool:
         return [one for several in pool.map(read, image_files.image_files(folder)[::every]) for one in several]
@@ -85,9 +86,9 @@ def batch(sets: list[list[Images]], shares: NDArray[np.float64], size: int, seed
         areas = np.cumsum([image.size for image in sets[which]])
         image = sets[which][int(np.searchsorted(areas, rng.integers(areas[-1]), side="right"))]
         top, left = (int(rng.integers(n - SIDE + 1)) for n in image.shape[:2])
-        found = image[top : top + SIDE, left : left + SIDE]
-        found = found[:, ::-1] if rng.integers(2) else found
-        crop[...] = np.rot90(found, int(rng.integers(4)))
+        square = image[top : top + SIDE, left : left + SIDE]
+        square = square[:, ::-1] if rng.integers(2) else square
+        crop[...] = np.rot90(square, int(rng.integers(4)))
         if rng.integers(2):  # another exposure, another white balance
             gains = rng.uniform(0.75, 1.0) * rng.uniform(0.95, 1.05, 3)
             for channel, gain in enumerate(gains):
@@ -140,13 +141,13 @@ class Schedule(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def measure(self, steps: int, logs: dict[str, float]) -> None:
-        found: dict[str, Measured] = {name: watch.measure() for name, watch in self.watches.items()}
+        sets: dict[str, Measured] = {name: watch.measure() for name, watch in self.watches.items()}
         row: dict[str, Any] = {"steps": steps, "seconds": round(time.perf_counter() - self.begin)}
         row["trained"] = round(float(logs["loss"]), 4)
-        row |= {name: [round(float(loss), 4) for loss in measured.loss] for name, measured in found.items()}
+        row |= {name: [round(float(loss), 4) for loss in measured.loss] for name, measured in sets.items()}
         self.report["measured"].append(row)
-        scores = {name: round(float(np.log(measured.loss).mean()), 4) for name, measured in found.items()}
-        print(steps, row["seconds"], row["trained"], scores, found["photographs"].summary(), flush=True)
+        scores = {name: round(float(np.log(measured.loss).mean()), 4) for name, measured in sets.items()}
+        print(steps, row["seconds"], row["trained"], scores, sets["photographs"].summary(), flush=True)
         self.out.with_suffix(".json").write_text(json.dumps(self.report, indent=1) + "\n")
         alone = type(self.model).from_config(self.model.get_config())  # without the optimizer's state, twice its size
         alone.set_weights(self.model.get_weights())
@@ -187,7 +188,12 @@ def main() -> None:
         shares = np.array([1.0])
         watches[name] = Watch(model, batch([held_out], shares, count, 1, 0))
     options = {name: value for name, value in vars(args).items() if name not in ("out", "data")}
-    report = {"benchmark": "bundled_model", **evaluate.provenance(["jax", "keras", "numpy"]), **options, "measured": []}
+    report = {
+        "benchmark": "bundled_model",
+        **evaluate.provenance(["tfcomp", keras.backend.backend(), "keras", "numpy"]),
+        **options,
+        "measured": [],
+    }
     schedule = Schedule(args.learning_rate, args.steps, args.minutes, watches, args.out, report)
     model.fit(
         batches(sets, args.batch, args.seed),

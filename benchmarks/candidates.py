@@ -11,7 +11,7 @@ losses are. Measured is ``val`` of each set of ``TFCOMP_SHARED``, never ``test``
   are averages of its weights and the bundled model's; 1 is the model itself.
 
 Writes ``benchmarks/results/candidates.json``, under the candidates' names; what was not measured stays as it was there.
-The candidates there were compared with the bundled codec of their day, of which ``longer`` took the place.
+Each candidate there has the fingerprint of the bundled codec that it was compared with; ``longer`` became the next one.
 """
 
 from __future__ import annotations
@@ -114,12 +114,12 @@ def main() -> None:
         return
     result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     result |= evaluate.provenance(["tfcomp", "tensorflow", "keras", "numpy", "ai-edge-litert"], seed=1)
-    result["bundled"] = Codec.load().fingerprint
     artifacts = [path for path in args.candidates if not path.endswith(".keras")]
     bundled = payload_points(Codec.load()) if artifacts else {}
     for path in args.candidates:
         found = of_artifact(path, bundled) if path in artifacts else of_model(path, args.shares)
-        result.setdefault("candidates", {})[Path(path).name] = found
+        beside = {"bundled": Codec.load().fingerprint}
+        result.setdefault("candidates", {})[Path(path).name] = {**beside, **found}
         print(f"{path}: {json.dumps(found, indent=1)}", flush=True)
         RESULTS.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -268,7 +268,7 @@ def test_the_decoder_sees_whole_steps_of_each_quality_and_gradients_pass() -> No
 
 
 def test_a_value_that_becomes_zero_gets_no_gradient_and_others_get_all() -> None:
-    """Else the encoder's values and the rate grow in long training, and the loss with them."""
+    """With any, the encoder's values and the rate grow in long training, and the loss with them."""
     import tensorflow as tf
 
     prior = ContextPrior(Layout((1, 3)))

@@ -28,10 +28,10 @@ from tfcomp.storage.writing import replacing_folder
 
 DEFAULTS = {"batch_size": 8, "learning_rate": 6e-4}
 DEFAULTS_WITH_START = {**DEFAULTS, "learning_rate": 3e-4}
-"""At 6e-4 the highest qualities of a trained model lose up to 10 dB until the rate falls, for no gain."""
+"""At 6e-4 the highest qualities of a trained model lost up to 10 dB until the rate fell, for no gain."""
 HIGHER_QUALITIES = 0.4
 """Power of the price by which the higher qualities weigh more in training from a trained model, beyond equal shares of
-the loss. Without it the lowest quality of the bundled model takes the networks over: 500 steps on microscope pictures
+the loss. Without it the lowest quality took the networks over: 500 steps from a trained model on microscope pictures
 changed the losses of `val` by -21 % to +0 %, from the lowest quality to the highest, and with it by -19 % to -13 %."""
 LATENT_DIM = 64
 """Default number of channels of a spatial latent."""

@@ -17,11 +17,13 @@ WARM_UP = 100
 """Number of steps in which the learning rate rises; then it falls, by a cosine, to `LAST_RATE` of its largest."""
 LAST_RATE = 0.01
 SMALLEST_CHANGE = 0.01
-"""Share of the learning rate by which it changes within an epoch: each change makes JAX wait."""
+"""Relative change of the learning rate below which it is not set again within an epoch: each change makes JAX wait."""
 
 
 class Plan(keras.callbacks.Callback):
     """The learning rate of each step, the last step, and a bar that says how long it will take.
+
+    Within an epoch the rate is set again where it has changed by `SMALLEST_CHANGE`.
 
     Args:
         rate: the largest learning rate.

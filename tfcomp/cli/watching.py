@@ -88,7 +88,7 @@ class Watch:
 
 
 def _compiled(model: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a batch that reads the model's variables, compiled: as it is for other backends than these two."""
+    """A function of a batch that reads the model's variables, compiled under TensorFlow and JAX, else as it is."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

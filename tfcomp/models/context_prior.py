@@ -153,8 +153,8 @@ class ContextPrior(keras.layers.Layer):
         One step nearer to zero saves about ``1 / (scale * ln 2)`` bits, and adds ``2 * r + 1`` squared steps of error
         for a value ``r`` above the integer it rounds to. The first group, whose means are not zero, stays as it is.
 
-        The gradient is the shrinking's own: none where a value becomes 0. There the rate has none either, whose
-        density is symmetric, so that the error's alone would make the encoder's values, and with them the rate, grow
+        The gradient is the shrinking's own: none where a value becomes 0. The rate has no gradient there, as its
+        density is symmetric around 0; the error's alone would make the encoder's values, and with them the rate, grow
         from step to step.
         """
         saved = ops.minimum(1 / (np.log(2) * scale), 8.0) / (2 * ERROR_WEIGHT)
