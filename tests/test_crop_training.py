@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +12,7 @@ import pytest
 
 pytest.importorskip("keras")
 import keras
+from jax_process import run_under_jax
 
 from tfcomp import AutoEncoder, load_model
 from tfcomp.cli import crop_training
@@ -161,16 +159,7 @@ assert not np.allclose(before.loss, after.loss)
 
 @pytest.mark.further
 def test_under_jax_the_rate_changes_within_an_epoch_and_measurements_see_the_weights_of_now() -> None:
-    pytest.importorskip("jax")
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "jax",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    command = [sys.executable, "-c", UNDER_JAX]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_under_jax("-c", UNDER_JAX)
 
 
 # === The command ===

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import training_options
+from jax_process import run_under_jax
 
 from tfcomp.errors import InputError
 from tfcomp.models.autoencoder import AutoEncoder
@@ -316,13 +317,4 @@ def test_an_option_gives_what_the_plain_run_gives_within_its_bounds(name: str, o
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_so_does_every_option_under_jax() -> None:
-    pytest.importorskip("jax")
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "jax",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    command = [sys.executable, training_options.__file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_under_jax(training_options.__file__, timeout=900)
