@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from kinds import ANY_SIZE, Kind, WholeLiteRT, WholeSavedModels, off, scene
 
 import tfcomp
+from tfcomp import processors
 from tfcomp.coding import range_coder
 from tfcomp.errors import BitstreamError, InputError
 from tfcomp.runtimes import litert
@@ -142,6 +143,7 @@ def test_threads_that_share_a_codec_get_what_one_gets(kind: Kind, runtime: str) 
 def test_networks_of_threads_run_side_by_side(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads meet inside of each network and of the coder of messages, both ways: no lock is around them."""
     codec, meeting = kind.load("litert"), threading.Barrier(2, timeout=60)
+    monkeypatch.setattr(processors, "_free", threading.BoundedSemaphore(2))  # also where there is one processor
 
     def met(function: Callable[..., Any]) -> Callable[..., Any]:
         def meets(*arguments: Any, **options: Any) -> Any:

@@ -13,6 +13,7 @@ from tfcomp.entropy.candidate_search import draws, search
 from tfcomp.entropy.sample import SampleModel
 from tfcomp.errors import InputError
 from tfcomp.parts import Quality, Tally
+from tfcomp.processors import processor
 from tfcomp.uniform import UniformPipeline, batched
 
 
@@ -28,8 +29,10 @@ class SampledPipeline(UniformPipeline):
     ) -> tuple[list[bytes], Tally]:
         if target_bytes is not None:
             raise InputError("expected no target_bytes with samples of a posterior: the posterior fixes the bytes")
-        model, names = _model(quality), self._names(items, quality, effort)
-        return model.encode(names), Tally(len(names) * model.symbols, 0)
+        images, model = self.parts.item.batch(items), _model(quality)
+        with processor():
+            names = self._names(images, quality, effort)
+            return model.encode(names), Tally(len(names) * model.symbols, 0)
 
     def ideal_bits(self, payloads: Sequence[bytes], quality: Quality) -> float:
         model = _model(quality)

@@ -24,6 +24,7 @@ from tfcomp.errors import InputError
 from tfcomp.geometry import Area, Plan, too_many_pixels
 from tfcomp.items import GREY_IN_RGB, Images
 from tfcomp.parts import NEAREST, Float32, Parts, Quality, Tally
+from tfcomp.processors import processor
 from tfcomp.refinement import refine_tile
 from tfcomp.runtimes.litert import LiteRTTransform
 from tfcomp.runtimes.transform import Transform
@@ -129,12 +130,13 @@ class TiledPipeline:
         payloads, integers = [], 0
         with _Windows(self.parts.transform) as windows:
             for item in self.parts.item.sequence(items):
-                view = _View(self.parts, item, windows)
-                payloads.append(
-                    self._payload(view, quality, effort)
-                    if target_bytes is None
-                    else self._fitting(view, _checked_target(target_bytes), effort)
-                )
+                with processor():
+                    view = _View(self.parts, item, windows)
+                    payloads.append(
+                        self._payload(view, quality, effort)
+                        if target_bytes is None
+                        else self._fitting(view, _checked_target(target_bytes), effort)
+                    )
                 integers += int(view.plan.rows * view.plan.columns) * len(quality.step)
         return payloads, Tally(integers, clipped=0)
 
@@ -271,6 +273,7 @@ class TiledPipeline:
         with _Windows(self.parts.transform) as windows:
             return [self._restored(payload, windows) for payload in payloads]
 
+    @processor()
     def _restored(self, payload: bytes, windows: _Windows) -> Images:
         header, plan, codes = self._parse(payload)
         quality = self.parts.quality(header.quality)

@@ -18,6 +18,7 @@ from tfcomp.entropy.static import StaticModel
 from tfcomp.errors import InputError
 from tfcomp.items import Images
 from tfcomp.parts import Parts, Quality, Tally
+from tfcomp.processors import processor
 from tfcomp.progress import progress
 from tfcomp.refinement import BatchRefiner, Slope, lagrangian
 
@@ -54,8 +55,10 @@ class UniformPipeline:
         """Payloads, and the numbers of their integers and of clipped ones."""
         if target_bytes is not None:
             raise InputError("expected target_bytes with items of any size; for items of one shape, freeze with it")
-        latents, clipped = self.encode(items, quality, effort)
-        return _static(quality).encode(latents), Tally(latents.size, clipped)
+        images = self.parts.item.batch(items)
+        with processor():
+            latents, clipped = self.encode(images, quality, effort)
+            return _static(quality).encode(latents), Tally(latents.size, clipped)
 
     def ideal_bits(self, payloads: Sequence[bytes], quality: Quality) -> float:
         """Ideal code length of payloads under the tables, in bits; they are decoded for that."""
@@ -68,7 +71,8 @@ class UniformPipeline:
 
     def decompress(self, payloads: Sequence[bytes], quality: Quality) -> Images:
         """Items of payloads, uint8 [N, *item_shape]."""
-        return self.reconstruct(self.decode(payloads, quality), quality)
+        with processor():
+            return self.reconstruct(self.decode(payloads, quality), quality)
 
     def reconstruct(self, latents: Int32, quality: Quality) -> Images:
         """Items of integers, int32 [N, *latent_shape]."""
