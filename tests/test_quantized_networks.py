@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from kinds import Kind, interpreter_of
+from kinds import Kind, interpreter_of, off
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tfcomp.artifact import conversion, exporting
@@ -120,6 +122,24 @@ def test_weights_of_8_bits_cost_nothing_that_is_seen(kinds: Callable[[str], Kind
         assert eight["psnr_db"] >= plain["psnr_db"] - 0.1
         assert eight["encoder_bytes"] < plain["encoder_bytes"]
         assert eight["decoder_bytes"] < plain["decoder_bytes"]
+
+
+@pytest.mark.further
+@pytest.mark.xdist_group("lapped")
+def test_a_folder_of_8_bit_weights_is_an_artifact_like_any_other(kinds: Callable[[str], Kind], tmp_path: Path) -> None:
+    kind = kinds("lapped")
+    folder = tmp_path / "artifact"
+    kind.codec.export(folder, quantize="int8-weights", side=64)
+    litert, whole = Codec.load(folder, runtime="litert"), Codec.load(folder, runtime="tensorflow")
+    assert litert.fingerprint == whole.fingerprint == kind.codec.fingerprint
+    assert json.loads((folder / artifacts.MANIFEST).read_text())["quantize"] == "int8-weights"
+    for name in (artifacts.ENCODER_LATENT, artifacts.DECODER_LATENT):
+        assert (folder / name).stat().st_size < (kind.folder / name).stat().st_size
+    for quality in range(1, kind.codec.qualities + 1):
+        payloads = litert.compress(kind.items, quality=quality)
+        assert off(litert.decompress(payloads), kind.codec.decompress(payloads)) <= 4
+        for one, other in zip(litert.decode(payloads), whole.decode(payloads), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_weights_of_8_bits_are_off_by_half_a_step_of_their_channel() -> None:
