@@ -11,7 +11,8 @@ losses are. Measured is ``val`` of each set of ``TFCOMP_SHARED``, never ``test``
   are averages of its weights and the bundled model's; 1 is the model itself.
 
 Writes ``benchmarks/results/candidates.json``, under the candidates' names; what was not measured stays as it was there.
-Each candidate there has the fingerprint of the bundled codec that it was compared with; ``longer`` became the next one.
+Each candidate there has the fingerprint of the bundled codec that it was compared with; ``longer`` and then
+``further`` became the next ones.
 """
 
 from __future__ import annotations
