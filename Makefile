@@ -41,7 +41,7 @@ LOWEST_TESTS ?= $(addprefix tests/test_,tables.py container.py golden_payloads.p
 lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest $(LOWEST_TESTS)
 
-# Tests that take longer, and that CI runs all the same: several workers, JAX, other processes, 2,000 damaged files.
+# Tests that take longer, and that CI runs all the same: a browser, several workers, JAX, other processes, 2,000 damaged files.
 further: .venv/installed
 	$(BIN)/python -m pytest -m "further and not slow"
 

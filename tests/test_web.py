@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from kinds import scene
 
+pytestmark = pytest.mark.further
 IMAGES = 100
 CORRUPT = 600
 

@@ -31,7 +31,7 @@ from tfcomp import bundled
 from tfcomp.entropy import tiles
 from tfcomp.storage import container
 
-pytestmark = pytest.mark.xdist_group("dense")  # that of the codec of 28x28 pixels
+pytestmark = [pytest.mark.further, pytest.mark.xdist_group("dense")]  # that of the codec of 28x28 pixels
 
 WEB = ROOT / "export" / "web"
 CORRUPT = 120
