@@ -172,6 +172,7 @@ def test_crops_of_files_that_cannot_be_read_are_others(
     assert (tmp_path / "run" / "model.keras").is_file()
 
 
+@pytest.mark.further
 def test_an_interrupt_while_workers_run_is_one_line(made: Path, tmp_path: Path) -> None:
     save(tmp_path / "in" / "0.npy", scene(300, 300, 8, 0))
     for i in range(1, 600):  # more than any machine compresses in the longest delay

@@ -353,6 +353,7 @@ def test_no_temporary_folder_is_needed(artifact: Path, images: Path, tmp_path: P
         assert (tmp_path / f"{kind}.tfz").is_file()
 
 
+@pytest.mark.further
 @pytest.mark.parametrize("delay", [0.4, 0.8, 1.6, 3.2])
 def test_an_interrupt_is_one_line(tmp_path: Path, delay: float) -> None:
     np.save(tmp_path / "x.npy", glyphs.render(500, seed=1))

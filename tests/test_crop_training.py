@@ -181,6 +181,7 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.further
 def test_a_run_that_was_stopped_goes_on(
     photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,6 +227,7 @@ def test_no_quality_ends_worse_than_it_began(photographs: Path, capsys: pytest.C
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.further
 def test_training_on_from_a_model_is_gentle_and_weighs_the_higher_qualities_more(
     photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

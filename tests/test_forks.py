@@ -26,6 +26,7 @@ WAYS = (copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value)
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 
+@pytest.mark.further
 @forking
 def test_a_fork_while_threads_code_does_not_hang(tmp_path: Path) -> None:
     """The child's codec has interpreters whose threads stayed behind, and locks that a thread may have held."""
@@ -101,6 +102,7 @@ def read(archive: Archive) -> list[bytes]:
     return list(archive)
 
 
+@pytest.mark.further
 def test_archives_are_copied_pickled_and_read_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     payloads = [bytes([i]) * 70_000 for i in range(6)]
     write(tmp_path / "a.tfz", payloads, fingerprint=bytes(16), item_shape=(1,))

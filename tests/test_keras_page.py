@@ -87,6 +87,7 @@ def test_settings_that_models_cannot_be_made_under_are_refused(
             make()
 
 
+@pytest.mark.further
 @pytest.mark.parametrize(
     ("settings", "variables", "message"),
     [

@@ -246,6 +246,7 @@ def test_latents_of_many_positions_have_tables_of_their_own() -> None:
         assert np.max(np.abs(z - model.latents(images)) / codec.parts.unit) < 0.501
 
 
+@pytest.mark.further
 def test_the_same_payload_gives_the_same_sample_in_every_runtime(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(40, 216, (40, 4, 4, 1), np.uint8)
     codec = Codec.freeze(transparent(8.0), images, latents="sample", seed=9)

@@ -304,6 +304,7 @@ def any_size(kinds: Any, folder: Path, models: Models) -> Any:
     return kind
 
 
+@pytest.mark.further
 @pytest.mark.xdist_group("spatial_any")
 def test_items_of_any_size_are_a_request_each(any_size: Any, address: str) -> None:
     client = serving.Client(address, version=40, any_size=True)
@@ -320,6 +321,7 @@ def test_items_of_any_size_are_a_request_each(any_size: Any, address: str) -> No
         client.compress([np.zeros((3, 4, 3))], 1)
 
 
+@pytest.mark.further
 @pytest.mark.xdist_group("spatial_any")
 def test_warm_up_of_items_of_any_size(any_size: Any, folder: Path) -> None:
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog

@@ -81,6 +81,7 @@ def two_codecs(exported: Any) -> list[dict[str, Any]]:
     return [models, inverted(models)]
 
 
+@pytest.mark.further
 @pytest.mark.parametrize("server", [grpc_server, rest_server])
 @pytest.mark.parametrize(
     ("clients", "requests"), [(8, 120), pytest.param(32, 1000, marks=pytest.mark.slow)], ids=["few", "many"]
