@@ -85,5 +85,7 @@ def finish_stdout() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        sys.stdout = None
+        full, sys.stdout = sys.stdout, None
+        with suppress(OSError):
+            full.close()  # tries once more, which from Python 3.13 on the end of the object would show
         raise
