@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import random
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +217,23 @@ def test_colours_of_a_profile_become_srgb(tmp_path: Path) -> None:
     brighter = image_files.read_image(tmp_path / "linear.png", whole=True)[0, 0]
     np.testing.assert_array_equal(image_files.read_image(tmp_path / "linear alpha.png", whole=True)[0, 0], brighter)
     np.testing.assert_allclose(brighter, 255 * (np.array([200, 100, 50]) / 255) ** (1 / 2.2), atol=4)
+
+
+def test_threads_that_read_files_warn_of_nothing_and_leave_warnings_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow warns of images above its limit, before this package refuses them; here a warning is an error."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1900)
+    Image.new("RGB", (48, 40)).save(tmp_path / "large.png")
+
+    def refused(_: int) -> str:
+        with pytest.raises(InputError) as caught:
+            image_files.image_shape(tmp_path / "large.png")
+        return str(caught.value)
+
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        lines = set(pool.map(refused, range(400)))
+    assert len(lines) == 1
+    assert "at most 1900 pixels, found 48x40" in lines.pop()
+    assert warnings.filters == filters

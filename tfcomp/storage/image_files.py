@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -183,14 +184,50 @@ def _shape(image: ImageFile.ImageFile) -> tuple[int, int, int]:
     return height, width, 1 if image.mode in _GREY else 3
 
 
+_lock, _inside = threading.Lock(), 0
+_caught = warnings.catch_warnings()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A block without warnings: Pillow warns of damaged metadata.
+
+    `warnings.catch_warnings` changes the whole process. Where threads read files, the first to begin does so and the
+    last to end puts back what was; each by itself would let another's warning through, or leave all of them off.
+    """
+    global _inside, _caught
+    with _lock:
+        if not _inside:
+            _caught = warnings.catch_warnings()
+            _caught.__enter__()
+            warnings.simplefilter("ignore")
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                _caught.__exit__(None, None, None)
+
+
+def _begin_anew() -> None:
+    """Forgets, in a forked process, the threads that were reading and the lock that one may have held."""
+    global _lock, _inside
+    _lock, _inside = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 @contextmanager
 def _opened(
     path: str | os.PathLike[str], source: str | os.PathLike[str] | BinaryIO, whole: bool
 ) -> Iterator[ImageFile.ImageFile]:
     """A context of an image file, or of its content, with a checked header; all errors in it become one line."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of damaged metadata
+        with _quiet():
             if Path(path).suffix.lower() == ".jxl":
                 register_jpeg_xl()
             with Image.open(source) as image:
