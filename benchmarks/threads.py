@@ -4,8 +4,8 @@
 
 The codecs: the bundled one, on a photograph of 256x384 at a time; and convolutional and dense networks of the default
 widths, on a thousand images of 28x28 at a time. Their networks run in LiteRT with one thread each, and Numba compiles
-the range coder's loops; both work without Python's lock. Rounds of one thread and of sixteen take turns, so that what
-else the machine does weighs on both. The ratio cannot pass the number of processors.
+the range coder's loops; both work without Python's lock. Rounds of one thread, of two and of sixteen take turns, so
+that what else the machine does weighs on all. The ratio cannot pass the number of processors.
 
 Writes ``benchmarks/results/threads.json``.
 """

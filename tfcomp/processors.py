@@ -1,4 +1,4 @@
-"""As many threads at work at once as there are processors.
+"""The limit of threads at work at once: as many as there are processors.
 
 More of them hand Python's lock to and fro, and take each other's place in the caches (`benchmarks/threads.py`).
 """
@@ -9,6 +9,8 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from tfcomp.forks import in_child
 
 
 class _Places(threading.local):
@@ -21,14 +23,11 @@ _held = _Places()
 _free = threading.BoundedSemaphore(os.cpu_count() or 1)
 
 
+@in_child
 def _begin_anew() -> None:
     """Frees all places in a process that was forked while other threads held some."""
     global _held, _free
     _held, _free = _Places(), threading.BoundedSemaphore(os.cpu_count() or 1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from tfcomp.artifact.eight_bit_weights import in_8_bits
 from tfcomp.errors import InputError
+from tfcomp.silence import no_warnings
 
 FORBIDDEN = {"CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "MULTINOMIAL"}
 FORBIDDEN |= {"RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "STABLEHLO_RNG_BIT_GENERATOR"}
@@ -79,8 +79,8 @@ def to_litert(graph: Any, quantize: str = "float32", samples: Samples | None = N
     def named(*inputs: Any) -> dict[str, Any]:
         return dict(zip(results, frozen(*inputs), strict=True))
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _quiet_loader():
-        warnings.simplefilter("ignore")  # calibration runs in an interpreter that announces its successor
+    # Calibration runs in an interpreter that announces its successor.
+    with tempfile.TemporaryDirectory() as folder, no_warnings(), _quiet_loader():
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(tf.Module(), folder, named.get_concrete_function(), options)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)

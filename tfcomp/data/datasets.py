@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import socket
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from tfcomp.data.folders import ImageFiles, image_folder
 from tfcomp.errors import InputError, optional_import
 from tfcomp.items import Images, as_images, image_array
 from tfcomp.progress import progress
+from tfcomp.silence import no_warnings
 from tfcomp.storage.image_files import Skipped, reason
 
 if TYPE_CHECKING:
@@ -370,8 +370,7 @@ def _read_split(builder: Any, split: str) -> Images:
 
 def _load_unpickled(file: Any) -> Any:
     """`np.load` without pickles, and without warnings of odd headers."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with no_warnings():
         return np.load(file, allow_pickle=False)
 
 

@@ -12,7 +12,6 @@ of the others run meanwhile, without that lock (`benchmarks/threads.py`).
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,19 +19,18 @@ from functools import cache
 
 from threadpoolctl import ThreadpoolController
 
+from tfcomp.forks import in_child
+
 _LOCK = threading.Lock()  # held while the limit changes, never while anything is coded
 _limited = False
 _TURN = threading.RLock()  # held while a tile is coded
 
 
+@in_child
 def _begin_anew() -> None:
     """Resets locks and limit in a process that was forked while another thread held them."""
     global _LOCK, _TURN, _limited
     _LOCK, _TURN, _limited = threading.Lock(), threading.RLock(), False
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @cache

@@ -8,8 +8,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -24,6 +22,7 @@ from tfcomp.errors import InputError, MissingDependencyError, TfcompError, optio
 from tfcomp.geometry import RAISED_BY, too_many_pixels
 from tfcomp.items import MAX_CHANNELS, Images, accepted_channels, whole_numbers
 from tfcomp.progress import progress
+from tfcomp.silence import no_warnings
 from tfcomp.storage import colours, declarations, exif, jpeg_xl, places
 from tfcomp.storage.bare_files import without_metadata
 from tfcomp.storage.colours import Rgb
@@ -184,50 +183,13 @@ def _shape(image: ImageFile.ImageFile) -> tuple[int, int, int]:
     return height, width, 1 if image.mode in _GREY else 3
 
 
-_lock, _inside = threading.Lock(), 0
-_caught = warnings.catch_warnings()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """A block without warnings: Pillow warns of damaged metadata.
-
-    `warnings.catch_warnings` changes the whole process. Where threads read files, the first to begin does so and the
-    last to end puts back what was; each by itself would let another's warning through, or leave all of them off.
-    """
-    global _inside, _caught
-    with _lock:
-        if not _inside:
-            _caught = warnings.catch_warnings()
-            _caught.__enter__()
-            warnings.simplefilter("ignore")
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if not _inside:
-                _caught.__exit__(None, None, None)
-
-
-def _begin_anew() -> None:
-    """Forgets, in a forked process, the threads that were reading and the lock that one may have held."""
-    global _lock, _inside
-    _lock, _inside = threading.Lock(), 0
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
-
-
 @contextmanager
 def _opened(
     path: str | os.PathLike[str], source: str | os.PathLike[str] | BinaryIO, whole: bool
 ) -> Iterator[ImageFile.ImageFile]:
     """A context of an image file, or of its content, with a checked header; all errors in it become one line."""
     try:
-        with _quiet():
+        with no_warnings():  # Pillow warns of damaged metadata
             if Path(path).suffix.lower() == ".jxl":
                 register_jpeg_xl()
             with Image.open(source) as image:
