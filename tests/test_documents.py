@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import shlex
 import shutil
@@ -94,3 +95,5 @@ def test_the_code_of_a_page_runs(page: str, folder: Path) -> None:
         elif language == "sh":
             for arguments in commands(text):
                 assert main(arguments) == 0, arguments
+    names.clear()
+    gc.collect()  # so that a file which the page leaves open is said to be this page's

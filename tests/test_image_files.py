@@ -19,6 +19,7 @@ from PIL import Image, ImageCms
 from tfcomp.data import datasets
 from tfcomp.errors import InputError
 from tfcomp.storage import image_files
+from tfcomp.storage.pixel_limit import pixel_limit
 
 RNG = np.random.default_rng(0)
 
@@ -87,17 +88,27 @@ def test_other_formats_of_16_bits_are_refused_too(tmp_path: Path) -> None:
         image_files.read_image(path)
 
 
-def test_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_pixels_are_refused(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", (20, 20))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # which is put back
     # Pillow warns above its limit and refuses above twice as much.
     for limit, said in ((399, "at most 399 pixels, found 20x20 in"), (199, r"Image size \(400 pixels\) exceeds")):
-        image_files.limit_pixels(limit)
         for read in (image_files.read_image, image_files.image_shape):
-            with pytest.raises(InputError, match=rf"{said}.*; --max-pixels or"):
+            with pixel_limit(limit), pytest.raises(InputError, match=rf"{said}.*; --max-pixels or"):
                 read(tmp_path / "a.png")
-    image_files.limit_pixels(400)
-    assert image_files.read_image(tmp_path / "a.png").shape == (20, 20, 1)
+    with pixel_limit(400):
+        assert image_files.read_image(tmp_path / "a.png").shape == (20, 20, 1)
+
+
+def test_the_largest_limit_of_several_threads_holds_until_they_end() -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    one, other = pixel_limit(100), pixel_limit(300)
+    for block in (one, other):
+        block.__enter__()
+    assert Image.MAX_IMAGE_PIXELS == 300
+    one.__exit__(None, None, None)  # the first to begin ends first
+    assert Image.MAX_IMAGE_PIXELS == 300
+    other.__exit__(None, None, None)
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 def whole_files() -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tracemalloc
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ def codec() -> tfcomp.Codec:
 
 
 @pytest.fixture(autouse=True)
-def _pillow_s_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # which is put back
+def _pillow_s_limit_stays() -> Iterator[None]:
+    before = Image.MAX_IMAGE_PIXELS
+    yield
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 # === One image ===
@@ -135,6 +138,17 @@ def test_memory_is_a_bounded_multiple_of_the_pixels() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak <= codec.claimed_pixels(payload) * (4 * channels / stride**2 + 8) + (64 << 20)
+
+
+def test_one_process_reads_files_under_the_codec_s_limit(
+    codec: tfcomp.Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / "a.png", FLAT.shape)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)  # Pillow refuses twice as many itself
+    small, large = (codec.with_max_pixels(limit) for limit in (1919, 1920))
+    with pytest.raises(InputError, match="at most 1919 pixels, found 48x40"):
+        tfcomp.bulk.compress(tmp_path / "a.png", tmp_path / "small", codec=small, processes=1)
+    assert tfcomp.bulk.compress(tmp_path / "a.png", tmp_path / "large", codec=large, processes=1).items == 1
 
 
 # === Archives ===

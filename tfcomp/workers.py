@@ -24,7 +24,7 @@ from typing import Any
 from tfcomp.codec import Codec
 from tfcomp.errors import InputError
 from tfcomp.progress import hide, progress
-from tfcomp.storage.image_files import limit_pixels
+from tfcomp.storage.pixel_limit import pixel_limit
 
 FEW = 3
 """Largest number of items that one process does alone: to start others takes as long."""
@@ -69,9 +69,9 @@ def each(
     if count is not None:
         processes = min(processes, count)
     sent = _sent(codec) if len(first) > few and processes > 1 else None
-    pool = _pool(processes, sent, codec.max_pixels) if sent else None
+    pool = _pool(processes, sent) if sent else None
     if sent is None or pool is None:
-        yield from progress((function(codec, *job) for job in jobs), label, count)
+        yield from progress((_call(function, codec, job) for job in jobs), label, count)
         return
     before = set(multiprocessing.active_children())
     with _unlinked(sent), pool:
@@ -126,10 +126,10 @@ def _unlinked(memory: SharedMemory) -> Iterator[None]:
         memory.unlink()
 
 
-def _pool(processes: int, sent: SharedMemory, max_pixels: int) -> ProcessPoolExecutor | None:
+def _pool(processes: int, sent: SharedMemory) -> ProcessPoolExecutor | None:
     """The processes; None where the system has no semaphores."""
     try:
-        return ProcessPoolExecutor(processes, get_context("spawn"), _start, (sent.name, max_pixels))
+        return ProcessPoolExecutor(processes, get_context("spawn"), _start, (sent.name,))
     except (OSError, ImportError, NotImplementedError):
         with _unlinked(sent):
             return None
@@ -148,15 +148,20 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
+def _call(function: Callable[..., Any], codec: Codec, job: Job) -> Any:
+    """The result of one job, whose image files may have as many pixels as the codec's items."""
+    with pixel_limit(codec.max_pixels):
+        return function(codec, *job)
+
+
 # === In a worker ===
 
 
-def _start(sent: str, max_pixels: int) -> None:
+def _start(sent: str) -> None:
     global _codec
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what a worker has begun to write is undone
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    limit_pixels(max_pixels)
     hide()
     memory = SharedMemory(sent)
     assert memory.buf is not None
@@ -165,8 +170,9 @@ def _start(sent: str, max_pixels: int) -> None:
 
 
 def _run(function: Callable[..., Any], job: Job) -> Any:
+    assert _codec is not None
     try:
-        return function(_codec, *job)
+        return _call(function, _codec, job)
     except SystemExit:  # which the pool would take for a result
         os._exit(1)
 

@@ -22,6 +22,7 @@ from tfcomp.items import Images
 from tfcomp.outcomes import Coded, Source
 from tfcomp.progress import progress
 from tfcomp.storage import archives, container, image_files
+from tfcomp.storage.pixel_limit import pixel_limit
 from tfcomp.storage.writing import local
 
 
@@ -72,9 +73,8 @@ def run(args: argparse.Namespace) -> None:
     for path in (*args.inputs, args.output):
         local(path)
     skip, written = args.on_error == "skip", Written()
-    with held_native_lines(dropped=skip):
+    with pixel_limit(args.max_pixels), held_native_lines(dropped=skip):
         codec = Codec.load(args.codec).with_max_pixels(args.max_pixels)
-        image_files.limit_pixels(args.max_pixels)
         chosen = codec.at(codec.default_quality if args.quality is None else args.quality)
         sources = _sources(args.inputs, codec)
         files = [source.image for source in sources if isinstance(source.image, Path)]

@@ -18,9 +18,10 @@ from tfcomp.cli.native_lines import held_native_lines
 from tfcomp.codec import Codec
 from tfcomp.errors import BitstreamError, InputError, TfcompError
 from tfcomp.items import Images
-from tfcomp.storage import archives, image_files
+from tfcomp.storage import archives
 from tfcomp.storage.container import Archive
 from tfcomp.storage.journal import Journal, put
+from tfcomp.storage.pixel_limit import pixel_limit
 from tfcomp.storage.writing import flush_folder, local, sweep
 
 
@@ -33,10 +34,13 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(local(args.output))
     skipped: dict[int, TfcompError] | None = {} if args.on_error == "skip" else None
     eager = {} if skipped is None else {"eager_bytes": 0}  # to check each block when it is read
-    with Archive.open(args.input, **eager) as archive, held_native_lines(dropped=args.on_error == "skip"):
+    with (
+        Archive.open(args.input, **eager) as archive,
+        held_native_lines(dropped=args.on_error == "skip"),
+        pixel_limit(args.max_pixels),  # of images in the folder, which are compared
+    ):
         artifact = args.codec or bundled_that_made(archive)
         codec = Codec.load(artifact).with_max_pixels(args.max_pixels)
-        image_files.limit_pixels(args.max_pixels)  # of images in the folder, which are compared
         try:
             codec = codec.that_made(archive.header.fingerprint)
         except BitstreamError as error:

@@ -133,7 +133,7 @@ def read_image(path: str | os.PathLike[str], *, whole: bool = False) -> Images:
 
     Raises:
         InputError: if the file cannot be read as an image with at most 8 bits a channel, or has more pixels than
-            `limit_pixels` allows (by default 89 million).
+            `pixel_limit` allows (by default 89 million).
         MissingDependencyError: for JPEG XL, if its plugin is not installed.
     """
     if Path(path).suffix.lower() == ARRAY:
@@ -208,11 +208,6 @@ def _opened(
         line = reason(error).replace(repr(source), "it")  # the source may be no path
         hint = f"; {RAISED_BY}" if isinstance(error, Image.DecompressionBombError) else ""
         raise _UnreadableError(f"cannot read the image {path}: {line}{hint}") from error
-
-
-def limit_pixels(max_pixels: int) -> None:
-    """Sets the most pixels of an image file in this process, which is Pillow's own limit."""
-    Image.MAX_IMAGE_PIXELS = max_pixels
 
 
 def _refuse_too_large(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> None:
