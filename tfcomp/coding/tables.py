@@ -64,12 +64,14 @@ def allot(probabilities: NDArray[np.floating], precision: int) -> Int32:
             return np.maximum(1, np.ceil(1 / np.expm1(1 / (c * p))))
 
     enough, too_much = 0.0, 2.0 * total  # an entry gets c * p - 1/2 or more, so 2 * total hands out too much
-    for _ in range(64):
-        c = (enough + too_much) / 2
-        enough, too_much = (c, too_much) if above_threshold(c).sum() <= total else (enough, c)
-    frequency = above_threshold(enough)
+    frequency, left = np.ones_like(p), total - p.size
+    while left and enough < (c := (enough + too_much) / 2) < too_much:
+        more = above_threshold(c)
+        if more.sum() <= total:
+            enough, frequency, left = c, more, total - int(more.sum())
+        else:
+            too_much = c
     # What is left are equal gains, at most one for each entry.
-    left = total - int(frequency.sum())
     frequency[np.argsort(-p * np.log1p(1 / frequency), kind="stable")[:left]] += 1
     return frequency.astype(np.int32)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -152,7 +153,8 @@ def opened(
     """
     name = os.fspath(source)
     if name == "glyphs":
-        return glyphs.render(10_000, seed=0), glyphs.render(2_000, seed=1)
+        train, test = _glyphs()
+        return train.copy(), test.copy()
     if name == "mnist" or name.startswith("tfds:"):
         return _load_tfds(name.removeprefix("tfds:"), data_dir)
     path = Path(name)
@@ -162,6 +164,12 @@ def opened(
         return _load_numpy(path)
     found = "a file of another kind" if path.exists() else "no such file or folder"
     raise InputError(f'expected mnist, glyphs, tfds:NAME, a folder, a .npy or an .npz file, found "{name}": {found}')
+
+
+@cache
+def _glyphs() -> tuple[Images, Images]:
+    """The glyphs, drawn once a process."""
+    return glyphs.render(10_000, seed=0), glyphs.render(2_000, seed=1)
 
 
 def untuned(data: tf.data.Dataset) -> tf.data.Dataset:
