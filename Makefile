@@ -5,14 +5,15 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 # benchmarks/litert_js.py is a part of runtime_exactness.py.
 BENCHMARKS ?= $(filter-out benchmarks/litert_js.py,$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: demo test lint format slow fuzz kill lowest further beam golden notebooks test-notebooks docs benchmark web web-demo android wheel release clean
+.PHONY: demo test lint format slow fuzz kill lowest further beam golden notebooks docs benchmark web web-demo android wheel release clean
 
 demo: .venv/installed
 	$(BIN)/tfcomp demo --out demo
 
 # In as many processes as there are processors; see tests/conftest.py for what runs together.
+MARKED ?= not slow and not further
 test: .venv/installed
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
+	$(BIN)/python -m pytest -m "$(MARKED)" -n logical --maxprocesses 8 --dist loadgroup
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -41,9 +42,10 @@ LOWEST_TESTS ?= $(addprefix tests/test_,tables.py container.py golden_payloads.p
 lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest $(LOWEST_TESTS)
 
-# Tests that take longer, and that CI runs all the same: a browser, several workers, JAX, other processes, 2,000 damaged files.
-further: .venv/installed
-	$(BIN)/python -m pytest -m "further and not slow"
+# Tests that take longer, and that CI runs all the same: notebooks and the documentation's examples, a browser, several
+# workers, JAX, other processes, 2,000 damaged files.
+further: .venv/installed-notebooks
+	$(MAKE) test MARKED="further and not slow"
 
 # tfcomp.beam and the examples for Dask and Ray, in .venv-beam: Beam sets upper bounds on protobuf, Pillow and pyarrow.
 # It has no TensorFlow, so that the fixtures of the other tests are not there.
@@ -58,15 +60,9 @@ golden: .venv/installed
 notebooks: .venv/installed-notebooks
 	$(BIN)/python notebooks/execute.py
 
-# Looks at the notebooks as committed, and runs them through on small settings, elsewhere: some minutes.
-test-notebooks: .venv/installed-notebooks
-	$(BIN)/python -m pytest -m 'slow or not slow' tests/test_notebooks.py
-
-# The documentation's site, into build/site; then every example in it, and in the README, is run.
+# The documentation's site, into build/site; `make further` runs the examples in it.
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
-	$(BIN)/python -m pytest -m 'slow or not slow' tests/test_documents.py tests/test_readme.py \
-		tests/test_serving.py::test_the_page_of_the_documentation_runs
 
 benchmark: .venv/installed-benchmark
 	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
@@ -100,7 +96,7 @@ wheel: .venv/installed
 	done
 
 # What a release asks for; CONTRIBUTING.md says what is done by hand.
-release: lint test further test-notebooks docs slow wheel
+release: lint test further docs slow wheel
 
 clean:
 	rm -rf .venv .venv-beam .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis build demo dist

@@ -20,6 +20,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 ELSEWHERE_RUN = ("how-to/serving.md", "how-to/beam.md")
 """Pages that others run: `test_serving`, which has servers, and `test_beam`, whose environment has Beam."""
+RUN_ONCE = "how-to/own-images.md"
+"""The page whose commands that train and export are not run again where another page has them."""
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 SMALL = {
@@ -41,13 +43,21 @@ ELSEWHERE = ("pip install", "MODELS=", "curl ")
 def blocks(page: str) -> Iterator[tuple[str, str]]:
     """Language and text of each block, made small."""
     for language, text in BLOCK.findall((DOCS / page).read_text()):
-        for long, short in SMALL.items():
-            text = text.replace(long, short)
-        yield language, text
+        yield language, small(text)
 
 
-def commands(text: str) -> list[list[str]]:
+def small(text: str) -> str:
+    """The text with the long settings of `SMALL` made small."""
+    for long, short in SMALL.items():
+        text = text.replace(long, short)
+    return text
+
+
+def commands(page: str, text: str) -> list[list[str]]:
     """The arguments of each tfcomp command; what is run elsewhere is left out."""
+    if page != RUN_ONCE:
+        for command in re.findall(r"^tfcomp (?:train|export) .*", (DOCS / RUN_ONCE).read_text(), re.MULTILINE):
+            text = text.replace(small(command), "")
     lines = [line.split("  #")[0].strip() for line in text.replace("\\\n", " ").splitlines()]
     found = [shlex.split(line) for line in lines if line and not line.startswith(("#", *ELSEWHERE))]
     assert all(words[0] == "tfcomp" for words in found), found
@@ -71,7 +81,7 @@ def folder(tmp_path: Path, kinds: Callable[[str], Kind], monkeypatch: pytest.Mon
     """Photographs, an artifact of small images, and a small codec of any size to train on from."""
     pytest.importorskip("tensorflow")
     (tmp_path / "photos").mkdir()
-    for seed in range(6):
+    for seed in range(3):
         Image.fromarray(scene(210, 220, seed=seed)).save(tmp_path / "photos" / f"{seed}.png")
     for seed, name in enumerate(("photo.jpg", "first.jpg", "second.jpg"), 20):
         Image.fromarray(scene(70, 40 + seed, seed=seed)).save(tmp_path / name)
@@ -81,9 +91,9 @@ def folder(tmp_path: Path, kinds: Callable[[str], Kind], monkeypatch: pytest.Mon
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.further
 @pytest.mark.timeout(900)
-@pytest.mark.xdist_group("dense")
+@pytest.mark.xdist_group("lapped")
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page not in ELSEWHERE_RUN and {"python", "sh"} & {*dict(blocks(page))}]
 )
@@ -93,7 +103,7 @@ def test_the_code_of_a_page_runs(page: str, folder: Path) -> None:
         if language == "python":
             exec(compile(text, page, "exec"), names)
         elif language == "sh":
-            for arguments in commands(text):
+            for arguments in commands(page, text):
                 assert main(arguments) == 0, arguments
     names.clear()
     gc.collect()  # so that a file which the page leaves open is said to be this page's

@@ -62,8 +62,8 @@ def test_names_no_machine(name: str) -> None:
 # === Run ===
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.further
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES])
 @pytest.mark.timeout(600)
 def test_runs_through_on_small_settings(name: str, tmp_path: Path) -> None:
     pytest.importorskip("nbclient", reason="nbclient is not installed: tfcomp[notebooks]")

@@ -41,7 +41,7 @@ def test_the_docstring_is_true() -> None:
 # === Any messages ===
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(messages())
 def test_any_messages_round_trip_as_the_model_says(drawn: Messages) -> None:
     tables, latents, index, segments, sets = drawn

@@ -18,7 +18,7 @@ def test_it_stays_short() -> None:
     assert len(TEXT.splitlines()) <= MAX_LINES
 
 
-@pytest.mark.slow  # `make docs` runs it
+@pytest.mark.further
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorflow")
     monkeypatch.chdir(tmp_path)

@@ -338,7 +338,7 @@ def test_warm_up_of_items_of_any_size(any_size: Any, folder: Path) -> None:
 
 
 @pytest.mark.xdist_group("spatial_any")
-@pytest.mark.slow  # `make docs` runs it
+@pytest.mark.further
 def test_the_page_of_the_documentation_runs(
     exported: Any, kinds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
