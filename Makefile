@@ -10,10 +10,9 @@ BENCHMARKS ?= $(filter-out benchmarks/litert_js.py,$(wildcard benchmarks/[a-z]*.
 demo: .venv/installed
 	$(BIN)/tfcomp demo --out demo
 
-# In as many processes as there are processors; see tests/conftest.py for what runs together.
-MARKED ?= not slow and not further
+# In as many processes as there are processors; see tests/conftest.py for what runs together. MARKED="slow" takes others.
 test: .venv/installed
-	$(BIN)/python -m pytest -m "$(MARKED)" -n logical --maxprocesses 8 --dist loadgroup
+	$(BIN)/python -m pytest $(if $(MARKED),-m "$(MARKED)") -n logical --maxprocesses 8 --dist loadgroup
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -25,7 +24,7 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-slow: .venv/installed-notebooks
+slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 
 # 100,000 damaged and forged files, then kills of commands: see fuzz/. An hour on two cores; `make further` runs 2,000 cases.
@@ -37,10 +36,9 @@ fuzz: .venv/installed
 kill: .venv/installed
 	$(BIN)/python fuzz/kill.py --moments $(MOMENTS)
 
-# The core, the files and the networks under the lowest versions that pyproject.toml allows.
-LOWEST_TESTS ?= $(addprefix tests/test_,tables.py container.py golden_payloads.py golden_artifacts.py limits.py resuming.py)
+# The tests of `make test` under the lowest versions that pyproject.toml allows; what these need is new, and warns of them.
 lowest: .venv-lowest/installed
-	.venv-lowest/bin/python -m pytest $(LOWEST_TESTS)
+	.venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning -n logical --maxprocesses 8 --dist loadgroup
 
 # Tests that take longer, and that CI runs all the same: notebooks and the documentation's examples, a browser, several
 # workers, JAX, other processes, 2,000 damaged files.
@@ -108,7 +106,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip --quiet --disable-pip-version-check install uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
-		--editable '.[train,fast,test]'
+		--editable '.[train,fast,evaluate,bulk,serving,test]' 'bjontegaard>=1.3'
 	@touch $@
 
 .venv-beam/installed: pyproject.toml

@@ -98,7 +98,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Kind]:
         if name not in made:
             made[name] = make(name, tmp_path_factory.mktemp("kinds") / name)
             gc.collect()
-            gc.freeze()  # its graphs stay, and each conversion to LiteRT collects garbage
+            gc.freeze()  # the graphs of the kind stay, and each conversion to LiteRT collects garbage
         return made[name]
 
     return get

@@ -119,7 +119,8 @@ def http_server(answer: Callable[[str, Any], tuple[int, Any]]) -> Iterator[str]:
         request_queue_size = 128  # or connections of many clients are dropped, and tried again after a second
 
     with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))  # so soon it sees the end
+        poll = {"poll_interval": 0.01}  # seconds until a shutdown is noticed
+        thread = threading.Thread(target=server.serve_forever, kwargs=poll)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -145,14 +145,14 @@ def test_places_are_as_the_names_say() -> None:
         lambda n: ["/".join(["a"] * 60)] * n,
     ],
 )
-def test_equal_names_take_linear_work(make: Callable[[int], list[str]]) -> None:
+def test_equal_names_take_a_linear_number_of_calls(make: Callable[[int], list[str]]) -> None:
     calls = []
     for count in (400, 1600):
         profile = cProfile.Profile()
         found = profile.runcall(archives.targets, make(count), count, "here", ".png")
         assert len(set(found)) == count
         calls.append(pstats.Stats(profile).total_calls)
-    assert calls[1] < 5 * calls[0]  # pairs would be 16 times as many
+    assert calls[1] < 5 * calls[0]  # a look at each pair would be 16 times as many
 
 
 # === Files ===

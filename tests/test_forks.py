@@ -72,8 +72,9 @@ def test_no_lock_that_another_thread_held_is_left_after_a_fork() -> None:
     script = """
         import os, sys, threading
         from functools import cached_property
-        import tfcomp.codec, tfcomp.tiled, tfcomp.entropy.blas as blas
-        locks = lambda: [blas._LOCK] + [
+        import tfcomp.codec, tfcomp.tiled, tfcomp.entropy.blas as blas, tfcomp.storage.pixel_limit as pixels
+        import tfcomp.silence as silence
+        locks = lambda: [blas._LOCK, pixels._limit._lock, silence._off._lock] + [
             value.lock
             for name, module in sorted(sys.modules.items()) if name.startswith("tfcomp")
             for owner in vars(module).values() if isinstance(owner, type)

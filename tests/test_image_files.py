@@ -99,18 +99,6 @@ def test_too_many_pixels_are_refused(tmp_path: Path) -> None:
         assert image_files.read_image(tmp_path / "a.png").shape == (20, 20, 1)
 
 
-def test_the_largest_limit_of_several_threads_holds_until_they_end() -> None:
-    before = Image.MAX_IMAGE_PIXELS
-    one, other = pixel_limit(100), pixel_limit(300)
-    for block in (one, other):
-        block.__enter__()
-    assert Image.MAX_IMAGE_PIXELS == 300
-    one.__exit__(None, None, None)  # the first to begin ends first
-    assert Image.MAX_IMAGE_PIXELS == 300
-    other.__exit__(None, None, None)
-    assert before == Image.MAX_IMAGE_PIXELS
-
-
 def whole_files() -> dict[str, bytes]:
     """A small sound file of every kind that is read, by suffix; of some kinds several."""
     pytest.importorskip("pillow_jxl")

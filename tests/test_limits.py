@@ -149,6 +149,7 @@ def test_one_process_reads_files_under_the_codec_s_limit(
     with pytest.raises(InputError, match="at most 1919 pixels, found 48x40"):
         tfcomp.bulk.compress(tmp_path / "a.png", tmp_path / "small", codec=small, processes=1)
     assert tfcomp.bulk.compress(tmp_path / "a.png", tmp_path / "large", codec=large, processes=1).items == 1
+    assert Image.MAX_IMAGE_PIXELS == 900
 
 
 # === Archives ===

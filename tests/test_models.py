@@ -126,7 +126,7 @@ def test_the_rate_of_a_vae_is_the_divergence_that_numerical_integration_gives() 
         for m, variance in zip(mean[i], np.exp(log_variance[i]), strict=True):
             q = np.exp(-((grid - m) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
             log_ratio = -((grid - m) ** 2) / (2 * variance) - np.log(variance) / 2 + grid**2 / 2
-            total[i] += np.trapezoid(q * log_ratio, grid)
+            total[i] += np.sum(q * log_ratio) * (grid[1] - grid[0])
     target = tf.cast(x, tf.float32) / 255
     np.testing.assert_allclose(model.objective(x, target, training=False).rate, total, rtol=1e-4)
 

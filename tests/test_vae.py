@@ -236,8 +236,9 @@ def test_the_evidence_bound_is_what_numerical_integration_gives_and_bounds_the_e
     mean, log_variance = (np.asarray(head, np.float64) for head in model.posterior(x))
     log_q = -np.square(grid - mean) / (2 * np.exp(log_variance)) - (log_variance + math.log(2 * math.pi)) / 2
     log_prior = -np.square(grid) / 2 - math.log(2 * math.pi) / 2
-    expected = np.trapezoid(np.exp(log_q) * (log_q - log_prior - log_p), grid, axis=1)
-    evidence = np.log(np.trapezoid(np.exp(log_prior + log_p), grid, axis=1))
+    step = grid[1] - grid[0]
+    expected = np.sum(np.exp(log_q) * (log_q - log_prior - log_p), axis=1) * step
+    evidence = np.log(np.sum(np.exp(log_prior + log_p), axis=1) * step)
     found = model.negative_elbo(np.repeat(x, 500, axis=0), samples=4).reshape(3, 500).mean(axis=1)
     np.testing.assert_allclose(found, expected, rtol=2e-2)
     assert np.all(expected > -evidence)

@@ -209,8 +209,8 @@ class Codec:
         """The codec with another limit of pixels for each item of any size; the default is 89 million, Pillow's.
 
         A payload of some bytes may claim any number of pixels, and time and memory for them. Beyond the limit it is
-        refused first; ``SECURITY.md`` says what decoding takes below it. The graphs of an export have the limit of the
-        codec. No format goes beyond 268 million.
+        refused first; ``SECURITY.md`` says what decoding takes below it. Image files beyond it are refused by their
+        headers. The graphs of an export have the limit of the codec. No format goes beyond 268 million.
 
         Args:
             max_pixels: the limit, 1 or more, for the pixels of an item and those that mirroring adds at its edges.

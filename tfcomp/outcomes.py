@@ -21,6 +21,7 @@ from tfcomp.geometry import too_many_pixels
 from tfcomp.items import GREY_IN_RGB, Images, whole_numbers
 from tfcomp.storage import archives, image_files, places
 from tfcomp.storage.container import Archive
+from tfcomp.storage.pixel_limit import pixel_limit
 
 BATCH_BYTES = 1 << 26
 """Largest size, in bytes, of the images of one shape that are held at a time."""
@@ -180,7 +181,8 @@ def _any_size(
     codec: Codec, source: Source, quality: int | None, effort: int, target_bytes: int | None
 ) -> Coded | TfcompError:
     try:
-        image = source.read()
+        with pixel_limit(codec.max_pixels):
+            image = source.read()
         (payload,) = codec.compress([image], quality, effort=effort, target_bytes=target_bytes)
         return payload, image.shape
     except TfcompError as error:

@@ -24,7 +24,6 @@ from typing import Any
 from tfcomp.codec import Codec
 from tfcomp.errors import InputError
 from tfcomp.progress import hide, progress
-from tfcomp.storage.pixel_limit import pixel_limit
 
 FEW = 3
 """Largest number of items that one process does alone: to start others takes as long."""
@@ -71,7 +70,7 @@ def each(
     sent = _sent(codec) if len(first) > few and processes > 1 else None
     pool = _pool(processes, sent) if sent else None
     if sent is None or pool is None:
-        yield from progress((_call(function, codec, job) for job in jobs), label, count)
+        yield from progress((function(codec, *job) for job in jobs), label, count)
         return
     before = set(multiprocessing.active_children())
     with _unlinked(sent), pool:
@@ -148,12 +147,6 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
-def _call(function: Callable[..., Any], codec: Codec, job: Job) -> Any:
-    """The result of one job, whose image files may have as many pixels as the codec's items."""
-    with pixel_limit(codec.max_pixels):
-        return function(codec, *job)
-
-
 # === In a worker ===
 
 
@@ -170,9 +163,8 @@ def _start(sent: str) -> None:
 
 
 def _run(function: Callable[..., Any], job: Job) -> Any:
-    assert _codec is not None
     try:
-        return _call(function, _codec, job)
+        return function(_codec, *job)
     except SystemExit:  # which the pool would take for a result
         os._exit(1)
 

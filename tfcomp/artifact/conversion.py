@@ -84,7 +84,8 @@ def to_litert(graph: Any, quantize: str = "float32", samples: Samples | None = N
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(tf.Module(), folder, named.get_concrete_function(), options)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        converter.exclude_conversion_metadata = True  # of the machine, no one reads it: a tenth of the time
+        # To add metadata of the conversion, which nothing reads, would parse the whole file once more.
+        converter.exclude_conversion_metadata = True
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if quantize != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]

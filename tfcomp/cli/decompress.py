@@ -21,7 +21,6 @@ from tfcomp.items import Images
 from tfcomp.storage import archives
 from tfcomp.storage.container import Archive
 from tfcomp.storage.journal import Journal, put
-from tfcomp.storage.pixel_limit import pixel_limit
 from tfcomp.storage.writing import flush_folder, local, sweep
 
 
@@ -34,11 +33,7 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(local(args.output))
     skipped: dict[int, TfcompError] | None = {} if args.on_error == "skip" else None
     eager = {} if skipped is None else {"eager_bytes": 0}  # to check each block when it is read
-    with (
-        Archive.open(args.input, **eager) as archive,
-        held_native_lines(dropped=args.on_error == "skip"),
-        pixel_limit(args.max_pixels),  # of images in the folder, which are compared
-    ):
+    with Archive.open(args.input, **eager) as archive, held_native_lines(dropped=args.on_error == "skip"):
         artifact = args.codec or bundled_that_made(archive)
         codec = Codec.load(artifact).with_max_pixels(args.max_pixels)
         try:

@@ -65,6 +65,7 @@ def allot(probabilities: NDArray[np.floating], precision: int) -> Int32:
 
     enough, too_much = 0.0, 2.0 * total  # an entry gets c * p - 1/2 or more, so 2 * total hands out too much
     frequency, left = np.ones_like(p), total - p.size
+    # The end: nothing is left, or no float lies between the two.
     while left and enough < (c := (enough + too_much) / 2) < too_much:
         more = above_threshold(c)
         if more.sum() <= total:

@@ -22,6 +22,7 @@ import numpy as np
 from tfcomp.errors import InputError
 from tfcomp.items import Images
 from tfcomp.storage.image_files import read_image, write_image
+from tfcomp.storage.pixel_limit import pixel_limit
 
 
 class Journal:
@@ -83,7 +84,7 @@ def put(target: Path, image: Images, *, replace: bool) -> None:
     """
     if os.path.lexists(target) and not replace:
         there = None
-        with suppress(InputError):
+        with suppress(InputError), pixel_limit(image.shape[0] * image.shape[1]):
             there = None if target.is_symlink() else read_image(target)
         if there is None or not np.array_equal(there, image):
             raise InputError(f"expected no file {target}, or one of this image, found another; --force replaces it")
