@@ -146,7 +146,8 @@ def recipe(folder: Path, count: int, steps: int) -> dict[str, Any]:
         except InputError:  # beyond the bundled codec's highest quality
             above.append(None)
     result = {
-        "images": min(count, len(every)), "steps": steps, "seconds": round(seconds),
+        "bundled": Codec.load().fingerprint, "images": min(count, len(every)), "steps": steps,
+        "seconds": round(seconds),
         "bd_rate_percent_against_bundled": mean_of_images(bundled, own),
         "bytes_percent_of_each_quality_against_bundled": above,
         "bd_rate_percent_against_avif_for_psnr": mean_of_images(avif, own),
@@ -171,13 +172,12 @@ def main() -> None:
         return
     result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     result |= evaluate.provenance(["tfcomp", "tensorflow", "keras", "numpy", "ai-edge-litert", "pillow"], seed=0)
-    result["codec"] = Codec.load().fingerprint
     for folder in folders:
         if args.ways or both:
             result.setdefault("ways", {})[folder.name] = ways(folder, args.images, args.steps)
         if args.recipe or both:
             for count in args.images:
-                key = f"{folder.name}, {count} images"
+                key = f"{folder.name}, {count} images, {args.steps} steps"
                 result.setdefault("recipe", {})[key] = recipe(folder, count, args.steps)
         RESULTS.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -109,10 +109,9 @@ def test_weights_of_8_bits_cost_nothing_that_is_seen(kinds: Callable[[str], Kind
     )
     for name in (artifacts.ENCODER_LATENT, artifacts.DECODER_LATENT):
         details = Interpreter(model_content=eighths[name]).get_tensor_details()
-        stored = {tensor["dtype"] for tensor in details if len(tensor["shape"]) == 4 and "linear" not in tensor["name"]}
-        assert np.int8 in stored
-        assert np.float16 not in stored
-        assert any(tensor["dtype"] == np.float16 and "linear" in tensor["name"] for tensor in details)
+        stored = [tensor["dtype"] for tensor in details if len(tensor["shape"]) == 4]
+        assert stored.count(np.int8) > 2
+        assert stored.count(np.float16) == 1  # the linear transform's
     rows = {}
     for name, files in (("float16", halves), ("int8-weights", eighths)):
         rows |= exporting._measure(parts, parts.transform.calibration, name, files)
