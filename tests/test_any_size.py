@@ -34,6 +34,7 @@ def networks(
     return keras.Model(image, x), keras.Model(latent, y)
 
 
+@pytest.mark.further
 @pytest.mark.parametrize(
     "kind", ["autoencoder", "prices", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("vae", "shared"))]
 )

@@ -62,6 +62,7 @@ def test_the_run_says_what_it_was(made: Path, capsys: pytest.CaptureFixture[str]
     assert "[H, W, 8]" in capsys.readouterr().out
 
 
+@pytest.mark.further
 def test_a_run_goes_on_from_another(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--start", str(made / "run"), "--network", "spatial", "--side", "32", "--steps", "2", "--batch-size", "2"]
     validation = ["--validation", str(made / "data" / "test")]

@@ -72,6 +72,7 @@ def test_round_trip(
         archive.verify()
 
 
+@pytest.mark.further
 @pytest.mark.parametrize(
     ("payloads", "metadata", "most_bytes"),
     [

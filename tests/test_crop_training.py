@@ -214,6 +214,7 @@ def test_a_run_that_was_stopped_goes_on(
     assert all(np.isfinite(run.history["val_psnr_db"]))
 
 
+@pytest.mark.further
 def test_no_quality_ends_worse_than_it_began(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = command(photographs, "--beta", "0.1", "0.01", "--steps", "3")
     assert main(train) == 0

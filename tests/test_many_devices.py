@@ -167,6 +167,7 @@ def test_a_function_gives_a_worker_its_own_batches() -> None:
     assert alike(one, other)
 
 
+@pytest.mark.further
 def test_early_stopping_ends_training() -> None:
     stopping = keras.callbacks.EarlyStopping("val_loss", mode="min", patience=0, min_delta=1e9)
     options: Any = {"validation_data": batches(4), "epochs": 9, "verbose": 0, "callbacks": [stopping]}
@@ -306,6 +307,7 @@ FEW = [("dense", "mixed_bfloat16"), ("VAE", "mixed_float16"), ("conv, 3 prices",
 ALL = [(name, option) for name in many_devices.MODELS for option in training_options.BOUNDS]
 
 
+@pytest.mark.further
 @pytest.mark.parametrize(
     ("name", "option"), [pytest.param(*pair, marks=() if pair in FEW else pytest.mark.slow) for pair in ALL]
 )

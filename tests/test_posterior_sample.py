@@ -230,6 +230,7 @@ def test_samples_are_distributed_as_the_posterior_and_not_without_the_margin() -
     assert np.mean(np.square(without)) > 1.1 > 1.03 > np.mean(np.square(sampled(posterior_blocks.MARGIN)[2])) > 0.97
 
 
+@pytest.mark.further
 def test_a_sample_costs_the_divergence_and_a_few_bits_a_block() -> None:
     of, names, _ = sampled(posterior_blocks.MARGIN)
     bits = divergence_bits(*(posteriors(2000).transpose(1, 0, 2) / UNIT)).sum(axis=1).mean()

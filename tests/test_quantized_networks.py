@@ -45,6 +45,7 @@ def litert_files(parts: Parts, quantize: str, calibration: int = 100) -> dict[st
     return exporting._litert_files(parts, some, UniformGraphs(parts, some), quantize)
 
 
+@pytest.mark.further
 @pytest.mark.xdist_group("conv_qualities")
 @pytest.mark.parametrize(
     "quantize", [pytest.param(q, marks=[] if q == "int8" else pytest.mark.slow) for q in artifacts.QUANTIZATIONS]
@@ -100,6 +101,7 @@ def test_8_bit_encoders_resolve_fine_steps_about_an_offset(images: np.ndarray) -
     assert np.std(found - expected) < 2 * np.ptp(expected) / 255
 
 
+@pytest.mark.further
 @pytest.mark.xdist_group("lapped")
 def test_weights_of_8_bits_cost_nothing_that_is_seen(kinds: Callable[[str], Kind]) -> None:
     kind = kinds("lapped")

@@ -273,6 +273,7 @@ def traced(coder: GraphCoder, **options: Any) -> tuple[Callable[..., Any], Calla
     return encode, tf.function(coder.decode, input_signature=signature, **options)
 
 
+@pytest.mark.further
 @pytest.mark.parametrize(
     ("symbols", "segments", "sets"), [(300, 1, 1), (700, 3, 1), (6, 7, 1), (64, 1, 20), (300, 1, 2), (6, 7, 3)]
 )

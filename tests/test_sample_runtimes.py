@@ -96,6 +96,7 @@ def test_ten_thousand_payloads_are_the_same_latents_in_every_runtime(kind: Kind)
     check_every_runtime(kind, 10_000)
 
 
+@pytest.mark.further
 @pytest.mark.parametrize("blocks", [1, 2, 7])
 def test_the_graph_reads_any_bytes_as_numpy_does(blocks: int) -> None:
     of = model(blocks)

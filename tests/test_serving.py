@@ -150,6 +150,7 @@ def test_client_gives_what_the_codec_gives(exported: Any, address: str) -> None:
     assert np.abs(restored.astype(int) - codec.decompress(payloads)).max() <= 1
 
 
+@pytest.mark.further
 def test_client_names_the_quality(exported: Any, folder: Path, models: dict, address: str) -> None:
     import tfcomp
 
