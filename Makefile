@@ -11,8 +11,9 @@ demo: .venv/installed
 	$(BIN)/tfcomp demo --out demo
 
 # In as many processes as there are processors; see tests/conftest.py for what runs together. MARKED="slow" takes others.
+PARALLEL := -n logical --maxprocesses 8 --dist loadgroup
 test: .venv/installed
-	$(BIN)/python -m pytest $(if $(MARKED),-m "$(MARKED)") -n logical --maxprocesses 8 --dist loadgroup
+	$(BIN)/python -m pytest $(if $(MARKED),-m "$(MARKED)") $(PARALLEL)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -38,7 +39,7 @@ kill: .venv/installed
 
 # The tests of `make test` under the lowest versions that pyproject.toml allows; what these need is new, and warns of them.
 lowest: .venv-lowest/installed
-	.venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning -n logical --maxprocesses 8 --dist loadgroup
+	.venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning $(PARALLEL)
 
 # Tests that take longer, and that CI runs all the same: notebooks and the documentation's examples, a browser, several
 # workers, JAX, other processes, 2,000 damaged files.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import tracemalloc
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import tfcomp
+from tfcomp import outcomes
 from tfcomp.cli.main import main
 from tfcomp.coding import lanes, varints
 from tfcomp.errors import BitstreamError, InputError
@@ -150,6 +152,17 @@ def test_one_process_reads_files_under_the_codec_s_limit(
         tfcomp.bulk.compress(tmp_path / "a.png", tmp_path / "small", codec=small, processes=1)
     assert tfcomp.bulk.compress(tmp_path / "a.png", tmp_path / "large", codec=large, processes=1).items == 1
     assert Image.MAX_IMAGE_PIXELS == 900
+
+
+def test_files_of_one_shape_are_read_under_the_limit_too(tmp_path: Path) -> None:
+    one_shape = tfcomp.Codec.load(GOLDEN / "static")
+    picture(tmp_path / "a.png", one_shape.item.shape[:2])
+    pixels = math.prod(one_shape.item.shape[:2])
+    source = outcomes.Source("a", tmp_path / "a.png")
+    (outcome,) = outcomes.compress(one_shape.with_max_pixels(pixels), [source])
+    assert not isinstance(outcome, InputError)
+    (outcome,) = outcomes.compress(one_shape.with_max_pixels(pixels - 1), [source])
+    assert f"at most {pixels - 1} pixels" in str(outcome)
 
 
 # === Archives ===

@@ -167,7 +167,8 @@ def _at_once(codec: Codec) -> int:
 def _read(source: Source, codec: Codec) -> Images | TfcompError:
     """An image of the codec's shape, or its error."""
     try:
-        image = source.read()
+        with pixel_limit(codec.max_pixels):
+            image = source.read()
     except TfcompError as error:
         return error
     if image.shape[2] == 1 and codec.item.channels == GREY_IN_RGB:

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     for path in (*args.inputs, args.output):
         local(path)
     skip, written = args.on_error == "skip", Written()
-    with pixel_limit(args.max_pixels), held_native_lines(dropped=skip):
+    with held_native_lines(dropped=skip):
         codec = Codec.load(args.codec).with_max_pixels(args.max_pixels)
         chosen = codec.at(codec.default_quality if args.quality is None else args.quality)
         sources = _sources(args.inputs, codec)
@@ -82,7 +82,9 @@ def run(args: argparse.Namespace) -> None:
         archives.check_output(args.output, [*args.inputs, *files, *artifact], force=args.force)
         if not skip:
             again = codec.item.any_size and len(files) > 1  # one file, or all of one shape, are read next anyway
-            for file, shape in image_files.image_shapes(files, to_the_end=again).items():
+            with pixel_limit(args.max_pixels):
+                shapes = image_files.image_shapes(files, to_the_end=again)
+            for file, shape in shapes.items():
                 image_files.require_channels(file, shape[2], codec.item.channels)
                 outcomes.require_fit(codec, str(file), shape)
         results = _any_size(codec, sources, args) if codec.item.any_size else _one_shape(chosen, sources, args)

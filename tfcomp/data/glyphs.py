@@ -158,12 +158,6 @@ def _draw(pen: Pen, uniform: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 def _bump(centre: NDArray[np.float64], radius: NDArray[np.float64]) -> NDArray[np.float32]:
     """float32 [n, P, 28] of integers 0..255: the pen's profile ``(1 - (distance / radius)**2)**2`` along one axis."""
-    profile = np.arange(SIZE) - centre[..., None]
-    profile /= radius[..., None]
-    profile *= profile
-    np.subtract(1, profile, out=profile)
-    np.maximum(0, profile, out=profile)
-    profile *= profile
-    profile *= 255
-    profile += 0.5
-    return np.floor(profile, out=profile).astype(np.float32)
+    distance = (np.arange(SIZE) - centre[..., None]) / radius[..., None]
+    inside = np.maximum(0, 1 - distance * distance)
+    return np.floor(inside * inside * 255 + 0.5).astype(np.float32)
